@@ -1,0 +1,1 @@
+//! Istio and Kubernetes kinds: types, YAML with source locations, per-object validation.

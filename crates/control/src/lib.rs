@@ -1,0 +1,1 @@
+//! Wires the control plane: store, model, translate, xDS server, REST API, monitoring.

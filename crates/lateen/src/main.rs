@@ -1,0 +1,2 @@
+//! The `lateen` command line: one binary for the control plane, the proxy and every verb.
+fn main() {}

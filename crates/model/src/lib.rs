@@ -1,0 +1,1 @@
+//! Registry (services, workloads, endpoints) and the immutable MeshSnapshot with its indexes.

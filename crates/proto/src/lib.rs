@@ -1,0 +1,1 @@
+//! Protobuf descriptors of the Envoy API and JSON conversion through them.

@@ -1,0 +1,1 @@
+//! Envoy v3 resources compiled to the immutable runtime configuration of the proxy.

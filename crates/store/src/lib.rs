@@ -1,0 +1,1 @@
+//! Configuration objects with revisions, persisted; sources: API and directory.

@@ -1,0 +1,1 @@
+//! Metrics text formats and compiled access-log formats, shared by both halves.

@@ -1,0 +1,1 @@
+//! Real sockets, echo servers, a runner for stock Envoy and expectation helpers for tests.

@@ -1,0 +1,1 @@
+//! MeshSnapshot and proxy to Envoy v3 resources: pure, incremental, cached.

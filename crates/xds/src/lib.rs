@@ -1,0 +1,1 @@
+//! Aggregated discovery, delta and state-of-the-world, server and client.
