@@ -1,2 +1,28 @@
 //! The `lateen` command line: one binary for the control plane, the proxy and every verb.
-fn main() {}
+//!
+//! It parses arguments, calls one function of one crate, and turns the outcome into a message and
+//! an exit code. It has no logic of its own: a verb that grows logic moves it into a crate.
+
+mod cli;
+mod control;
+mod demo;
+mod failure;
+mod hidden;
+mod proxy;
+mod up;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = match cli::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    match cli::dispatch(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,87 @@
+//! The command tree: what `lateen --help` shows, and which function each verb calls.
+//!
+//! One verb is one module of this crate with an `Args` struct (clap's `Args`) and
+//! `pub fn run(args: Args) -> Outcome`; it is registered here in [`Command`] and [`dispatch`].
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+
+use crate::failure::Outcome;
+use crate::{control, demo, hidden, proxy, up};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Lateen: an Istio-compatible service mesh in one small binary.
+///
+/// Start with `lateen demo`: a whole mesh with the Bookinfo application on this machine, without
+/// Kubernetes and without root. Then change its routing with Istio YAML: `lateen apply -f FILE`.
+#[derive(Debug, Parser)]
+#[command(name = "lateen", version, styles = STYLES, arg_required_else_help = true)]
+#[command(
+    propagate_version = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The verbs, in the order in which help lists them.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Demo(demo::Args),
+    Up(up::Args),
+    Control(control::Args),
+    Proxy(proxy::Args),
+    #[command(hide = true)]
+    Bookinfo(hidden::BookinfoArgs),
+    #[command(hide = true)]
+    RunChild(hidden::RunChildArgs),
+}
+
+/// Runs one verb to its end.
+pub fn dispatch(command: Command) -> Outcome {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Up(args) => up::run(args),
+        Command::Control(args) => control::run(args),
+        Command::Proxy(args) => proxy::run(args),
+        Command::Bookinfo(args) => hidden::bookinfo(args),
+        Command::RunChild(args) => hidden::run_child(args),
+    }
+}
+
+/// Parses the command line. On `--help`, `--version` or a mistake the text is already printed and
+/// the exit code is returned: 0, or 64 for a mistake as istioctl does (clap's own code is 2).
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, ExitCode> {
+    match Cli::try_parse_from(args) {
+        Ok(cli) => Ok(cli.command),
+        Err(error) => {
+            let _ = error.print();
+            let code = match error.kind() {
+                clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => 0,
+                _ => 64,
+            };
+            Err(ExitCode::from(code))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
