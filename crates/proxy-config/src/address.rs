@@ -1,0 +1,59 @@
+//! Addresses as configuration gives them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where to listen or connect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP over IPv4 or IPv6.
+    Socket(SocketAddr),
+    /// A Unix domain socket.
+    Pipe(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Socket(a) => a.fmt(f),
+            Address::Pipe(p) => p.display().fmt(f),
+        }
+    }
+}
+
+/// A host name (or IP) and port that DNS resolves later.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    pub host: Arc<str>,
+    pub port: u16,
+}
+
+/// An IP prefix such as `10.0.0.0/8`, its host bits cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CidrRange {
+    pub network: IpAddr,
+    pub prefix_len: u8,
+}
+
+impl CidrRange {
+    /// Whether `ip` lies in the prefix. An IPv4-mapped IPv6 address counts as the IPv4 address.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.network, ip.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(ip)) => {
+                let mask = u32::MAX
+                    .checked_shl(32 - u32::from(self.prefix_len))
+                    .unwrap_or(0);
+                u32::from(net) == u32::from(ip) & mask
+            }
+            (IpAddr::V6(net), IpAddr::V6(ip)) => {
+                let mask = u128::MAX
+                    .checked_shl(128 - u32::from(self.prefix_len))
+                    .unwrap_or(0);
+                u128::from(net) == u128::from(ip) & mask
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! A cluster: a named group of endpoints, and how to talk to them.
+
+use crate::{DnsHosts, EndpointSet, Http1Options, Http2Options, Metadata};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// One cluster (`envoy.config.cluster.v3.Cluster`).
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    /// Name in statistics; the same as `name` unless `alt_stat_name` is set.
+    pub stat_name: Arc<str>,
+    pub kind: ClusterKind,
+    pub lb: LbPolicy,
+    pub locality_lb: LocalityLb,
+    /// Below this share of healthy endpoints in a priority all of them get traffic (0..=100, default 50).
+    pub panic_threshold: f64,
+    pub connect_timeout: Duration,
+    /// Bytes buffered per upstream connection before reading pauses.
+    pub buffer_limit: usize,
+    /// Limits for requests of default priority.
+    pub thresholds: Thresholds,
+    /// Limits for requests of high priority.
+    pub high_thresholds: Thresholds,
+    pub http: UpstreamHttp,
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    pub close_connections_on_health_failure: bool,
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+impl Cluster {
+    /// The limits for one priority.
+    pub fn thresholds(&self, priority: Priority) -> &Thresholds {
+        match priority {
+            Priority::Default => &self.thresholds,
+            Priority::High => &self.high_thresholds,
+        }
+    }
+}
+
+/// Where endpoints come from.
+#[derive(Clone, Debug)]
+pub enum ClusterKind {
+    /// Discovered over EDS under this name.
+    Eds {
+        service_name: Arc<str>,
+    },
+    Static(Arc<EndpointSet>),
+    /// Every address of every name is an endpoint.
+    StrictDns {
+        hosts: DnsHosts,
+        family: DnsFamily,
+        refresh: Duration,
+    },
+    /// The first address of the one name, for new connections.
+    LogicalDns {
+        hosts: DnsHosts,
+        family: DnsFamily,
+        refresh: Duration,
+    },
+    /// The address the connection was going to.
+    OriginalDst {
+        /// Take the address from this request header (`x-envoy-original-dst-host` by default).
+        header: Option<Box<str>>,
+        port_override: Option<u16>,
+    },
+}
+
+/// Which address families a DNS cluster uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsFamily {
+    /// IPv6 when there is any, else IPv4.
+    Auto,
+    V4Only,
+    V6Only,
+    /// IPv4 when there is any, else IPv6.
+    V4Preferred,
+    All,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LbPolicy {
+    RoundRobin,
+    /// The least busy of `choices` endpoints taken at random.
+    LeastRequest {
+        choices: u32,
+    },
+    Random,
+    /// The cluster kind decides (original destination).
+    ClusterProvided,
+}
+
+/// How traffic is spread over localities of one priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalityLb {
+    /// All endpoints of a priority are one set.
+    None,
+    /// First choose a locality by its weight.
+    Weighted,
+}
+
+/// Circuit-breaker limits, shared by all workers of the process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thresholds {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+    /// Replaces `max_retries` when set.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+impl Default for Thresholds {
+    /// Envoy's defaults (`circuit_breaker.proto`).
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            retry_budget: None,
+        }
+    }
+}
+
+/// Retries as a share of active requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// 0..=100.
+    pub percent: f64,
+    pub min_concurrency: u32,
+}
+
+/// Routing priority of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Priority {
+    #[default]
+    Default,
+    High,
+}
+
+/// HTTP towards the endpoints.
+#[derive(Clone, Debug)]
+pub struct UpstreamHttp {
+    pub protocol: HttpProtocol,
+    pub http1: Http1Options,
+    pub http2: Http2Options,
+    /// Close a pooled connection after this time without requests (default 1 h).
+    pub idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub max_requests_per_connection: Option<u32>,
+    pub max_headers_count: u32,
+    /// Response heads above this many bytes end the request with 502.
+    pub max_response_headers_bytes: u32,
+    pub max_stream_duration: Option<Duration>,
+    pub underscores: crate::Underscores,
+}
+
+/// Which HTTP version to speak to endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpProtocol {
+    Http1,
+    Http2,
+    /// The version of the downstream request.
+    UseDownstream,
+    /// What ALPN says; HTTP/1.1 without TLS.
+    Auto,
+}
+
+/// TCP keepalive probes; [`None`] leaves the system's value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}

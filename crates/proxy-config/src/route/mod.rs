@@ -1,0 +1,22 @@
+//! Route tables: which virtual host and which route a request takes, and what the route does.
+//!
+//! Everything here is pure: a table, a request and a random number give a route; a route and a
+//! request give a rewritten path or a redirect. Tables arrive on their own, so they name clusters;
+//! whether such a cluster exists is found out per request.
+
+mod action;
+mod domains;
+mod matcher;
+mod retry;
+mod strings;
+mod table;
+
+pub use action::{
+    ClusterName, ClusterTarget, Decorator, DirectResponse, Forward, HostRewrite, MaxStreamDuration,
+    PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction, SchemeRedirect,
+    WeightedCluster, WeightedClusters,
+};
+pub use matcher::{Fraction, HeaderMatcher, HeaderTest, PathMatcher, QueryMatcher, RouteMatcher};
+pub use retry::{RetryOn, RetryPolicy};
+pub use strings::{StringMatcher, StringTest};
+pub use table::{RequireTls, Route, RouteTable, VirtualHost};

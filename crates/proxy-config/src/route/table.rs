@@ -1,0 +1,91 @@
+//! The route table, its virtual hosts, and the search in them.
+
+use super::domains::DomainIndex;
+use super::{Decorator, RetryPolicy, RouteAction, RouteMatcher};
+use crate::{HeaderOps, Metadata, RequestView};
+use std::sync::Arc;
+
+/// One route table (`envoy.config.route.v3.RouteConfiguration`).
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    pub name: Arc<str>,
+    pub virtual_hosts: Vec<Arc<VirtualHost>>,
+    pub headers: HeaderOps,
+    /// Apply table, then virtual host, then route mutations, instead of the other way round.
+    pub most_specific_header_mutations_wins: bool,
+    /// Lower-case headers to remove from requests of external clients.
+    pub internal_only_headers: Vec<Box<str>>,
+    pub ignore_port_in_host_matching: bool,
+    /// Match paths without their `;parameters`.
+    pub ignore_path_parameters: bool,
+    pub metadata: Option<Arc<Metadata>>,
+    pub(crate) domains: DomainIndex,
+}
+
+impl RouteTable {
+    /// The virtual host for an `:authority`: exact domain, then the longest `*suffix`, then the
+    /// longest `prefix*`, then `*` (Envoy's order). Case does not matter.
+    pub fn virtual_host(&self, authority: &[u8]) -> Option<&Arc<VirtualHost>> {
+        let index = self
+            .domains
+            .find(authority, self.ignore_port_in_host_matching)?;
+        self.virtual_hosts.get(index)
+    }
+}
+
+/// One virtual host.
+#[derive(Clone, Debug)]
+pub struct VirtualHost {
+    pub name: Arc<str>,
+    pub domains: Vec<Box<str>>,
+    pub routes: Vec<Arc<Route>>,
+    pub headers: HeaderOps,
+    /// Send `x-envoy-attempt-count` to the upstream.
+    pub include_request_attempt_count: bool,
+    /// Send it back to the client.
+    pub include_attempt_count_in_response: bool,
+    /// Send `x-envoy-is-timeout-retry` to the upstream.
+    pub include_is_timeout_retry_header: bool,
+    pub require_tls: RequireTls,
+    pub metadata: Option<Arc<Metadata>>,
+    pub(crate) ignore_path_parameters: bool,
+}
+
+impl VirtualHost {
+    /// The first route in order that matches. `random` decides runtime fractions and weights, and
+    /// must be the same for all decisions about one request.
+    pub fn route(&self, request: &impl RequestView, random: u64) -> Option<&Arc<Route>> {
+        let _ = self.ignore_path_parameters;
+        self.routes
+            .iter()
+            .find(|route| route.matcher.matches(request, random))
+    }
+}
+
+/// Whether a plaintext request is redirected to `https` before routing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequireTls {
+    #[default]
+    None,
+    /// Requests of external clients.
+    ExternalOnly,
+    All,
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// May be empty.
+    pub name: Arc<str>,
+    pub matcher: RouteMatcher,
+    pub action: RouteAction,
+    pub headers: HeaderOps,
+    /// Retries of this route, or of its virtual host.
+    pub retry: Option<Arc<RetryPolicy>>,
+    pub decorator: Option<Decorator>,
+    /// How much of a request body may be kept for a retry; [`None`]: the listener's buffer limit.
+    pub request_body_buffer_limit: Option<u64>,
+    /// Name of the route in statistics; empty: none.
+    pub stat_prefix: Arc<str>,
+    pub metadata: Option<Arc<Metadata>>,
+}
