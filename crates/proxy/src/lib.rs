@@ -1,1 +1,17 @@
 //! The data plane: thread-per-core workers, HTTP/1.1, HTTP/2 and TCP proxying, admin.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`worker`] | the threads that move bytes, and the handle by which the main thread steers them |
+//! | `http` | the way of one request, whatever protocol it came in and goes out with |
+//! | `http1`, `http2`, `tcp` | the protocols |
+//! | `upstream` | clusters, balancing, connection pools |
+//! | [`stats`], [`outcome`], `access_log` | what is known about traffic afterwards |
+//!
+//! Invariant: workers only move bytes. xDS, admin, DNS and rendering of metrics live on the main
+//! thread; a push or a scrape never waits on, or slows, a request.
+
+mod access_log;
+pub mod outcome;
+pub mod stats;
+pub mod worker;

@@ -1,0 +1,318 @@
+//! The one table of outcomes: every way a request can end, and what follows from it.
+//!
+//! Each [`Outcome`] has one row: the HTTP status of the local reply, its body, Envoy's response
+//! flag (`%RESPONSE_FLAGS%`), Envoy's response-code detail (`%RESPONSE_CODE_DETAILS%`) and the
+//! counter it moves. The gRPC status follows from the HTTP status ([`grpc_status`]).
+//!
+//! Invariant: nothing else in the proxy decides a status, a flag or a detail.
+
+use crate::stats::{ClusterStat, HttpStat};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// The upstream answered and the answer was passed on.
+    Answered,
+    /// A `direct_response` of the route.
+    DirectResponse,
+    /// A `redirect` of the route.
+    Redirected,
+    /// No virtual host, or no route in it, fits the request.
+    NoRoute,
+    /// The route table the listener names has not arrived.
+    NoRouteTable,
+    /// The route names a cluster that does not exist.
+    NoCluster,
+    /// The cluster has no endpoint that may be used.
+    NoHealthyUpstream,
+    /// A circuit breaker of the cluster is open.
+    Overflow,
+    /// Connecting to the endpoint was refused or failed.
+    ConnectFailure,
+    /// Connecting to the endpoint took longer than the cluster's connect timeout.
+    ConnectTimeout,
+    /// The upstream connection ended before the response began.
+    UpstreamClosedBeforeResponse,
+    /// The upstream reset the stream before the response began (HTTP/2 `RST_STREAM`, TCP reset).
+    UpstreamReset,
+    /// The upstream refused the stream without having looked at it (HTTP/2 `REFUSED_STREAM`).
+    UpstreamRefusedStream,
+    /// The upstream sent something that is not HTTP, or framed it wrongly.
+    UpstreamProtocolError,
+    /// The upstream connection ended in the middle of the response.
+    UpstreamClosedMidResponse,
+    /// The route's timeout passed before the response began.
+    RouteTimeout,
+    /// The last try's timeout passed before the response began.
+    PerTryTimeout,
+    /// The route's timeout passed while the response was on its way.
+    TimeoutMidResponse,
+    /// Nothing moved on the stream for the stream idle timeout.
+    StreamIdle,
+    /// The request head did not arrive within the request headers timeout.
+    RequestHeadersTimeout,
+    /// The whole request did not arrive within the request timeout.
+    RequestTimeout,
+    /// The request could not be parsed, or its framing is ambiguous.
+    BadRequest,
+    /// The request head is longer, or has more headers, than the listener takes.
+    HeadTooLarge,
+    /// HTTP/1.0 where the listener does not accept it.
+    HttpVersionNotAccepted,
+    /// An `Upgrade` or `CONNECT` the listener does not allow.
+    UpgradeNotAllowed,
+    /// The path is refused by the listener's path normalisation.
+    PathRefused,
+    /// The client left before the response was complete.
+    ClientGone,
+    /// The proxy is going away and the drain limit has passed.
+    Draining,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Status of the local reply; 0 where none is sent.
+    pub status: u16,
+    /// Body of the local reply, as Envoy words it, since people search for these texts.
+    pub body: &'static str,
+    /// Envoy's response flag; empty for none.
+    pub flag: &'static str,
+    /// Envoy's response-code detail.
+    pub details: &'static str,
+    /// Counter of the cluster that this outcome moves.
+    pub cluster_stat: Option<ClusterStat>,
+    /// Counter of the HTTP connection manager that this outcome moves.
+    pub http_stat: Option<HttpStat>,
+}
+
+const fn row(status: u16, flag: &'static str, details: &'static str, body: &'static str) -> Row {
+    Row {
+        status,
+        body,
+        flag,
+        details,
+        cluster_stat: None,
+        http_stat: None,
+    }
+}
+
+impl Row {
+    const fn cluster(mut self, stat: ClusterStat) -> Row {
+        self.cluster_stat = Some(stat);
+        self
+    }
+    const fn http(mut self, stat: HttpStat) -> Row {
+        self.http_stat = Some(stat);
+        self
+    }
+}
+
+impl Outcome {
+    /// Every outcome, for tests and documentation.
+    pub const ALL: &'static [Outcome] = &[
+        Outcome::Answered,
+        Outcome::DirectResponse,
+        Outcome::Redirected,
+        Outcome::NoRoute,
+        Outcome::NoRouteTable,
+        Outcome::NoCluster,
+        Outcome::NoHealthyUpstream,
+        Outcome::Overflow,
+        Outcome::ConnectFailure,
+        Outcome::ConnectTimeout,
+        Outcome::UpstreamClosedBeforeResponse,
+        Outcome::UpstreamReset,
+        Outcome::UpstreamRefusedStream,
+        Outcome::UpstreamProtocolError,
+        Outcome::UpstreamClosedMidResponse,
+        Outcome::RouteTimeout,
+        Outcome::PerTryTimeout,
+        Outcome::TimeoutMidResponse,
+        Outcome::StreamIdle,
+        Outcome::RequestHeadersTimeout,
+        Outcome::RequestTimeout,
+        Outcome::BadRequest,
+        Outcome::HeadTooLarge,
+        Outcome::HttpVersionNotAccepted,
+        Outcome::UpgradeNotAllowed,
+        Outcome::PathRefused,
+        Outcome::ClientGone,
+        Outcome::Draining,
+    ];
+
+    /// The row of this outcome.
+    pub const fn row(self) -> Row {
+        use ClusterStat as C;
+        use HttpStat as H;
+        match self {
+            Outcome::Answered => row(0, "", "via_upstream", ""),
+            Outcome::DirectResponse => row(0, "", "direct_response", ""),
+            Outcome::Redirected => row(0, "", "direct_response", ""),
+            Outcome::NoRoute => row(404, "NR", "route_not_found", "").http(H::NoRoute),
+            Outcome::NoRouteTable => row(404, "NR", "route_configuration_not_found", ""),
+            Outcome::NoCluster => row(503, "NC", "cluster_not_found", "").http(H::NoCluster),
+            Outcome::NoHealthyUpstream => {
+                row(503, "UH", "no_healthy_upstream", "no healthy upstream")
+                    .cluster(C::UpstreamCxNoneHealthy)
+            }
+            Outcome::Overflow => row(
+                503,
+                "UO",
+                "upstream_reset_before_response_started{overflow}",
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+            )
+            .cluster(C::UpstreamRqPendingOverflow),
+            Outcome::ConnectFailure => row(
+                503,
+                "UF",
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: remote connection failure",
+            ),
+            Outcome::ConnectTimeout => row(
+                503,
+                "UF",
+                "upstream_reset_before_response_started{connection_timeout}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: connection timeout",
+            ),
+            Outcome::UpstreamClosedBeforeResponse => row(
+                503,
+                "UC",
+                "upstream_reset_before_response_started{connection_termination}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: connection termination",
+            )
+            .cluster(C::UpstreamRqRxReset),
+            Outcome::UpstreamReset => row(
+                503,
+                "UR",
+                "upstream_reset_before_response_started{remote_reset}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: remote reset",
+            )
+            .cluster(C::UpstreamRqRxReset),
+            Outcome::UpstreamRefusedStream => row(
+                503,
+                "UR",
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: remote refused stream reset",
+            )
+            .cluster(C::UpstreamRqRxReset),
+            Outcome::UpstreamProtocolError => row(
+                502,
+                "UPE",
+                "upstream_reset_before_response_started{protocol_error}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: protocol error",
+            )
+            .cluster(C::UpstreamCxProtocolError),
+            Outcome::UpstreamClosedMidResponse => row(
+                0,
+                "UC",
+                "upstream_reset_after_response_started{connection_termination}",
+                "",
+            )
+            .cluster(C::UpstreamRqRxReset),
+            Outcome::RouteTimeout => row(504, "UT", "response_timeout", "upstream request timeout")
+                .cluster(C::UpstreamRqTimeout),
+            Outcome::PerTryTimeout => row(
+                504,
+                "UT",
+                "upstream_per_try_timeout",
+                "upstream request timeout",
+            )
+            .cluster(C::UpstreamRqPerTryTimeout),
+            Outcome::TimeoutMidResponse => {
+                row(0, "UT", "response_timeout", "").cluster(C::UpstreamRqTimeout)
+            }
+            Outcome::StreamIdle => row(408, "SI", "stream_idle_timeout", "stream timeout")
+                .http(H::DownstreamRqIdleTimeout),
+            Outcome::RequestHeadersTimeout => row(
+                408,
+                "DPE",
+                "request_header_timeout",
+                "request header timeout",
+            )
+            .http(H::DownstreamRqHeaderTimeout),
+            Outcome::RequestTimeout => row(408, "DT", "request_overall_timeout", "request timeout")
+                .http(H::DownstreamRqTimeout),
+            Outcome::BadRequest => {
+                row(400, "DPE", "http1.codec_error", "").http(H::DownstreamCxProtocolError)
+            }
+            Outcome::HeadTooLarge => {
+                row(431, "DPE", "http1.headers_too_large", "").http(H::DownstreamCxProtocolError)
+            }
+            Outcome::HttpVersionNotAccepted => row(426, "DPE", "low_version", ""),
+            Outcome::UpgradeNotAllowed => row(403, "", "upgrade_failed", ""),
+            Outcome::PathRefused => row(400, "DPE", "path_normalization_failed", ""),
+            Outcome::ClientGone => {
+                row(0, "DC", "downstream_remote_disconnect", "").http(H::DownstreamRqRxReset)
+            }
+            Outcome::Draining => row(503, "DO", "drain_timeout", ""),
+        }
+    }
+
+    /// Whether the failure lies between this proxy and the upstream, before a response began.
+    pub const fn before_response(self) -> bool {
+        matches!(
+            self,
+            Outcome::ConnectFailure
+                | Outcome::ConnectTimeout
+                | Outcome::UpstreamClosedBeforeResponse
+                | Outcome::UpstreamReset
+                | Outcome::UpstreamRefusedStream
+                | Outcome::UpstreamProtocolError
+                | Outcome::PerTryTimeout
+                | Outcome::Overflow
+        )
+    }
+}
+
+/// The gRPC status that stands for an HTTP status in a local reply to a gRPC request
+/// (gRPC's "HTTP to gRPC status code mapping", which Envoy follows).
+pub const fn grpc_status(http: u16) -> u16 {
+    match http {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_a_detail_and_every_failure_before_the_response_a_status() {
+        for outcome in Outcome::ALL {
+            let row = outcome.row();
+            assert!(!row.details.is_empty(), "{outcome:?}");
+            if outcome.before_response() {
+                assert!(row.status >= 500, "{outcome:?}");
+                assert!(!row.flag.is_empty(), "{outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn grpc_status_follows_the_http_status() {
+        for (http, grpc) in [
+            (400, 13),
+            (401, 16),
+            (403, 7),
+            (404, 12),
+            (429, 14),
+            (503, 14),
+            (500, 2),
+        ] {
+            assert_eq!(grpc_status(http), grpc, "{http}");
+        }
+    }
+}

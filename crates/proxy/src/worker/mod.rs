@@ -1,0 +1,237 @@
+//! The workers as other threads see them: start, configure, observe, drain.
+//!
+//! Each worker is one OS thread with its own runtime, listening sockets, upstream pools, timers
+//! and statistics pages ([`state`], [`run`]). This handle lives on the main thread. Configuration
+//! goes to every worker's mailbox as `Arc`s; a worker stores them in plain fields, and a request
+//! keeps the ones it began with until it ends.
+//!
+//! Invariant: nothing here is called by a request, and no call here waits for a request.
+
+mod limits;
+mod mailbox;
+mod run;
+mod sockets;
+pub(crate) mod state;
+mod threads;
+
+pub use limits::{ClusterLimits, ClusterLoad, Limits};
+pub use mailbox::WorkerUpdate;
+pub use sockets::BindError;
+pub use threads::default_concurrency;
+
+use crate::access_log::AccessLogWriters;
+use crate::stats::{Registry, StatsSnapshot};
+use mailbox::{Command, Mailbox, OpenListener};
+use sockets::Sockets;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What all workers and the main thread share. Requests touch only its atomics.
+pub(crate) struct Shared {
+    pub stats: Registry,
+    pub limits: Limits,
+    pub access_logs: AccessLogWriters,
+    /// Responses ask their client to go away (`Connection: close`, GOAWAY).
+    pub draining: AtomicBool,
+    /// Downstream connections that are open now.
+    pub connections: AtomicU64,
+    /// Downstream requests (and TCP connections) being served now.
+    pub requests: AtomicU64,
+}
+
+/// The data plane's threads.
+pub struct Workers {
+    shared: Arc<Shared>,
+    mailboxes: Vec<Mailbox>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    sockets: Mutex<Sockets>,
+}
+
+/// Why the workers could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start worker thread {index}: {source}; check the limits on threads and open files")]
+pub struct StartError {
+    pub index: usize,
+    #[source]
+    pub source: std::io::Error,
+}
+
+/// A listener that is open, for `/listeners`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenAddress {
+    pub listener: Arc<str>,
+    /// As bound: the port is never 0.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Workers {
+    /// Starts `concurrency` workers (at least one), with no listeners and no clusters.
+    pub fn start(concurrency: usize) -> Result<Workers, StartError> {
+        let shared = Arc::new(Shared {
+            stats: Registry::default(),
+            limits: Limits::default(),
+            access_logs: AccessLogWriters::default(),
+            draining: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        });
+        let mut workers = Workers {
+            shared,
+            mailboxes: Vec::new(),
+            threads: Mutex::default(),
+            sockets: Mutex::default(),
+        };
+        for index in 0..concurrency.max(1) {
+            let (mailbox, inbox) = mailbox::channel();
+            let thread = run::spawn(index, workers.shared.clone(), inbox)
+                .map_err(|source| StartError { index, source })?;
+            workers.mailboxes.push(mailbox);
+            workers
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(thread);
+        }
+        Ok(workers)
+    }
+
+    /// How many workers there are.
+    pub fn concurrency(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// Gives one update to every worker. A listener's sockets are opened here, so that a port that
+    /// is taken comes back as an error before any worker has seen the listener.
+    ///
+    /// A listener that is known by name and keeps its addresses keeps its sockets: connections in
+    /// the accept queue are not lost. Its old connections finish under the old generation.
+    pub fn update(&self, update: WorkerUpdate) -> Result<(), BindError> {
+        match update {
+            WorkerUpdate::Listener(listener) => {
+                let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+                let opened = sockets.open(&listener, self.mailboxes.len())?;
+                for (mailbox, sockets) in self.mailboxes.iter().zip(opened) {
+                    let listener = listener.clone();
+                    mailbox.send(Command::Listener(OpenListener { listener, sockets }));
+                }
+            }
+            WorkerUpdate::RemoveListener(name) => {
+                self.sockets
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .close(&name);
+                self.send_all(|| Command::Update(WorkerUpdate::RemoveListener(name.clone())));
+            }
+            update => {
+                if let WorkerUpdate::RemoveCluster(name) = &update {
+                    self.shared.stats.forget_cluster(name);
+                }
+                self.send_all(|| Command::Update(update.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when every worker has applied all updates sent before.
+    pub async fn flush(&self) {
+        for mailbox in &self.mailboxes {
+            let (done, wait) = tokio::sync::oneshot::channel();
+            mailbox.send(Command::Flush(done));
+            // A worker that has stopped has nothing left to apply.
+            let _ = wait.await;
+        }
+    }
+
+    /// The open listeners with the addresses they are bound to.
+    pub fn listeners(&self) -> Vec<OpenAddress> {
+        self.sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .list()
+    }
+
+    /// Counters and gauges, summed over all workers.
+    pub fn stats(&self) -> StatsSnapshot {
+        self.shared.stats.snapshot()
+    }
+
+    /// Load of a cluster against its circuit breakers now.
+    pub fn cluster_load(&self, cluster: &str) -> ClusterLoad {
+        self.shared.limits.load(cluster)
+    }
+
+    /// Downstream connections that are open now.
+    pub fn active_connections(&self) -> u64 {
+        self.shared.connections.load(Relaxed)
+    }
+
+    /// Requests and TCP connections being served now.
+    pub fn active_requests(&self) -> u64 {
+        self.shared.requests.load(Relaxed)
+    }
+
+    /// Whether clients are being asked to go elsewhere.
+    pub fn draining(&self) -> bool {
+        self.shared.draining.load(Relaxed)
+    }
+
+    /// From now on (or no longer) every HTTP/1 response says `Connection: close` and every HTTP/2
+    /// connection gets GOAWAY. New connections are still taken: this is `/healthcheck/fail` and the
+    /// first step of a shutdown.
+    pub fn set_draining(&self, draining: bool) {
+        self.shared.draining.store(draining, Relaxed);
+        self.send_all(|| Command::Draining(draining));
+    }
+
+    /// Closes all listening sockets; connections that are open go on (`/drain_listeners`).
+    pub fn stop_listening(&self) {
+        self.sockets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .close_all();
+        self.send_all(|| Command::StopListening);
+    }
+
+    /// Opens access-log files anew (after log rotation).
+    pub fn reopen_access_logs(&self) {
+        self.shared.access_logs.reopen();
+    }
+
+    /// Lines that access logs had to drop because their disk or reader was too slow.
+    pub fn access_log_lines_dropped(&self) -> u64 {
+        self.shared.access_logs.dropped()
+    }
+
+    /// Ends all connections at once, stops the threads and waits for them, `limit` at most each.
+    pub fn shutdown(&self, limit: Duration) {
+        self.stop_listening();
+        self.send_all(|| Command::Stop);
+        let threads: Vec<_> =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let until = std::time::Instant::now() + limit;
+        for thread in threads {
+            while !thread.is_finished() && std::time::Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!("a worker thread ended with a panic");
+            }
+        }
+        self.shared.access_logs.flush();
+    }
+
+    fn send_all(&self, command: impl Fn() -> Command) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(command());
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.send_all(|| Command::Stop);
+    }
+}
