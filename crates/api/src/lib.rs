@@ -1,1 +1,51 @@
 //! Istio and Kubernetes kinds: types, YAML with source locations, per-object validation.
+//!
+//! A document becomes an [`Object`] in four steps, each in its own module:
+//!
+//! 1. `yaml` reads text into a tree of [`node::Node`]s, every key and value with its line and column;
+//! 2. `decode` fills the types of a kind from such a tree, driven by the declarations made with
+//!    `message!`: unknown fields, wrong types and fields without effect are found here;
+//! 3. `validate` checks what one object can say about itself (ranges, names, exclusive fields);
+//! 4. `parse` puts the three together and returns the objects and *every* [`Diagnostic`] at once.
+//!
+//! The way back is [`Object::to_json`] and [`Object::to_yaml`].
+//!
+//! To add a kind: one file with its messages and its `Resource` implementation, and one line in
+//! `kind.rs`.
+//!
+//! Invariant: no I/O, no clock, no panic on any input. Whether objects fit *together* (a subset that
+//! no DestinationRule defines) is not known here; that is the `analysis` crate.
+
+mod decode;
+mod diagnostic;
+mod duration;
+mod field;
+mod kind;
+pub mod node;
+mod object;
+mod path;
+mod schema;
+mod suggest;
+
+pub mod destination_rule;
+pub mod gateway;
+pub mod kubernetes;
+pub mod meta;
+pub mod service_entry;
+pub mod virtual_service;
+pub mod workload_entry;
+
+pub use destination_rule::DestinationRule;
+pub use diagnostic::{Diagnostic, Severity};
+pub use duration::{format_duration, parse_duration};
+pub use field::{Field, IntOrString};
+pub use gateway::Gateway;
+pub use kind::{Kind, KindInfo};
+pub use kubernetes::{Namespace, Service};
+pub use meta::ObjectMeta;
+pub use object::{Object, Spec};
+pub use path::Path;
+pub use schema::{Choice, FieldInfo, MessageInfo, Schema, Support, Variant};
+pub use service_entry::ServiceEntry;
+pub use virtual_service::VirtualService;
+pub use workload_entry::WorkloadEntry;

@@ -1,0 +1,168 @@
+//! The table of kinds: names, group, versions. One line here and one file make a new kind.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+use crate::decode::Decoder;
+use crate::field::Field;
+use crate::node::Node;
+use crate::object::Spec;
+use crate::schema::Schema;
+
+/// What a kind is called, and where.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KindInfo {
+    /// `VirtualService`.
+    pub name: &'static str,
+    /// Empty for Kubernetes' core group.
+    pub group: &'static str,
+    pub plural: &'static str,
+    pub singular: &'static str,
+    pub short: &'static [&'static str],
+    pub namespaced: bool,
+    /// Versions that documents may name; all have the same form.
+    pub versions: &'static [&'static str],
+    /// The version that answers are given in.
+    pub storage_version: &'static str,
+}
+
+const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const CORE: &[&str] = &["v1"];
+
+macro_rules! kinds {
+    ($( $kind:ident($spec:path), $group:literal, $plural:literal, $singular:literal, $short:expr, $namespaced:literal, $versions:expr; )*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Kind { $( $kind ),* }
+
+        impl Kind {
+            pub const ALL: &'static [Kind] = &[ $( Kind::$kind ),* ];
+
+            pub fn info(self) -> &'static KindInfo {
+                match self { $( Kind::$kind => {
+                    const INFO: KindInfo = KindInfo {
+                        name: stringify!($kind),
+                        group: $group,
+                        plural: $plural,
+                        singular: $singular,
+                        short: &$short,
+                        namespaced: $namespaced,
+                        versions: $versions,
+                        storage_version: $versions[0],
+                    };
+                    &INFO
+                } )* }
+            }
+
+            /// Form of the kind's `spec`.
+            pub fn schema(self) -> Schema {
+                match self { $( Kind::$kind => <$spec as Field>::schema() ),* }
+            }
+        }
+
+        /// The content of an object, shared so that snapshots copy no content.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum SpecOf { $( $kind(Arc<$spec>) ),* }
+
+        impl SpecOf {
+            pub fn kind(&self) -> Kind {
+                match self { $( SpecOf::$kind(_) => Kind::$kind ),* }
+            }
+
+            pub(crate) fn decode(kind: Kind, node: &Node, decoder: &mut Decoder) -> Option<SpecOf> {
+                match kind { $( Kind::$kind => <$spec as Field>::decode(node, decoder).map(|spec| SpecOf::$kind(Arc::new(spec))) ),* }
+            }
+
+            pub(crate) fn encode(&self) -> Json {
+                match self { $( SpecOf::$kind(spec) => spec.encode() ),* }
+            }
+        }
+
+        $( impl From<$spec> for Spec {
+            fn from(spec: $spec) -> Spec {
+                SpecOf::$kind(Arc::new(spec))
+            }
+        } )*
+    };
+}
+
+kinds! {
+    VirtualService(crate::VirtualService), "networking.istio.io", "virtualservices", "virtualservice", ["vs"], true, ISTIO;
+    DestinationRule(crate::DestinationRule), "networking.istio.io", "destinationrules", "destinationrule", ["dr"], true, ISTIO;
+    Gateway(crate::Gateway), "networking.istio.io", "gateways", "gateway", ["gw"], true, ISTIO;
+    ServiceEntry(crate::ServiceEntry), "networking.istio.io", "serviceentries", "serviceentry", ["se"], true, ISTIO;
+    WorkloadEntry(crate::WorkloadEntry), "networking.istio.io", "workloadentries", "workloadentry", ["we"], true, ISTIO;
+    Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
+    Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
+}
+
+impl Kind {
+    /// `networking.istio.io/v1`, `v1`: the version that answers are given in.
+    pub fn api_version(self) -> String {
+        let info = self.info();
+        match info.group {
+            "" => info.storage_version.to_owned(),
+            group => format!("{group}/{}", info.storage_version),
+        }
+    }
+
+    /// By the group and the plural name of a URL path.
+    pub fn from_resource(group: &str, plural: &str) -> Option<Kind> {
+        Kind::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.info().group == group && kind.info().plural == plural)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.info().name)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown kind {name:?}{}", .suggestion.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default())]
+pub struct UnknownKind {
+    pub name: String,
+    pub suggestion: Option<&'static str>,
+}
+
+/// Whatever a person types: `VirtualService`, `virtualservice(s)`, `vs`, `virtualservices.networking.istio.io`
+/// (also with the version between: `virtualservices.v1.networking.istio.io`); case does not matter.
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Kind, UnknownKind> {
+        let lower = text.to_ascii_lowercase();
+        let (name, group) = lower.split_once('.').unwrap_or((&lower, ""));
+        let named = |kind: &Kind| {
+            let info = kind.info();
+            info.plural == name || info.singular == name || info.short.contains(&name)
+        };
+        let grouped = |kind: &Kind| {
+            let info = kind.info();
+            let unversioned = group
+                .split_once('.')
+                .filter(|(version, _)| info.versions.contains(version));
+            group.is_empty()
+                || info.group == group
+                || unversioned.is_some_and(|(_, group)| info.group == group)
+        };
+        Kind::ALL
+            .iter()
+            .copied()
+            .find(|kind| named(kind) && grouped(kind))
+            .ok_or_else(|| {
+                let known = Kind::ALL
+                    .iter()
+                    .flat_map(|kind| [kind.info().plural, kind.info().singular]);
+                UnknownKind {
+                    name: text.to_owned(),
+                    suggestion: crate::suggest::nearest(name, known),
+                }
+            })
+    }
+}

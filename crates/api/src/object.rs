@@ -1,0 +1,59 @@
+//! One configuration object: its name and its content.
+
+use serde_json::Value as Json;
+
+use crate::field::Field;
+use crate::kind::Kind;
+use crate::meta::ObjectMeta;
+
+pub use crate::kind::SpecOf as Spec;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// As the document says it; all versions of a kind have the same form.
+    pub api_version: String,
+    pub kind: Kind,
+    pub meta: ObjectMeta,
+    pub spec: Spec,
+    pub status: Option<Json>,
+}
+
+impl Object {
+    /// An object in the kind's storage version, without status.
+    pub fn new(meta: ObjectMeta, spec: impl Into<Spec>) -> Object {
+        let spec = spec.into();
+        let kind = spec.kind();
+        Object {
+            api_version: kind.api_version(),
+            kind,
+            meta,
+            spec,
+            status: None,
+        }
+    }
+
+    /// In the order that people write.
+    pub fn to_json(&self) -> Json {
+        let mut object = serde_json::Map::new();
+        object.insert(
+            "apiVersion".to_owned(),
+            Json::from(self.api_version.as_str()),
+        );
+        object.insert("kind".to_owned(), Json::from(self.kind.info().name));
+        object.insert("metadata".to_owned(), self.meta.encode());
+        let spec = self.spec.encode();
+        if spec.as_object().is_none_or(|spec| !spec.is_empty()) {
+            object.insert("spec".to_owned(), spec);
+        }
+        if let Some(status) = &self.status {
+            object.insert("status".to_owned(), status.clone());
+        }
+        Json::Object(object)
+    }
+}
+
+impl serde::Serialize for Object {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
