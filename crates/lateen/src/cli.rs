@@ -24,11 +24,7 @@ const STYLES: Styles = Styles::styled()
 /// Kubernetes and without root. Then change its routing with Istio YAML: `lateen apply -f FILE`.
 #[derive(Debug, Parser)]
 #[command(name = "lateen", version, styles = STYLES, arg_required_else_help = true)]
-#[command(
-    propagate_version = true,
-    disable_help_subcommand = true,
-    max_term_width = 100
-)]
+#[command(disable_help_subcommand = true, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,7 +37,7 @@ pub enum Command {
     Up(up::Args),
     Control(control::Args),
     Proxy(proxy::Args),
-    #[command(hide = true)]
+    #[command(hide = true, disable_version_flag = true)]
     Bookinfo(hidden::BookinfoArgs),
     #[command(hide = true)]
     RunChild(hidden::RunChildArgs),

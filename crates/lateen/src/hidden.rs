@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use clap::ValueEnum;
+use lateen_local::bookinfo::{self, App, Settings};
 
 use crate::failure::{Failure, Outcome};
 
@@ -45,7 +46,14 @@ pub fn bookinfo(args: BookinfoArgs) -> Outcome {
     if args.exit_with_parent {
         lateen_local::exit_with_parent();
     }
-    Err(Failure::other("Bookinfo is not part of this build yet"))
+    let app = match args.app {
+        BookinfoApp::Productpage => App::Productpage,
+        BookinfoApp::Details => App::Details,
+        BookinfoApp::Ratings => App::Ratings,
+        BookinfoApp::Reviews => App::Reviews,
+    };
+    let settings = Settings::from_environment(app, &args.app_version);
+    bookinfo::run(settings, args.port).map_err(Failure::other)
 }
 
 pub fn run_child(args: RunChildArgs) -> Outcome {

@@ -1,5 +1,7 @@
 //! The mesh on one machine: workloads, Bookinfo, process supervision.
 
+pub mod bookinfo;
+pub mod http;
 mod parent;
 
 pub use parent::exit_with_parent;
