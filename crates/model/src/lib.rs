@@ -1,1 +1,28 @@
-//! Registry (services, workloads, endpoints) and the immutable MeshSnapshot with its indexes.
+//! Registry (services, workloads, endpoints) and the immutable [`MeshSnapshot`] with its indexes.
+//!
+//! Objects come in, a value comes out: no I/O, no clock, nothing of xDS. Visibility and selection
+//! are answered here, so that translation asks questions and never scans objects.
+
+pub mod hostname;
+mod protocol;
+mod proxy;
+mod registry;
+mod rules;
+mod service;
+mod settings;
+mod snapshot;
+mod visibility;
+
+pub use protocol::Protocol;
+pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
+pub use rules::{
+    DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, ServerHost, VirtualService,
+    resolve_gateway,
+};
+pub use service::{
+    DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
+    Source, TargetPort, Workload, labels_match,
+};
+pub use settings::{DEFAULT_ACCESS_LOG_FORMAT, MeshSettings, OutboundPolicy};
+pub use snapshot::{Changes, HostIndex, MeshSnapshot, NamespacedName};
+pub use visibility::Visibility;

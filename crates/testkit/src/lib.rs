@@ -1,1 +1,3 @@
 //! Real sockets, echo servers, a runner for stock Envoy and expectation helpers for tests.
+
+pub mod tools;

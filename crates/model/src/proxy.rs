@@ -1,0 +1,247 @@
+//! A connected proxy, as its xDS node describes it.
+//!
+//! Node ids and metadata keys are Istio's; keys that start with `LATEEN_` are ours and only say
+//! what a mesh on one machine has to say (which loopback port stands for what). A stock Envoy
+//! sends them as well, since they stand in its bootstrap.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use thiserror::Error;
+
+/// What the node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyKind {
+    Sidecar,
+    Gateway,
+}
+
+/// How traffic reaches the proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Interception {
+    /// Explicit listeners; HTTP clients use the sidecar as their proxy.
+    None,
+    /// Connections are redirected to the capture listeners 15001 and 15006.
+    Redirect,
+}
+
+/// Who generates the proxy's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Generator {
+    Envoy,
+    /// A gRPC library that is its own data plane (`GENERATOR: grpc`).
+    Grpc,
+}
+
+/// A proxy as translation sees it. Equal values get equal configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Proxy {
+    pub kind: ProxyKind,
+    pub generator: Generator,
+    pub interception: Interception,
+    /// Address of the workload.
+    pub address: String,
+    /// Name of the workload (of its WorkloadEntry).
+    pub name: String,
+    pub namespace: String,
+    pub labels: BTreeMap<String, String>,
+    /// DNS domain of the proxy, `default.svc.cluster.local`.
+    pub dns_domain: String,
+    /// Address listeners bind.
+    pub bind: String,
+    /// Port of the outbound HTTP proxy listener, where there is one.
+    pub http_proxy_port: Option<u16>,
+    /// Inbound listener port to application port.
+    pub inbound: BTreeMap<u16, u16>,
+    /// `host:port` of a TCP service to the local port of its outbound listener.
+    pub outbound: BTreeMap<String, u16>,
+}
+
+/// Why a node was not understood.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum NodeError {
+    #[error(
+        "node id {0:?} is not TYPE~ADDRESS~NAME.NAMESPACE~DOMAIN, as in sidecar~10.0.0.1~reviews-v1.default~default.svc.cluster.local"
+    )]
+    Id(String),
+    #[error("node type {0:?} is not known; use sidecar or router")]
+    Kind(String),
+    #[error("node metadata {key}: {reason}")]
+    Metadata { key: &'static str, reason: String },
+}
+
+impl Proxy {
+    /// Reads a node: its id (`TYPE~ADDRESS~NAME.NAMESPACE~DOMAIN`) and its metadata.
+    pub fn from_node(id: &str, metadata: &Value) -> Result<Proxy, NodeError> {
+        let parts: Vec<&str> = id.split('~').collect();
+        let [kind, address, full_name, dns_domain] = parts[..] else {
+            return Err(NodeError::Id(id.to_string()));
+        };
+        let kind = match kind {
+            "sidecar" => ProxyKind::Sidecar,
+            "router" => ProxyKind::Gateway,
+            other => return Err(NodeError::Kind(other.to_string())),
+        };
+        let (name, namespace) = match full_name.rsplit_once('.') {
+            Some((name, namespace)) if !name.is_empty() && !namespace.is_empty() => {
+                (name, namespace)
+            }
+            _ => return Err(NodeError::Id(id.to_string())),
+        };
+        let namespace = text(metadata, "NAMESPACE").unwrap_or(namespace).to_string();
+        Ok(Proxy {
+            kind,
+            generator: match text(metadata, "GENERATOR") {
+                Some("grpc") => Generator::Grpc,
+                _ => Generator::Envoy,
+            },
+            interception: match text(metadata, "INTERCEPTION_MODE") {
+                Some("NONE") => Interception::None,
+                _ => Interception::Redirect,
+            },
+            address: address.to_string(),
+            name: name.to_string(),
+            labels: labels(metadata)?,
+            dns_domain: if dns_domain.is_empty() {
+                format!("{namespace}.svc.cluster.local")
+            } else {
+                dns_domain.to_string()
+            },
+            bind: text(metadata, "LATEEN_BIND")
+                .unwrap_or("0.0.0.0")
+                .to_string(),
+            http_proxy_port: match metadata.get("HTTP_PROXY_PORT") {
+                None | Some(Value::Null) => None,
+                Some(value) => Some(port("HTTP_PROXY_PORT", value)?),
+            },
+            inbound: inbound_ports(metadata)?,
+            outbound: outbound_ports(metadata)?,
+            namespace,
+        })
+    }
+}
+
+fn text<'a>(metadata: &'a Value, key: &str) -> Option<&'a str> {
+    metadata.get(key).and_then(Value::as_str)
+}
+
+/// A port given as a number, a float (protobuf Struct knows no integers) or text.
+fn port(key: &'static str, value: &Value) -> Result<u16, NodeError> {
+    let number = match value {
+        Value::Number(n) => n.as_f64().filter(|f| f.fract() == 0.0).map(|f| f as i64),
+        Value::String(s) => s.parse().ok(),
+        _ => None,
+    };
+    number
+        .and_then(|n| u16::try_from(n).ok())
+        .filter(|n| *n != 0)
+        .ok_or_else(|| NodeError::Metadata {
+            key,
+            reason: format!("{value} is not a port (1 to 65535)"),
+        })
+}
+
+fn labels(metadata: &Value) -> Result<BTreeMap<String, String>, NodeError> {
+    let mut labels = BTreeMap::new();
+    for (key, value) in object("LABELS", metadata)? {
+        let Some(value) = value.as_str() else {
+            return Err(NodeError::Metadata {
+                key: "LABELS",
+                reason: format!("the value of {key} is not text"),
+            });
+        };
+        labels.insert(key.clone(), value.to_string());
+    }
+    Ok(labels)
+}
+
+fn inbound_ports(metadata: &Value) -> Result<BTreeMap<u16, u16>, NodeError> {
+    const KEY: &str = "LATEEN_INBOUND";
+    object(KEY, metadata)?
+        .map(|(listener, app)| {
+            Ok((
+                port(KEY, &Value::String(listener.clone()))?,
+                port(KEY, app)?,
+            ))
+        })
+        .collect()
+}
+
+fn outbound_ports(metadata: &Value) -> Result<BTreeMap<String, u16>, NodeError> {
+    const KEY: &str = "LATEEN_OUTBOUND";
+    object(KEY, metadata)?
+        .map(|(service, local)| Ok((service.to_ascii_lowercase(), port(KEY, local)?)))
+        .collect()
+}
+
+fn object<'a>(
+    key: &'static str,
+    metadata: &'a Value,
+) -> Result<impl Iterator<Item = (&'a String, &'a Value)>, NodeError> {
+    match metadata.get(key) {
+        None | Some(Value::Null) => Ok(None.into_iter().flatten()),
+        Some(Value::Object(map)) => Ok(Some(map.iter()).into_iter().flatten()),
+        Some(other) => Err(NodeError::Metadata {
+            key,
+            reason: format!("{other} is not an object"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_of_a_mesh_on_one_machine_is_read() {
+        let metadata = json!({
+            "NAMESPACE": "default", "LABELS": {"app": "reviews", "version": "v1"},
+            "INTERCEPTION_MODE": "NONE", "HTTP_PROXY_PORT": "15101", "LATEEN_BIND": "127.0.0.1",
+            "LATEEN_INBOUND": {"15102": 15103.0}, "LATEEN_OUTBOUND": {"MySQL.default.svc.cluster.local:3306": "15104"},
+        });
+        let proxy = Proxy::from_node(
+            "sidecar~127.0.0.1~reviews-v1.default~default.svc.cluster.local",
+            &metadata,
+        )
+        .unwrap();
+        assert_eq!(
+            (proxy.name.as_str(), proxy.namespace.as_str()),
+            ("reviews-v1", "default")
+        );
+        assert_eq!(proxy.interception, Interception::None);
+        assert_eq!(proxy.http_proxy_port, Some(15101));
+        assert_eq!(proxy.inbound, BTreeMap::from([(15102, 15103)]));
+        assert_eq!(
+            proxy.outbound["mysql.default.svc.cluster.local:3306"],
+            15104
+        );
+        assert_eq!(proxy.labels["version"], "v1");
+    }
+
+    #[test]
+    fn wrong_nodes_are_refused_with_the_reason() {
+        let check = |id: &str, metadata: Value, expect: &str| {
+            let error = Proxy::from_node(id, &metadata).unwrap_err().to_string();
+            assert!(error.contains(expect), "{error}");
+        };
+        check("reviews", json!({}), "is not TYPE~ADDRESS");
+        check("sidecar~1.1.1.1~x~d", json!({}), "is not TYPE~ADDRESS");
+        check("tunnel~1.1.1.1~x.y~d", json!({}), "use sidecar or router");
+        check(
+            "sidecar~1.1.1.1~x.y~d",
+            json!({"LATEEN_INBOUND": {"99999": 1}}),
+            "not a port",
+        );
+        check(
+            "sidecar~1.1.1.1~x.y~d",
+            json!({"LABELS": {"a": 1}}),
+            "the value of a is not text",
+        );
+        check(
+            "sidecar~1.1.1.1~x.y~d",
+            json!({"LABELS": []}),
+            "is not an object",
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! Objects to services and workloads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lateen_api as api;
+use lateen_api::Object;
+
+use crate::hostname;
+use crate::protocol::Protocol;
+use crate::rules::Origin;
+use crate::service::{
+    DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
+    Source, TargetPort, Workload, labels_match,
+};
+use crate::visibility::Visibility;
+
+/// Name, namespace and age of an object. An object without a namespace counts as of `default`.
+pub fn origin(object: &Object) -> Origin {
+    let namespace = match object.meta.namespace.as_str() {
+        "" => "default",
+        namespace => namespace,
+    };
+    Origin {
+        created: object
+            .meta
+            .creation_timestamp
+            .map(|t| format!("{:020}", t.unix_timestamp()))
+            .unwrap_or_default(),
+        name: object.meta.name.clone(),
+        namespace: namespace.to_string(),
+    }
+}
+
+/// A service that a Kubernetes Service or ServiceEntry stands for, with the endpoints that are
+/// written in the object itself.
+pub struct Registered {
+    pub service: Service,
+    pub inline: Vec<Arc<Workload>>,
+}
+
+/// A Kubernetes Service.
+pub fn kubernetes_service(origin: &Origin, spec: &api::Service, domain_suffix: &str) -> Registered {
+    let hostname = hostname::resolve(&origin.name, &origin.namespace, domain_suffix);
+    let ports = spec.ports.iter().map(|port| ServicePort {
+        number: port.port,
+        name: port.name.clone(),
+        protocol: Protocol::of_service_port(
+            Some(port.app_protocol.as_str()).filter(|text| !text.is_empty()),
+            &port.name,
+            if port.protocol == Some(api::kubernetes::TransportProtocol::Udp) {
+                "UDP"
+            } else {
+                "TCP"
+            },
+            port.port,
+        ),
+        target: match &port.target_port {
+            None => TargetPort::Number(port.port),
+            Some(api::IntOrString::Int(number)) => {
+                TargetPort::Number(u32::try_from(*number).unwrap_or(port.port))
+            }
+            Some(api::IntOrString::String(name)) => TargetPort::Name(name.clone()),
+        },
+    });
+    let addresses = std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips);
+    let mut addresses: Vec<String> = addresses
+        .filter(|ip| !ip.is_empty() && *ip != "None")
+        .cloned()
+        .collect();
+    addresses.dedup();
+    Registered {
+        service: Service {
+            hostname: Arc::from(hostname),
+            name: origin.name.clone(),
+            namespace: origin.namespace.clone(),
+            source: Source::Kubernetes,
+            ports: ports.collect(),
+            addresses,
+            resolution: Resolution::Endpoints,
+            location: Location::Internal,
+            visibility: Visibility::Everywhere,
+            selector: spec.selector.clone(),
+            created: origin.created.clone(),
+            dns_targets: Vec::new(),
+        },
+        inline: Vec::new(),
+    }
+}
+
+/// The services of a ServiceEntry, one for each of its hosts.
+pub fn service_entry(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Registered> {
+    use api::service_entry::{Location as ApiLocation, Resolution as ApiResolution};
+    let resolution = match spec.resolution.unwrap_or_default() {
+        ApiResolution::None | ApiResolution::DynamicDns => Resolution::None,
+        ApiResolution::Static => Resolution::Endpoints,
+        ApiResolution::Dns => Resolution::Dns,
+        ApiResolution::DnsRoundRobin => Resolution::DnsRoundRobin,
+    };
+    let ports = spec.ports.iter().map(|port| ServicePort {
+        number: port.number,
+        name: port.name.clone(),
+        protocol: Protocol::parse(&port.protocol).unwrap_or(Protocol::Tcp),
+        target: TargetPort::Number(port.target_port.unwrap_or(port.number)),
+    });
+    let ports: Vec<ServicePort> = ports.collect();
+    let inline: Vec<Arc<Workload>> = match resolution {
+        Resolution::Endpoints => inline_workloads(origin, spec),
+        _ => Vec::new(),
+    };
+    let entries = spec.hosts.iter().map(|host| Registered {
+        service: Service {
+            hostname: Arc::from(host.to_ascii_lowercase()),
+            name: origin.name.clone(),
+            namespace: origin.namespace.clone(),
+            source: Source::ServiceEntry,
+            ports: ports.clone(),
+            addresses: spec.addresses.clone(),
+            resolution,
+            location: match spec.location.unwrap_or_default() {
+                ApiLocation::MeshExternal => Location::External,
+                ApiLocation::MeshInternal => Location::Internal,
+            },
+            visibility: Visibility::from_export_to(&spec.export_to, &origin.namespace),
+            selector: spec
+                .workload_selector
+                .as_ref()
+                .map(|s| s.labels.clone())
+                .unwrap_or_default(),
+            created: origin.created.clone(),
+            dns_targets: dns_targets(host, spec, resolution),
+        },
+        inline: inline.clone(),
+    });
+    entries.collect()
+}
+
+fn inline_workloads(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Arc<Workload>> {
+    let named = spec.endpoints.iter().enumerate();
+    named
+        .map(|(index, entry)| {
+            let name = format!("{}-{index}", origin.name);
+            Arc::new(workload(
+                &name,
+                &origin.namespace,
+                &BTreeMap::new(),
+                entry,
+                true,
+            ))
+        })
+        .collect()
+}
+
+/// What a DNS service resolves: its endpoints, or its own host when it has none.
+fn dns_targets(host: &str, spec: &api::ServiceEntry, resolution: Resolution) -> Vec<DnsTarget> {
+    if !matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin) {
+        return Vec::new();
+    }
+    if spec.endpoints.is_empty() {
+        return vec![DnsTarget {
+            address: host.to_ascii_lowercase(),
+            ports: BTreeMap::new(),
+            weight: 1,
+            labels: BTreeMap::new(),
+            locality: Locality::default(),
+        }];
+    }
+    let targets = spec.endpoints.iter().map(|entry| DnsTarget {
+        address: entry.address.clone(),
+        ports: entry.ports.clone(),
+        weight: entry.weight.unwrap_or(1).max(1),
+        labels: entry.labels.clone(),
+        locality: Locality::parse(&entry.locality),
+    });
+    targets.collect()
+}
+
+/// The workload of a WorkloadEntry object.
+pub fn workload_entry(origin: &Origin, object: &Object, spec: &api::WorkloadEntry) -> Workload {
+    workload(
+        &origin.name,
+        &origin.namespace,
+        &object.meta.labels,
+        spec,
+        is_healthy(object),
+    )
+}
+
+fn workload(
+    name: &str,
+    namespace: &str,
+    object_labels: &BTreeMap<String, String>,
+    entry: &api::WorkloadEntry,
+    healthy: bool,
+) -> Workload {
+    // Labels of the object count as well as those of the entry, which win (as in Istio).
+    let mut labels = object_labels.clone();
+    labels.extend(entry.labels.clone());
+    Workload {
+        name: name.to_string(),
+        namespace: namespace.to_string(),
+        address: entry.address.clone(),
+        ports: entry.ports.clone(),
+        labels,
+        locality: Locality::parse(&entry.locality),
+        weight: entry.weight.unwrap_or(1).max(1),
+        service_account: entry.service_account.clone(),
+        healthy,
+    }
+}
+
+/// A WorkloadEntry is out of service when its condition `Healthy` is `False`.
+fn is_healthy(object: &Object) -> bool {
+    let conditions = object
+        .status
+        .as_ref()
+        .and_then(|status| status.get("conditions"))
+        .and_then(|c| c.as_array());
+    !conditions.into_iter().flatten().any(|condition| {
+        condition.get("type").and_then(|t| t.as_str()) == Some("Healthy")
+            && condition.get("status").and_then(|s| s.as_str()) == Some("False")
+    })
+}
+
+/// The endpoints of a service: those written in its object, and the workloads of its namespace
+/// that its selector picks (a Service and a ServiceEntry alike).
+pub fn endpoints(
+    registered: &Registered,
+    workloads_of_namespace: &[Arc<Workload>],
+) -> ServiceEndpoints {
+    let service = &registered.service;
+    if service.resolution != Resolution::Endpoints {
+        return ServiceEndpoints::default();
+    }
+    let selected = workloads_of_namespace.iter().filter(|workload| {
+        !service.selector.is_empty() && labels_match(&service.selector, &workload.labels)
+    });
+    let all: Vec<&Arc<Workload>> = registered.inline.iter().chain(selected).collect();
+    let by_port = service.ports.iter().map(|port| {
+        let endpoints = all
+            .iter()
+            .map(|workload| Endpoint {
+                workload: (*workload).clone(),
+                port: workload.port_for(port),
+            })
+            .collect();
+        (port.number, endpoints)
+    });
+    ServiceEndpoints {
+        by_port: by_port.collect(),
+    }
+}

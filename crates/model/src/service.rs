@@ -1,0 +1,178 @@
+//! What the mesh knows of a service and of the endpoints behind it, whatever kind of object it
+//! came from (a Kubernetes Service or a ServiceEntry).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::protocol::Protocol;
+use crate::visibility::Visibility;
+
+/// How the endpoints of a service are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// The control plane sends them (EDS).
+    Endpoints,
+    /// The proxy resolves names: every address is an endpoint.
+    Dns,
+    /// The proxy resolves a name and uses one address at a time.
+    DnsRoundRobin,
+    /// The connection goes where the client was going.
+    None,
+}
+
+/// Whether a service is part of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Location {
+    Internal,
+    External,
+}
+
+/// Which kind of object a service came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    Kubernetes,
+    ServiceEntry,
+}
+
+/// Where a service port leads on a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetPort {
+    Number(u32),
+    /// The name of a port of the workload.
+    Name(String),
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServicePort {
+    pub number: u32,
+    pub name: String,
+    pub protocol: Protocol,
+    pub target: TargetPort,
+}
+
+/// A service, without its endpoints: those change far more often.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Service {
+    /// Fully qualified, lower case; the key of the registry.
+    pub hostname: Arc<str>,
+    /// Name of the object.
+    pub name: String,
+    pub namespace: String,
+    pub source: Source,
+    pub ports: Vec<ServicePort>,
+    /// Virtual addresses or CIDRs.
+    pub addresses: Vec<String>,
+    pub resolution: Resolution,
+    pub location: Location,
+    pub visibility: Visibility,
+    /// Labels that select workloads; empty selects none.
+    pub selector: BTreeMap<String, String>,
+    /// RFC 3339; older objects win.
+    pub created: String,
+    /// Names to resolve and ports, for [`Resolution::Dns`] and [`Resolution::DnsRoundRobin`].
+    pub dns_targets: Vec<DnsTarget>,
+}
+
+/// A name (or address) that a proxy resolves, with the port for each service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DnsTarget {
+    pub address: String,
+    /// Service port name to target port where it differs from the service's.
+    pub ports: BTreeMap<String, u32>,
+    pub weight: u32,
+    pub labels: BTreeMap<String, String>,
+    pub locality: Locality,
+}
+
+impl Service {
+    /// The port with this number.
+    pub fn port(&self, number: u32) -> Option<&ServicePort> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
+/// Where an endpoint runs, for locality-aware balancing. Empty parts are unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Locality {
+    pub region: String,
+    pub zone: String,
+    pub subzone: String,
+}
+
+impl Locality {
+    /// From `region/zone/subzone`; later parts may be missing (fact 38).
+    pub fn parse(text: &str) -> Locality {
+        let mut parts = text.splitn(3, '/').map(str::to_string);
+        Locality {
+            region: parts.next().unwrap_or_default(),
+            zone: parts.next().unwrap_or_default(),
+            subzone: parts.next().unwrap_or_default(),
+        }
+    }
+}
+
+/// A place where workload code runs: a WorkloadEntry, or an inline endpoint of a ServiceEntry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Workload {
+    pub name: String,
+    pub namespace: String,
+    pub address: String,
+    /// Port name to number.
+    pub ports: BTreeMap<String, u32>,
+    pub labels: BTreeMap<String, String>,
+    pub locality: Locality,
+    /// Relative share of traffic; at least 1.
+    pub weight: u32,
+    pub service_account: String,
+    /// False takes it out of balancing without forgetting it.
+    pub healthy: bool,
+}
+
+impl Workload {
+    /// The workload port behind a service port: by target name or number, else by the name or
+    /// number of the service port itself (as Istio resolves WorkloadEntry ports).
+    pub fn port_for(&self, port: &ServicePort) -> u32 {
+        if let Some(number) = self.ports.get(&port.name) {
+            return *number;
+        }
+        match &port.target {
+            TargetPort::Number(number) => *number,
+            TargetPort::Name(name) => self.ports.get(name).copied().unwrap_or(port.number),
+        }
+    }
+}
+
+/// One endpoint of one service port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    pub workload: Arc<Workload>,
+    pub port: u32,
+}
+
+/// The endpoints of one service, by service port number. Immutable; its identity changes exactly
+/// when its content does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct ServiceEndpoints {
+    pub by_port: BTreeMap<u32, Vec<Endpoint>>,
+}
+
+impl ServiceEndpoints {
+    /// Endpoints of a service port.
+    pub fn of_port(&self, port: u32) -> &[Endpoint] {
+        self.by_port
+            .get(&port)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+}
+
+/// Whether `labels` has every pair of `selector`. An empty selector selects everything.
+pub fn labels_match(
+    selector: &BTreeMap<String, String>,
+    labels: &BTreeMap<String, String>,
+) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
