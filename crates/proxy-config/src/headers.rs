@@ -17,8 +17,8 @@ impl HeaderOps {
     }
 }
 
-/// The changes of one level in one direction. Envoy removes after it has added
-/// (`HeaderParser::evaluateHeaders`).
+/// The changes of one level in one direction. First [`Self::remove`], then [`Self::add`] (Envoy,
+/// `HeaderParser::evaluateHeaders`).
 #[derive(Clone, Debug, Default)]
 pub struct HeaderMutations {
     pub add: Vec<HeaderMutation>,

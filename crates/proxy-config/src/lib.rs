@@ -24,6 +24,8 @@ mod error;
 mod headers;
 mod http;
 mod listener;
+pub mod path;
+mod re2;
 mod request;
 pub mod route;
 

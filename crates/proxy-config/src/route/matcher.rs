@@ -29,6 +29,60 @@ pub enum PathMatcher {
     Connect,
 }
 
+impl RouteMatcher {
+    /// Whether all conditions hold. `path` is the request's path as [`matched_path`] cuts it.
+    pub fn matches(&self, request: &impl RequestView, path: &[u8], random: u64) -> bool {
+        self.matches_path(request, path)
+            && self.runtime_fraction.is_none_or(|f| f.includes(random))
+            && (!self.grpc || is_grpc(request))
+            && self.headers.iter().all(|h| h.matches(request))
+            && self.query.iter().all(|q| q.matches(request.path()))
+    }
+
+    fn matches_path(&self, request: &impl RequestView, path: &[u8]) -> bool {
+        let starts = |prefix: &str| {
+            path.get(..prefix.len()).is_some_and(|start| {
+                if self.case_sensitive {
+                    start == prefix.as_bytes()
+                } else {
+                    start.eq_ignore_ascii_case(prefix.as_bytes())
+                }
+            })
+        };
+        // A CONNECT without a path only takes routes made for it.
+        if path.is_empty() && !matches!(self.path, PathMatcher::Connect) {
+            return false;
+        }
+        match &self.path {
+            PathMatcher::Prefix(prefix) => starts(prefix),
+            PathMatcher::Exact(exact) => path.len() == exact.len() && starts(exact),
+            PathMatcher::Regex(regex) => regex.is_match(path),
+            PathMatcher::SeparatedPrefix(prefix) => {
+                starts(prefix) && path.get(prefix.len()).is_none_or(|b| *b == b'/')
+            }
+            PathMatcher::Connect => request.method() == b"CONNECT",
+        }
+    }
+}
+
+/// The part of `:path` that routes match: without query and fragment, and without `;parameters` when
+/// the table ignores them.
+pub fn matched_path(path: &[u8], ignore_parameters: bool) -> &[u8] {
+    let path = super::without_query(path);
+    match path.iter().position(|b| *b == b';') {
+        Some(end) if ignore_parameters => &path[..end],
+        _ => path,
+    }
+}
+
+fn is_grpc(request: &impl RequestView) -> bool {
+    request.header("content-type").is_some_and(|value| {
+        value
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
+    })
+}
+
 /// A share of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fraction {
@@ -63,20 +117,147 @@ pub enum HeaderTest {
     Range(std::ops::Range<i64>),
 }
 
-/// The condition on one query parameter.
+impl HeaderMatcher {
+    /// Whether the request passes. A header that is missing (and not taken as empty) passes no test
+    /// on its value, inverted or not (Envoy, `HeaderUtility::matchHeaders`).
+    pub fn matches(&self, request: &impl RequestView) -> bool {
+        let value = request.header_or_pseudo(&self.name);
+        self.matches_value(value.as_deref())
+    }
+
+    /// The same for a value already at hand (response headers).
+    pub fn matches_value(&self, value: Option<&[u8]>) -> bool {
+        let value = match (value, &self.test) {
+            (value, HeaderTest::Present(present)) => {
+                return (value.is_some() == *present) != self.invert;
+            }
+            (Some(value), _) => value,
+            (None, _) if self.treat_missing_as_empty => b"",
+            (None, _) => return false,
+        };
+        let passes = match &self.test {
+            HeaderTest::Present(_) => true,
+            HeaderTest::String(test) => test.matches(value),
+            HeaderTest::Range(range) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.trim_ascii().parse::<i64>().ok())
+                .is_some_and(|n| range.contains(&n)),
+        };
+        passes != self.invert
+    }
+}
+
+/// The condition on one query parameter. Names and values are compared as they are in the path,
+/// without percent-decoding; the first of several values counts.
 #[derive(Clone, Debug)]
 pub struct QueryMatcher {
     pub name: Box<str>,
-    /// [`None`]: it must be present.
+    /// [`None`]: it must be there.
     pub test: Option<StringMatcher>,
-    /// With no test: whether it must be present or absent.
-    pub present: bool,
 }
 
-impl RouteMatcher {
-    /// Whether all conditions hold.
-    pub fn matches(&self, request: &impl RequestView, random: u64) -> bool {
-        let _ = (request, random);
-        false
+impl QueryMatcher {
+    /// Whether a path with its query passes.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        let Some(question) = path.iter().position(|b| *b == b'?') else {
+            return false;
+        };
+        let query = &path[question + 1..];
+        let query = query.split(|b| *b == b'#').next().unwrap_or_default();
+        let value = query.split(|b| *b == b'&').find_map(|pair| {
+            let (name, value) = match pair.iter().position(|b| *b == b'=') {
+                Some(equals) => (&pair[..equals], &pair[equals + 1..]),
+                None => (pair, &b""[..]),
+            };
+            (name == self.name.as_bytes()).then_some(value)
+        });
+        match (&self.test, value) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(test), Some(value)) => test.matches(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::StringTest;
+
+    fn string(test: StringTest) -> HeaderTest {
+        HeaderTest::String(StringMatcher {
+            test,
+            ignore_case: false,
+        })
+    }
+
+    fn header(test: HeaderTest, value: Option<&str>) -> [bool; 3] {
+        let with = |invert, treat_missing_as_empty| HeaderMatcher {
+            name: "x".into(),
+            test: test.clone(),
+            invert,
+            treat_missing_as_empty,
+        };
+        [(false, false), (true, false), (true, true)]
+            .map(|(i, m)| with(i, m).matches_value(value.map(str::as_bytes)))
+    }
+
+    #[test]
+    fn header_tests_plain_inverted_and_inverted_with_missing_as_empty() {
+        let exact = || string(StringTest::Exact("v2".into()));
+        assert_eq!(header(exact(), Some("v2")), [true, false, false]);
+        assert_eq!(header(exact(), Some("v1")), [false, true, true]);
+        assert_eq!(header(exact(), None), [false, false, true]);
+        assert_eq!(header(HeaderTest::Present(true), None), [false, true, true]);
+        assert_eq!(
+            header(HeaderTest::Present(true), Some("")),
+            [true, false, false]
+        );
+        assert_eq!(
+            header(HeaderTest::Present(false), None),
+            [true, false, false]
+        );
+        assert_eq!(
+            header(HeaderTest::Range(1..10), Some("9")),
+            [true, false, false]
+        );
+        assert_eq!(
+            header(HeaderTest::Range(1..10), Some("10")),
+            [false, true, true]
+        );
+        assert_eq!(
+            header(HeaderTest::Range(-5..0), Some("-5")),
+            [true, false, false]
+        );
+        assert_eq!(
+            header(HeaderTest::Range(1..10), Some("9x")),
+            [false, true, true]
+        );
+    }
+
+    #[test]
+    fn query_parameters_are_compared_undecoded_and_the_first_counts() {
+        let check = |path: &str, expect: bool| {
+            let matcher = QueryMatcher {
+                name: "v".into(),
+                test: Some(StringMatcher {
+                    test: StringTest::Exact("1".into()),
+                    ignore_case: false,
+                }),
+            };
+            assert_eq!(matcher.matches(path.as_bytes()), expect, "{path}");
+        };
+        check("/?v=1", true);
+        check("/?a=2&v=1#f", true);
+        check("/?v=2&v=1", false);
+        check("/?v", false);
+        check("/?v=%31", false);
+        check("/v=1", false);
+    }
+
+    #[test]
+    fn path_parameters_are_part_of_the_path_unless_ignored() {
+        assert_eq!(matched_path(b"/a;b=c?q", false), b"/a;b=c");
+        assert_eq!(matched_path(b"/a;b=c?q", true), b"/a");
     }
 }

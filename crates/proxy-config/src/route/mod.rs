@@ -6,8 +6,10 @@
 
 mod action;
 mod domains;
+mod index;
 mod matcher;
 mod retry;
+mod rewrite;
 mod strings;
 mod table;
 
@@ -16,7 +18,10 @@ pub use action::{
     PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction, SchemeRedirect,
     WeightedCluster, WeightedClusters,
 };
-pub use matcher::{Fraction, HeaderMatcher, HeaderTest, PathMatcher, QueryMatcher, RouteMatcher};
+pub use matcher::{
+    Fraction, HeaderMatcher, HeaderTest, PathMatcher, QueryMatcher, RouteMatcher, matched_path,
+};
 pub use retry::{RetryOn, RetryPolicy};
+pub use rewrite::without_query;
 pub use strings::{StringMatcher, StringTest};
 pub use table::{RequireTls, Route, RouteTable, VirtualHost};

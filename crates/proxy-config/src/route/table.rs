@@ -1,6 +1,8 @@
 //! The route table, its virtual hosts, and the search in them.
 
 use super::domains::DomainIndex;
+use super::index::RouteIndex;
+use super::matcher::matched_path;
 use super::{Decorator, RetryPolicy, RouteAction, RouteMatcher};
 use crate::{HeaderOps, Metadata, RequestView};
 use std::sync::Arc;
@@ -49,16 +51,15 @@ pub struct VirtualHost {
     pub require_tls: RequireTls,
     pub metadata: Option<Arc<Metadata>>,
     pub(crate) ignore_path_parameters: bool,
+    pub(crate) index: RouteIndex,
 }
 
 impl VirtualHost {
     /// The first route in order that matches. `random` decides runtime fractions and weights, and
     /// must be the same for all decisions about one request.
     pub fn route(&self, request: &impl RequestView, random: u64) -> Option<&Arc<Route>> {
-        let _ = self.ignore_path_parameters;
-        self.routes
-            .iter()
-            .find(|route| route.matcher.matches(request, random))
+        let path = matched_path(request.path(), self.ignore_path_parameters);
+        self.index.find(&self.routes, path, |route| route.matcher.matches(request, path, random))
     }
 }
 
