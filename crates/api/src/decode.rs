@@ -113,8 +113,12 @@ impl Decoder {
 
     /// One value of a map.
     pub fn value<T: Field>(&mut self, entry: &Entry) -> Option<T> {
+        self.inside(entry, |decoder| T::decode(&entry.value, decoder))
+    }
+
+    pub fn inside<T>(&mut self, entry: &Entry, decode: impl FnOnce(&mut Decoder) -> T) -> T {
         self.path.push_key(&entry.key);
-        let value = T::decode(&entry.value, self);
+        let value = decode(self);
         self.path.pop();
         value
     }
@@ -127,7 +131,11 @@ impl Decoder {
     }
 
     pub fn unknown_field(&mut self, entry: &Entry, info: &MessageInfo) {
-        let suggestion = suggest::field(info, &entry.key);
+        self.unknown_part(entry, suggest::field(info, &entry.key));
+    }
+
+    /// An unknown key, with what to do about it.
+    pub fn unknown_part(&mut self, entry: &Entry, suggestion: Option<String>) {
         let message = match self.allow_unknown {
             true => format!("unknown field {:?} is ignored", entry.key),
             false => format!("unknown field {:?}", entry.key),

@@ -68,3 +68,59 @@ impl fmt::Display for Diagnostic {
         Ok(())
     }
 }
+
+impl Diagnostic {
+    /// The message, the source line and a mark below the place; ends with a line break.
+    pub fn render(&self, source: &str, color: bool) -> String {
+        let (tint, bold, reset) = match (color, self.severity) {
+            (false, _) => ("", "", ""),
+            (true, Severity::Error) => ("\x1b[31m", "\x1b[1m", "\x1b[0m"),
+            (true, Severity::Warning) => ("\x1b[33m", "\x1b[1m", "\x1b[0m"),
+        };
+        let mut text = format!("{bold}{self}{reset}\n");
+        let Some(row) = self
+            .line
+            .checked_sub(1)
+            .and_then(|index| crate::yaml::lines(source).nth(index as usize))
+        else {
+            return text;
+        };
+        let row = row.trim_end();
+        let column = (self.column.max(1) - 1) as usize;
+        let before: String = row.chars().take(column).map(blank).collect();
+        let marked: usize = row
+            .chars()
+            .skip(column)
+            .take_while(|c| is_word(*c))
+            .map(|c| blank(c).len())
+            .sum();
+        let marks = "^".repeat(marked.max(1));
+        let number = self.line.to_string();
+        let margin = " ".repeat(number.len());
+        text.push_str(&format!(
+            "{margin} |\n{number} | {row}\n{margin} | {before}{tint}{marks}{reset}\n"
+        ));
+        text
+    }
+}
+
+/// Blanks as wide as the character on a terminal: tabs stay, East Asian characters take two cells.
+fn blank(c: char) -> &'static str {
+    match c {
+        '\t' => "\t",
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => "  ",
+        _ => " ",
+    }
+}
+
+/// The mark goes below the whole word.
+fn is_word(c: char) -> bool {
+    !c.is_whitespace() && !matches!(c, ':' | ',' | '{' | '}' | '[' | ']' | '#')
+}

@@ -117,6 +117,121 @@ impl Kind {
     }
 }
 
+/// What `apiVersion` and `kind` of a document name.
+pub(crate) enum Resolved {
+    Kind(Kind),
+    /// The kind, but in a version that does not exist.
+    Version(Kind),
+    /// The kind, but of another group.
+    Group(Kind),
+    /// Exists in the world, not here yet.
+    NotYet,
+    Unknown(Option<&'static str>),
+}
+
+/// Groups and kinds that documents for a mesh hold and that no type here stands for yet.
+const NOT_YET: &[(&str, &[&str])] = &[
+    (
+        "networking.istio.io",
+        &["Sidecar", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"],
+    ),
+    (
+        "security.istio.io",
+        &[
+            "AuthorizationPolicy",
+            "PeerAuthentication",
+            "RequestAuthentication",
+        ],
+    ),
+    ("telemetry.istio.io", &["Telemetry"]),
+    ("extensions.istio.io", &["WasmPlugin", "ExtensionFilter"]),
+    ("install.istio.io", &["IstioOperator"]),
+    (
+        "gateway.networking.k8s.io",
+        &[
+            "GatewayClass",
+            "Gateway",
+            "HTTPRoute",
+            "GRPCRoute",
+            "TLSRoute",
+            "TCPRoute",
+            "UDPRoute",
+            "ReferenceGrant",
+            "BackendTLSPolicy",
+            "ListenerSet",
+        ],
+    ),
+    (
+        "",
+        &[
+            "Pod",
+            "ConfigMap",
+            "Secret",
+            "ServiceAccount",
+            "Endpoints",
+            "Node",
+            "PersistentVolumeClaim",
+            "PersistentVolume",
+            "ReplicationController",
+            "LimitRange",
+            "ResourceQuota",
+        ],
+    ),
+    (
+        "apps",
+        &["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"],
+    ),
+    ("batch", &["Job", "CronJob"]),
+    ("discovery.k8s.io", &["EndpointSlice"]),
+    (
+        "networking.k8s.io",
+        &["Ingress", "IngressClass", "NetworkPolicy"],
+    ),
+    ("autoscaling", &["HorizontalPodAutoscaler"]),
+    ("policy", &["PodDisruptionBudget"]),
+    (
+        "rbac.authorization.k8s.io",
+        &["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"],
+    ),
+    ("apiextensions.k8s.io", &["CustomResourceDefinition"]),
+    (
+        "admissionregistration.k8s.io",
+        &[
+            "MutatingWebhookConfiguration",
+            "ValidatingWebhookConfiguration",
+        ],
+    ),
+];
+
+impl Kind {
+    pub(crate) fn resolve(api_version: &str, name: &str) -> Resolved {
+        let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+        let same_name = |kind: &&Kind| kind.info().name == name;
+        if let Some(kind) = Kind::ALL
+            .iter()
+            .filter(same_name)
+            .find(|kind| kind.info().group == group)
+        {
+            return match kind.info().versions.contains(&version) {
+                true => Resolved::Kind(*kind),
+                false => Resolved::Version(*kind),
+            };
+        }
+        if NOT_YET
+            .iter()
+            .any(|(of, names)| *of == group && names.contains(&name))
+        {
+            return Resolved::NotYet;
+        }
+        if let Some(kind) = Kind::ALL.iter().find(same_name) {
+            return Resolved::Group(*kind);
+        }
+        let known = Kind::ALL.iter().map(|kind| kind.info().name);
+        let not_yet = NOT_YET.iter().flat_map(|(_, names)| names.iter().copied());
+        Resolved::Unknown(crate::suggest::nearest(name, known.chain(not_yet)))
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.info().name)

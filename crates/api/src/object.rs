@@ -50,6 +50,11 @@ impl Object {
         }
         Json::Object(object)
     }
+
+    /// One YAML document that reads back as the same object; without `---`, ends with a line break.
+    pub fn to_yaml(&self) -> String {
+        crate::yaml::write(&self.to_json())
+    }
 }
 
 impl serde::Serialize for Object {

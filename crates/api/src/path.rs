@@ -53,6 +53,12 @@ impl Path {
         self.0.pop();
     }
 
+    /// This path with `tail` below it.
+    #[must_use]
+    pub fn join(&self, tail: &Path) -> Path {
+        Path(self.0.iter().chain(&tail.0).cloned().collect())
+    }
+
     pub fn parent(&self) -> Path {
         Path(self.0[..self.0.len().saturating_sub(1)].to_vec())
     }

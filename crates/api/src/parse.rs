@@ -1,0 +1,458 @@
+//! A source of documents to objects, with every error at once.
+
+use std::ops::Range;
+
+use crate::decode::{Decoder, Problem, What};
+use crate::diagnostic::{Diagnostic, Severity};
+use crate::field::Field;
+use crate::kind::{Kind, Resolved};
+use crate::meta::ObjectMeta;
+use crate::node::{Entry, Node, Position, Value};
+use crate::object::{Object, Spec};
+use crate::path::Path;
+use crate::yaml;
+use crate::{suggest, validate};
+
+/// What to do about a field that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An error, as with `kubectl apply` and `istioctl validate`.
+    Strict,
+    /// Ignore just that field, with a warning.
+    AllowUnknown,
+}
+
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// The objects without errors, in the order of the source.
+    pub objects: Vec<ParsedObject>,
+    /// In the order of the source.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ParsedObject {
+    pub object: Object,
+    pub location: Location,
+    /// Bytes of the source that hold the object's document.
+    pub text: Range<usize>,
+    node: Node,
+}
+
+/// A place in a named source; see [`Position`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+}
+
+impl Parsed {
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    /// All diagnostics with their source lines; `source` is the text that was parsed.
+    pub fn render(&self, source: &str, color: bool) -> String {
+        self.diagnostics
+            .iter()
+            .map(|diagnostic| diagnostic.render(source, color))
+            .collect()
+    }
+}
+
+impl ParsedObject {
+    /// Where a field of the object was written, or the nearest thing around it.
+    pub fn locate(&self, path: &Path) -> Location {
+        let Position { line, column } = self.node.locate(path);
+        Location {
+            file: self.location.file.clone(),
+            line,
+            column,
+        }
+    }
+}
+
+/// Reads all documents of a source. `source_name` is what diagnostics call it.
+pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
+    let mut parsed = Parsed::default();
+    for document in yaml::read(text) {
+        let mut reader = Reader {
+            mode,
+            problems: Vec::new(),
+            prefix: Path::root(),
+        };
+        let mut objects = Vec::new();
+        if !matches!(document.root.value, Value::Null) {
+            reader.document(document.root, &mut objects);
+        }
+        let yaml_errors = document.errors.into_iter().map(Problem::from);
+        let problems = yaml_errors.chain(reader.problems);
+        parsed
+            .diagnostics
+            .extend(problems.map(|problem| problem.into_diagnostic(source_name)));
+        if document.broken {
+            continue;
+        }
+        parsed
+            .objects
+            .extend(objects.into_iter().map(|(object, node)| {
+                let location = Location {
+                    file: source_name.to_owned(),
+                    line: node.at.line,
+                    column: node.at.column,
+                };
+                ParsedObject {
+                    object,
+                    location,
+                    text: document.text.clone(),
+                    node,
+                }
+            }));
+    }
+    parsed
+        .diagnostics
+        .sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+    parsed
+}
+
+impl Object {
+    /// From JSON as an API carries it; the diagnostics have paths and no lines.
+    pub fn from_json(json: &serde_json::Value) -> Result<Object, Vec<Diagnostic>> {
+        let (object, diagnostics) = Object::from_json_with(json, Mode::Strict);
+        object.ok_or(diagnostics)
+    }
+
+    /// As `from_json`, with the mode to use and the warnings of an object that is good.
+    pub fn from_json_with(
+        json: &serde_json::Value,
+        mode: Mode,
+    ) -> (Option<Object>, Vec<Diagnostic>) {
+        let mut reader = Reader {
+            mode,
+            problems: Vec::new(),
+            prefix: Path::root(),
+        };
+        let object = reader.object(&Node::from_json(json));
+        let diagnostics = reader
+            .problems
+            .into_iter()
+            .map(|problem| problem.into_diagnostic(""));
+        (object, diagnostics.collect())
+    }
+}
+
+/// Reads the objects of one document.
+struct Reader {
+    mode: Mode,
+    problems: Vec<Problem>,
+    /// `items[3]` inside a List.
+    prefix: Path,
+}
+
+impl Reader {
+    fn document(&mut self, root: Node, objects: &mut Vec<(Object, Node)>) {
+        let is_list = root
+            .get("kind")
+            .and_then(Node::as_str)
+            .is_some_and(|kind| kind.ends_with("List"));
+        if !is_list || root.get("items").is_none() {
+            objects.extend(self.object(&root).map(|object| (object, root)));
+            return;
+        }
+        let Value::Mapping(entries) = root.value else {
+            return;
+        };
+        for Entry { key, key_at, value } in entries {
+            match (key.as_str(), value) {
+                ("apiVersion" | "kind" | "metadata", _) => {}
+                (
+                    "items",
+                    Node {
+                        value: Value::Sequence(items),
+                        ..
+                    },
+                ) => {
+                    for (index, item) in items.into_iter().enumerate() {
+                        self.prefix = Path::root().key("items").index(index);
+                        objects.extend(self.object(&item).map(|object| (object, item)));
+                    }
+                    self.prefix = Path::root();
+                }
+                (
+                    "items",
+                    Node {
+                        value: Value::Null, ..
+                    },
+                ) => {}
+                ("items", node) => self.error(
+                    Path::root().key("items"),
+                    node.at,
+                    "expected a list".to_owned(),
+                    None,
+                ),
+                (key, _) => self.error(
+                    Path::root().key(key),
+                    key_at,
+                    format!("unknown field {key:?}"),
+                    None,
+                ),
+            }
+        }
+    }
+
+    fn error(&mut self, path: Path, at: Position, message: String, suggestion: Option<String>) {
+        self.problems.push(Problem {
+            error: true,
+            code: None,
+            path,
+            at,
+            message,
+            suggestion,
+            what: What::Other,
+        });
+    }
+
+    fn object(&mut self, root: &Node) -> Option<Object> {
+        let Value::Mapping(entries) = &root.value else {
+            let message = format!(
+                "expected an object with apiVersion, kind, metadata and spec, found {}",
+                root.describe()
+            );
+            self.error(self.prefix.clone(), root.at, message, None);
+            return None;
+        };
+        let kind = self.kind(root)?;
+        let mut decoder = Decoder::new(self.prefix.clone(), self.mode == Mode::AllowUnknown);
+        let object = decode_object(kind, root, entries, &mut decoder);
+        let mut problems = decoder.problems;
+        if let Some(object) = &object {
+            let found = validate::object(object).into_iter().map(|mut problem| {
+                problem.at = root.locate(&problem.path);
+                problem.path = self.prefix.join(&problem.path);
+                problem
+            });
+            let new: Vec<Problem> = found
+                .filter(|problem| !follows_from(problem, &problems))
+                .collect();
+            problems.extend(new);
+        }
+        let good = !problems.iter().any(|problem| problem.error);
+        self.problems.extend(problems);
+        object.filter(|_| good)
+    }
+
+    /// Which kind the document is, by `apiVersion` and `kind`.
+    fn kind(&mut self, root: &Node) -> Option<Kind> {
+        let api_version = self.header(root, "apiVersion");
+        let name = self.header(root, "kind");
+        let name = name?;
+        let at = root.get("kind").map_or(root.at, |node| node.at);
+        let path = self.prefix.key("kind");
+        let Some(api_version) = api_version else {
+            // The kind may be the only thing that says what to write.
+            if let (None, Some(kind)) = (
+                root.get("apiVersion"),
+                Kind::ALL.iter().find(|kind| kind.info().name == name),
+            ) {
+                let hint = format!("add \"apiVersion: {}\"", kind.api_version());
+                if let Some(problem) = self.problems.last_mut() {
+                    problem.suggestion = Some(hint);
+                }
+            }
+            return None;
+        };
+        let version_at = root.get("apiVersion").map_or(root.at, |node| node.at);
+        let version_path = self.prefix.key("apiVersion");
+        match Kind::resolve(&api_version, &name) {
+            Resolved::Kind(kind) => return Some(kind),
+            Resolved::Version(kind) => {
+                let message = format!("{name} has no version {api_version:?}");
+                let group = kind.info().group;
+                let versions = kind.info().versions.iter().map(|version| match group {
+                    "" => (*version).to_owned(),
+                    group => format!("{group}/{version}"),
+                });
+                let suggestion = format!("use one of {}", versions.collect::<Vec<_>>().join(", "));
+                self.error(version_path, version_at, message, Some(suggestion));
+            }
+            Resolved::Group(kind) => {
+                let message = format!("there is no kind {name} in {api_version:?}");
+                self.error(
+                    version_path,
+                    version_at,
+                    message,
+                    Some(format!("did you mean {:?}?", kind.api_version())),
+                );
+            }
+            Resolved::NotYet => {
+                let message = format!(
+                    "kind {name} ({api_version}) is not supported yet by this version of Lateen"
+                );
+                let suggestion =
+                    "take the document out of the source; the others are not affected".to_owned();
+                self.error(path, at, message, Some(suggestion));
+            }
+            Resolved::Unknown(suggestion) => {
+                let suggestion = suggestion.map(|name| format!("did you mean {name:?}?"));
+                self.error(
+                    path,
+                    at,
+                    format!("unknown kind {name:?} in {api_version:?}"),
+                    suggestion,
+                );
+            }
+        }
+        None
+    }
+
+    fn header(&mut self, root: &Node, key: &str) -> Option<String> {
+        let path = self.prefix.key(key);
+        match root.get(key).map(|node| (node, &node.value)) {
+            Some((_, Value::String(text))) if !text.is_empty() => return Some(text.clone()),
+            Some((node, Value::Null | Value::String(_))) => {
+                self.error(path, node.at, format!("{key} is empty"), None)
+            }
+            Some((node, _)) => {
+                self.error(
+                    path,
+                    node.at,
+                    format!("expected a string, found {}", node.describe()),
+                    None,
+                );
+            }
+            None => {
+                let near = misspelt_header(root, key);
+                let suggestion = near.map(|entry| {
+                    format!(
+                        "did you mean this by {:?} at line {}?",
+                        entry.key, entry.key_at.line
+                    )
+                });
+                self.error(path, root.at, format!("{key} is missing"), suggestion);
+            }
+        }
+        None
+    }
+}
+
+fn misspelt_header<'a>(root: &'a Node, key: &str) -> Option<&'a Entry> {
+    let Value::Mapping(entries) = &root.value else {
+        return None;
+    };
+    entries.iter().find(|entry| {
+        !PARTS.contains(&entry.key.as_str())
+            && suggest::nearest(&entry.key, [key].into_iter()).is_some()
+    })
+}
+
+const PARTS: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+
+fn decode_object(
+    kind: Kind,
+    root: &Node,
+    entries: &[Entry],
+    decoder: &mut Decoder,
+) -> Option<Object> {
+    let mut api_version = String::new();
+    let mut meta = None;
+    let mut spec = None;
+    let mut status = None;
+    let empty = Node {
+        at: root.at,
+        value: Value::Mapping(Vec::new()),
+    };
+    for entry in entries {
+        let present = entry.value.value != Value::Null;
+        match entry.key.as_str() {
+            "apiVersion" => api_version = entry.value.as_str().unwrap_or_default().to_owned(),
+            "kind" => {}
+            "metadata" if present => meta = Some(decoder.value::<ObjectMeta>(entry)),
+            "spec" if present => {
+                spec = Some(
+                    decoder.inside(entry, |decoder| Spec::decode(kind, &entry.value, decoder)),
+                );
+            }
+            "status" if present => status = serde_json::Value::decode(&entry.value, decoder),
+            "metadata" | "spec" | "status" => {}
+            _ => decoder.unknown_part(entry, unknown_part(kind, &entry.key)),
+        }
+    }
+    // An absent part is for validation to judge; a wrong one has its error already.
+    let meta = meta.unwrap_or_else(|| Some(ObjectMeta::default()))?;
+    let spec = spec.unwrap_or_else(|| Spec::decode(kind, &empty, decoder))?;
+    Some(Object {
+        api_version,
+        kind,
+        meta,
+        spec,
+        status,
+    })
+}
+
+/// What to do about an unknown top-level key: perhaps it belongs into `spec`.
+fn unknown_part(kind: Kind, key: &str) -> Option<String> {
+    if kind
+        .schema()
+        .message()
+        .is_some_and(|spec| spec.field(key).is_some())
+    {
+        return Some(format!(
+            "did you mean \"spec.{key}\"? (indent it below spec)"
+        ));
+    }
+    suggest::nearest(key, PARTS.into_iter()).map(|name| format!("did you mean {name:?}?"))
+}
+
+/// A missing `host` beside a misspelt `hots`, or anything about a value that did not decode, is the
+/// same mistake twice.
+fn follows_from(problem: &Problem, causes: &[Problem]) -> bool {
+    causes
+        .iter()
+        .filter(|cause| cause.error)
+        .any(|cause| match cause.what {
+            What::UnknownField => {
+                problem.what == What::Missing && cause.path.parent() == problem.path.parent()
+            }
+            _ => problem.path.starts_with(&cause.path),
+        })
+}
+
+impl From<yaml::YamlError> for Problem {
+    fn from(error: yaml::YamlError) -> Problem {
+        let yaml::YamlError {
+            at,
+            path,
+            message,
+            suggestion,
+        } = error;
+        Problem {
+            error: true,
+            code: None,
+            path,
+            at,
+            message,
+            suggestion,
+            what: What::Other,
+        }
+    }
+}
+
+impl Problem {
+    fn into_diagnostic(self, file: &str) -> Diagnostic {
+        Diagnostic {
+            severity: if self.error {
+                Severity::Error
+            } else {
+                Severity::Warning
+            },
+            code: self.code,
+            message: self.message,
+            file: file.to_owned(),
+            line: self.at.line,
+            column: self.at.column,
+            path: self.path.to_string(),
+            suggestion: self.suggestion,
+        }
+    }
+}
