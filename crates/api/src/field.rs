@@ -98,7 +98,7 @@ macro_rules! integer {
         }
     )* };
 }
-integer!(i32, u32, i64, u64);
+integer!(u16, i32, u32, i64, u64);
 
 impl Field for f64 {
     fn schema() -> Schema {

@@ -439,7 +439,7 @@ impl From<yaml::YamlError> for Problem {
 }
 
 impl Problem {
-    fn into_diagnostic(self, file: &str) -> Diagnostic {
+    pub(crate) fn into_diagnostic(self, file: &str) -> Diagnostic {
         Diagnostic {
             severity: if self.error {
                 Severity::Error
