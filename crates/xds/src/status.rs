@@ -59,6 +59,8 @@ pub struct Stamp {
 pub struct Nack {
     pub version: String,
     pub nonce: String,
+    /// gRPC status code, `google.rpc.Code`.
+    pub code: i32,
     /// The client's whole text.
     pub message: String,
     #[serde(serialize_with = "unix_seconds")]

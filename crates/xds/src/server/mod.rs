@@ -3,14 +3,30 @@
 //! Not a cache and not a generator: resources are asked of the [`Source`] per proxy and compared
 //! by version with what that proxy holds.
 
-use std::collections::BTreeSet;
+mod connection;
+mod listen;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::ControlPlane;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::{Metric, Node, ProxyStatus, Push, Resource};
+use crate::metrics::Metrics;
+use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
+use connection::{Connection, Delta, Pace, Sotw, Stream, Wire};
 
 /// What the server asks of the control plane.
 pub trait Source: Send + Sync + 'static {
@@ -75,13 +91,30 @@ impl Default for Limits {
 
 /// The ADS server. A cheap handle: clones share one server.
 pub struct Server<S: Source> {
+    inner: Arc<Inner<S>>,
+}
+
+struct Inner<S: Source> {
     source: Arc<S>,
+    limits: Limits,
+    /// Sent as `control_plane.identifier`.
+    identifier: String,
+    metrics: Metrics,
+    shutdown: watch::Sender<bool>,
+    state: Mutex<State<S::Snapshot>>,
+}
+
+/// One lock for both, so that a stream that opens during a push either starts from it or gets it.
+struct State<S> {
+    current: Push<S>,
+    connections: BTreeMap<u64, Arc<Connection<S>>>,
+    next_id: u64,
 }
 
 impl<S: Source> Clone for Server<S> {
     fn clone(&self) -> Self {
         Self {
-            source: self.source.clone(),
+            inner: self.inner.clone(),
         }
     }
 }
@@ -89,29 +122,149 @@ impl<S: Source> Clone for Server<S> {
 impl<S: Source> Server<S> {
     /// `initial` is what proxies get that connect before the first push.
     pub fn new(source: Arc<S>, initial: Push<S::Snapshot>, limits: Limits) -> Self {
-        let _ = (initial, limits);
-        Self { source }
+        let state = State {
+            current: initial,
+            connections: BTreeMap::new(),
+            next_id: 1,
+        };
+        Self {
+            inner: Arc::new(Inner {
+                source,
+                limits,
+                identifier: concat!("lateen/", env!("CARGO_PKG_VERSION")).to_owned(),
+                metrics: Metrics::new(),
+                shutdown: watch::Sender::new(false),
+                state: Mutex::new(state),
+            }),
+        }
     }
 
     /// Makes `push` the truth and wakes every stream. Returns at once; a stream that lags merges.
     pub fn push(&self, push: Push<S::Snapshot>) {
-        let _ = push;
+        let mut state = self.inner.state();
+        for connection in state.connections.values() {
+            connection.offer(&push);
+        }
+        state.current = push;
     }
 
     /// Every open stream, ordered by proxy name.
     pub fn status(&self) -> Vec<ProxyStatus> {
-        Vec::new()
+        let connections: Vec<_> = self.inner.state().connections.values().cloned().collect();
+        let mut all: Vec<_> = connections.iter().filter_map(|c| c.status()).collect();
+        all.sort_by_cached_key(|proxy| (proxy.node.short_id(), proxy.connected_at));
+        all
     }
 
     /// Counters under Istio's names.
     pub fn metrics(&self) -> Vec<Metric> {
-        Vec::new()
+        self.inner.metrics.read(&self.status())
     }
 
-    /// Accepts connections (plaintext HTTP/2) until `shutdown`; then ends every stream with
-    /// `UNAVAILABLE`, so that clients reconnect elsewhere, and returns.
+    /// The version of the last push.
+    pub fn version(&self) -> String {
+        self.inner.state().current.version.clone()
+    }
+
+    /// The gRPC service, to be served beside others. [`Server::serve`] serves it alone.
+    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(self.clone())
+            .max_decoding_message_size(self.inner.limits.request_bytes)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// Ends every stream with `UNAVAILABLE`; clients reconnect, here or elsewhere.
+    pub fn stop(&self) {
+        self.inner.shutdown.send_replace(true);
+    }
+
+    /// Accepts connections (plaintext HTTP/2) until `shutdown`; then ends every stream and
+    /// returns.
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
-        let _ = listener;
-        shutdown.await;
+        listen::serve(self, listener, shutdown).await;
+    }
+
+    fn open<W: Wire>(
+        &self,
+        request: Request<Streaming<W::Request>>,
+    ) -> Result<Response<ReceiverStream<Result<W::Response, Status>>>, Status> {
+        // Two: one response on its way, one being made; more would only grow old here.
+        let (outbound, responses) = mpsc::channel(2);
+        let peer = request
+            .extensions()
+            .get::<listen::Peer>()
+            .map(|peer| peer.0);
+        let (connection, current) = self.inner.register(peer, W::PROTOCOL)?;
+        let stream = Stream::<S, W> {
+            server: self.inner.clone(),
+            connection,
+            outbound,
+            current,
+            pace: Pace::new(),
+        };
+        tokio::spawn(stream.run(request.into_inner()));
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+type Connected<S> = (Arc<Connection<S>>, Push<S>);
+
+impl<S: Source> Inner<S> {
+    fn state(&self) -> MutexGuard<'_, State<S::Snapshot>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn register(
+        &self,
+        peer: Option<SocketAddr>,
+        protocol: Protocol,
+    ) -> Result<Connected<S::Snapshot>, Status> {
+        if *self.shutdown.borrow() {
+            return Err(Status::unavailable("the control plane is stopping"));
+        }
+        let mut state = self.state();
+        if state.connections.len() >= self.limits.connections {
+            self.metrics.internal_error();
+            return Err(Status::resource_exhausted(format!(
+                "{} discovery streams are open, the most this control plane allows",
+                state.connections.len()
+            )));
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        let connection = Arc::new(Connection::new(id, peer, protocol, &self.limits));
+        state.connections.insert(id, connection.clone());
+        Ok((connection, state.current.clone()))
+    }
+
+    fn close(&self, id: u64) {
+        self.state().connections.remove(&id);
+    }
+
+    fn control_plane(&self) -> ControlPlane {
+        ControlPlane {
+            identifier: self.identifier.clone(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<S: Source> AggregatedDiscoveryService for Server<S> {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.open::<Sotw>(request)
+    }
+
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.open::<Delta>(request)
     }
 }

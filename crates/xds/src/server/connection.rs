@@ -1,0 +1,423 @@
+//! One ADS stream: reads requests, waits for pushes, and sends what the session answers.
+//!
+//! The order of what is sent is the session's; this file decides only *when*. A stream that does
+//! not read blocks nobody but itself: pushes wait merged in its mailbox.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node as ProtoNode};
+use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::{Status, Streaming};
+
+use super::{Inner, Source};
+use crate::session::{Answer, Gate, Request, Response, Session, View};
+use crate::{Node, Protocol, ProxyStatus, Push, type_url};
+
+/// What differs between the two protocols on the wire.
+pub(super) trait Wire: Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const PROTOCOL: Protocol;
+
+    fn take_node(request: &mut Self::Request) -> Option<ProtoNode>;
+    fn request(request: Self::Request) -> Request;
+    fn response(response: Response, control_plane: ControlPlane) -> Self::Response;
+}
+
+pub(super) struct Delta;
+pub(super) struct Sotw;
+
+impl Wire for Delta {
+    type Request = discovery::DeltaDiscoveryRequest;
+    type Response = discovery::DeltaDiscoveryResponse;
+    const PROTOCOL: Protocol = Protocol::Delta;
+
+    fn take_node(request: &mut Self::Request) -> Option<ProtoNode> {
+        request.node.take()
+    }
+
+    fn request(request: Self::Request) -> Request {
+        Request::Delta(request)
+    }
+
+    fn response(response: Response, control_plane: ControlPlane) -> Self::Response {
+        discovery::DeltaDiscoveryResponse {
+            system_version_info: response.version,
+            resources: response
+                .resources
+                .iter()
+                .map(|resource| discovery::Resource {
+                    name: resource.name.clone(),
+                    version: resource.version.clone(),
+                    resource: Some(resource.any.clone()),
+                    ..Default::default()
+                })
+                .collect(),
+            type_url: response.type_url,
+            removed_resources: response.removed,
+            nonce: response.nonce,
+            control_plane: Some(control_plane),
+            ..Default::default()
+        }
+    }
+}
+
+impl Wire for Sotw {
+    type Request = discovery::DiscoveryRequest;
+    type Response = discovery::DiscoveryResponse;
+    const PROTOCOL: Protocol = Protocol::Sotw;
+
+    fn take_node(request: &mut Self::Request) -> Option<ProtoNode> {
+        request.node.take()
+    }
+
+    fn request(request: Self::Request) -> Request {
+        Request::Sotw(request)
+    }
+
+    fn response(response: Response, control_plane: ControlPlane) -> Self::Response {
+        discovery::DiscoveryResponse {
+            version_info: response.version,
+            resources: response
+                .resources
+                .iter()
+                .map(|resource| resource.any.clone())
+                .collect(),
+            type_url: response.type_url,
+            nonce: response.nonce,
+            control_plane: Some(control_plane),
+            ..Default::default()
+        }
+    }
+}
+
+/// What the server knows of a stream; shared between its task, pushes and status.
+pub(super) struct Connection<S> {
+    pub(super) id: u64,
+    pub(super) peer: Option<SocketAddr>,
+    protocol: Protocol,
+    connected_at: SystemTime,
+    node: OnceLock<Node>,
+    session: Mutex<Session>,
+    /// The newest push that this stream has not begun, merged with those it skipped.
+    mailbox: Mutex<Option<Push<S>>>,
+    wake: Notify,
+}
+
+impl<S> Connection<S> {
+    pub(super) fn new(
+        id: u64,
+        peer: Option<SocketAddr>,
+        protocol: Protocol,
+        limits: &super::Limits,
+    ) -> Self {
+        let session = Session::new(
+            protocol,
+            format!("{id}-"),
+            limits.names,
+            limits.outstanding.max(1),
+        );
+        Self {
+            id,
+            peer,
+            protocol,
+            connected_at: SystemTime::now(),
+            node: OnceLock::new(),
+            session: Mutex::new(session),
+            mailbox: Mutex::new(None),
+            wake: Notify::new(),
+        }
+    }
+
+    pub(super) fn offer(&self, push: &Push<S>) {
+        let mut mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+        *mailbox = Some(match mailbox.take() {
+            None => push.clone(),
+            Some(waiting) => {
+                let mut changed = waiting.changed;
+                changed.merge(push.changed.clone());
+                Push {
+                    changed,
+                    since: waiting.since,
+                    ..push.clone()
+                }
+            }
+        });
+        drop(mailbox);
+        self.wake.notify_one();
+    }
+
+    fn take_push(&self) -> Option<Push<S>> {
+        self.mailbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn has_push(&self) -> bool {
+        self.mailbox
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` before the first request.
+    pub(super) fn status(&self) -> Option<ProxyStatus> {
+        let node = self.node.get()?.clone();
+        let mut types = self.session().status();
+        if self.has_push() {
+            // Only types that still owe an answer hold the push up.
+            for status in types.values_mut().filter(|status| status.outstanding > 0) {
+                status.held_back = true;
+            }
+        }
+        Some(ProxyStatus {
+            connection: format!("{}-{}", node.short_id(), self.id),
+            peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            protocol: self.protocol,
+            connected_at: self.connected_at,
+            types,
+            node,
+        })
+    }
+}
+
+/// Why a stream ends by our decision.
+type End = Status;
+
+/// The task of one stream.
+pub(super) struct Stream<S: Source, W: Wire> {
+    pub(super) server: Arc<Inner<S>>,
+    pub(super) connection: Arc<Connection<S::Snapshot>>,
+    pub(super) outbound: mpsc::Sender<Result<W::Response, Status>>,
+    /// The push that requests are answered from.
+    pub(super) current: Push<S::Snapshot>,
+    /// The push in work, for the convergence metric.
+    pub(super) pace: Pace,
+}
+
+impl<S: Source, W: Wire> Stream<S, W> {
+    pub(super) async fn run(mut self, mut inbound: Streaming<W::Request>) {
+        let outcome = self.serve(&mut inbound).await;
+        if let Err(status) = outcome {
+            tracing::debug!(connection = self.connection.id, %status, "stream ended");
+            let _ = self.outbound.try_send(Err(status));
+        }
+        self.server.close(self.connection.id);
+        if let Some(node) = self.connection.node.get() {
+            self.server.source.disconnect(node);
+            tracing::info!(node = %node.id, connection = self.connection.id, "disconnected");
+        }
+    }
+
+    async fn serve(&mut self, inbound: &mut Streaming<W::Request>) -> Result<(), End> {
+        let mut shutdown = self.server.shutdown.subscribe();
+        loop {
+            let due = self.advance().await?;
+            tokio::select! {
+                request = inbound.message() => match request? {
+                    Some(request) => self.request(request).await?,
+                    None => return Ok(()),
+                },
+                () = self.connection.wake.notified() => {}
+                () = sleep_until(due) => {}
+                () = self.outbound.closed() => return Ok(()),
+                () = stopping(&mut shutdown) => {
+                    return Err(Status::unavailable("the control plane is stopping"));
+                }
+            }
+        }
+    }
+
+    async fn request(&mut self, mut request: W::Request) -> Result<(), End> {
+        self.pace.wait(self.server.limits.requests_per_second).await;
+        match (W::take_node(&mut request), self.connection.node.get()) {
+            // Only the first request must carry the node; later ones are not compared.
+            (Some(node), None) => self.accept(Node::from_proto(&node))?,
+            (None, None) => {
+                return Err(Status::invalid_argument(
+                    "the first request of a stream must carry the node",
+                ));
+            }
+            _ => {}
+        }
+        let request = W::request(request);
+        let url = match &request {
+            Request::Delta(delta) => delta.type_url.clone(),
+            Request::Sotw(sotw) => sotw.type_url.clone(),
+        };
+        let message = match &request {
+            Request::Delta(delta) => delta.error_detail.as_ref(),
+            Request::Sotw(sotw) => sotw.error_detail.as_ref(),
+        }
+        .map(crate::nack::text);
+        let outcome = self.with_view(|session, view| session.request(request, view));
+        let (answer, responses) =
+            outcome.map_err(|refused| Status::resource_exhausted(refused.to_string()))?;
+        self.note(answer, &url, message.as_deref().unwrap_or_default());
+        self.send(responses).await
+    }
+
+    fn accept(&self, node: Node) -> Result<(), End> {
+        if let Err(reason) = self.server.source.connect(&node) {
+            tracing::warn!(node = %node.id, reason, "refused");
+            return Err(Status::permission_denied(reason));
+        }
+        tracing::info!(
+            node = %node.id, agent = %node.user_agent, connection = self.connection.id,
+            protocol = ?W::PROTOCOL, "connected"
+        );
+        let _ = self.connection.node.set(node);
+        Ok(())
+    }
+
+    fn note(&self, answer: Answer, url: &str, message: &str) {
+        let node = self
+            .connection
+            .node
+            .get()
+            .map(|node| node.id.as_str())
+            .unwrap_or_default();
+        match answer {
+            Answer::None | Answer::Ack => {}
+            Answer::Expired => self.server.metrics.expired_nonce(url),
+            Answer::Nack => {
+                self.server.metrics.rejected(url);
+                tracing::warn!(node, kind = type_url::short(url), message, "rejected");
+            }
+        }
+    }
+
+    /// Takes the next step of pushing, if one may be taken. Answers when to look again.
+    async fn advance(&mut self) -> Result<Option<Instant>, End> {
+        loop {
+            let removals = self.connection.session().has_removals();
+            if self.connection.node.get().is_none() || !(removals || self.connection.has_push()) {
+                return Ok(None);
+            }
+            let patience = self.server.limits.ack_patience;
+            let gate = self.connection.session().gate(Instant::now(), patience);
+            if let Gate::ClosedUntil(at) = gate {
+                return Ok(Some(at));
+            }
+            if removals {
+                let responses = self.with_view(|session, view| session.remove(view));
+                self.send(responses).await?;
+                continue;
+            }
+            let Some(push) = self.connection.take_push() else {
+                return Ok(None);
+            };
+            let (changed, since) = (push.changed.clone(), push.since);
+            self.current = push;
+            let responses = self.with_view(|session, view| session.push(&changed, view));
+            if !responses.is_empty() {
+                self.send(responses).await?;
+                self.server.metrics.converged(since.elapsed());
+            }
+        }
+    }
+
+    /// Runs a step of the session against the current snapshot. Synchronous on purpose: nothing
+    /// is awaited while the session is locked.
+    fn with_view<T>(&self, step: impl FnOnce(&mut Session, &View<'_>) -> T) -> T {
+        let empty = Node::default();
+        let node = self.connection.node.get().unwrap_or(&empty);
+        let generate = |url: &str, names: Option<&BTreeSet<String>>| {
+            let started = Instant::now();
+            let found = self
+                .server
+                .source
+                .generate(&self.current.snapshot, node, url, names);
+            self.server.metrics.generated(url, started.elapsed());
+            found
+        };
+        let view = View {
+            version: &self.current.version,
+            now: Instant::now(),
+            generate: &generate,
+        };
+        step(&mut self.connection.session(), &view)
+    }
+
+    async fn send(&self, responses: Vec<Response>) -> Result<(), End> {
+        for response in responses {
+            let started = Instant::now();
+            let url = response.type_url.clone();
+            let bytes = response.resources.iter().map(|r| r.any.value.len()).sum();
+            tracing::debug!(
+                connection = self.connection.id, kind = type_url::short(&url),
+                resources = response.resources.len(), removed = response.removed.len(), bytes,
+                nonce = %response.nonce, "push"
+            );
+            let message = W::response(response, self.server.control_plane());
+            let sent = tokio::time::timeout(
+                self.server.limits.send_timeout,
+                self.outbound.send(Ok(message)),
+            );
+            match sent.await {
+                Ok(Ok(())) => self.server.metrics.pushed(&url, bytes, started.elapsed()),
+                // The client is gone; the loop sees it next.
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => {
+                    self.server.metrics.write_timeout();
+                    return Err(Status::deadline_exceeded(
+                        "the client does not read its responses",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn stopping(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the server is gone, which is an end as well.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Slows a client down that asks too fast. It is never cut off for it: a large mesh's first
+/// requests come in a burst.
+pub(super) struct Pace {
+    second: Instant,
+    seen: u32,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self {
+            second: Instant::now(),
+            seen: 0,
+        }
+    }
+
+    async fn wait(&mut self, per_second: u32) {
+        const SECOND: Duration = Duration::from_secs(1);
+        if self.second.elapsed() >= SECOND {
+            *self = Self::new();
+        }
+        self.seen += 1;
+        if self.seen > per_second.max(1) {
+            tokio::time::sleep_until((self.second + SECOND).into()).await;
+            *self = Self {
+                second: Instant::now(),
+                seen: 1,
+            };
+        }
+    }
+}

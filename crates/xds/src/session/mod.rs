@@ -1,0 +1,321 @@
+//! One client's side of ADS as a plain value: requests and pushes go in, responses come out.
+//!
+//! No socket, no task, no clock (the caller says what time it is), and no resource is made here:
+//! they are asked of a [`View`] of the current snapshot.
+//!
+//! Invariants:
+//! - A resource is sent only when its version differs from the one the client holds, when the
+//!   client asks for it by name, or when a cluster that was replaced waits for its endpoints.
+//! - In one push, what is referred to is sent before what refers to it, and what is gone is told
+//!   after the rest was answered ("make before break").
+
+mod delta;
+mod sotw;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use prost::Message;
+use thiserror::Error;
+
+use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use crate::{Changed, Names, Protocol, Resource, Stamp, TypeStatus};
+pub(crate) use watch::Answer;
+use watch::Watch;
+
+/// The snapshot as one client sees it.
+pub(crate) struct View<'a> {
+    pub(crate) version: &'a str,
+    pub(crate) now: Instant,
+    pub(crate) generate: &'a dyn Fn(&str, Option<&BTreeSet<String>>) -> Vec<Arc<Resource>>,
+}
+
+/// A response, not yet in the form of either protocol.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) type_url: String,
+    pub(crate) version: String,
+    pub(crate) nonce: String,
+    pub(crate) resources: Vec<Arc<Resource>>,
+    /// Delta only.
+    pub(crate) removed: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Request {
+    Delta(DeltaDiscoveryRequest),
+    Sotw(DiscoveryRequest),
+}
+
+/// A request that ends the stream.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum Refused {
+    #[error(
+        "type_url is empty: on an aggregated stream every request names the type of resource it is about"
+    )]
+    NoType,
+    #[error("{kind}: more than {most} names subscribed; the server allows no more per client")]
+    TooManyNames { kind: String, most: usize },
+    #[error("a client may watch at most {most} types of resources")]
+    TooManyTypes { most: usize },
+}
+
+/// More types than exist; a bound, not a feature.
+const MOST_TYPES: usize = 32;
+
+/// May the next push begin?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// Answers are owed; look again then, or when one comes.
+    ClosedUntil(Instant),
+}
+
+pub(crate) struct Session {
+    protocol: Protocol,
+    most_names: usize,
+    most_outstanding: usize,
+    nonce_prefix: String,
+    nonces: u64,
+    watches: BTreeMap<String, Watch>,
+    /// Endpoint sets of clusters that were sent anew: Envoy replaces such a cluster and lets it
+    /// wait for its endpoints even if it has them, so they are sent again although unchanged
+    /// (Istio does the same on every CDS push; envoy#13009).
+    rewarm: BTreeSet<String>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        protocol: Protocol,
+        nonce_prefix: String,
+        most_names: usize,
+        most_outstanding: usize,
+    ) -> Self {
+        Self {
+            protocol,
+            most_names,
+            most_outstanding,
+            nonce_prefix,
+            nonces: 0,
+            watches: BTreeMap::new(),
+            rewarm: BTreeSet::new(),
+        }
+    }
+
+    /// Takes one request. The responses are those that the request itself calls for.
+    pub(crate) fn request(
+        &mut self,
+        request: Request,
+        view: &View<'_>,
+    ) -> Result<(Answer, Vec<Response>), Refused> {
+        let type_url = match &request {
+            Request::Delta(delta) => delta.type_url.clone(),
+            Request::Sotw(sotw) => sotw.type_url.clone(),
+        };
+        if type_url.is_empty() {
+            return Err(Refused::NoType);
+        }
+        if !self.watches.contains_key(&type_url) && self.watches.len() >= MOST_TYPES {
+            return Err(Refused::TooManyTypes { most: MOST_TYPES });
+        }
+        let (answer, mut responses) = match request {
+            Request::Delta(delta) => self.delta_request(delta, view),
+            Request::Sotw(sotw) => self.sotw_request(sotw, view),
+        };
+        if let Some(watch) = self.watches.get_mut(&type_url) {
+            if watch.names.len() > self.most_names {
+                let kind = type_url::short(&type_url).to_owned();
+                return Err(Refused::TooManyNames {
+                    kind,
+                    most: self.most_names,
+                });
+            }
+            if watch.outstanding.len() < self.most_outstanding
+                && let Some(names) = watch.held_back.take()
+            {
+                responses.extend(self.update(&type_url, &names, view));
+            }
+        }
+        Ok((answer, responses))
+    }
+
+    /// First half of a push: everything that is new or changed, in push order.
+    pub(crate) fn push(&mut self, changed: &Changed, view: &View<'_>) -> Vec<Response> {
+        let mut types: Vec<String> = self.watches.keys().cloned().collect();
+        types.sort_by_key(|url| type_url::push_rank(url));
+        let mut responses = Vec::new();
+        for url in types {
+            let rewarm = url == ENDPOINT && !self.rewarm.is_empty();
+            let names = match changed.of(&url) {
+                Some(names) => names.clone(),
+                None if rewarm => Names::Some(BTreeSet::new()),
+                None => continue,
+            };
+            responses.extend(self.update(&url, &names, view));
+        }
+        responses
+    }
+
+    /// Second half of a push: what is gone. To be called when the first half was answered.
+    pub(crate) fn remove(&mut self, view: &View<'_>) -> Vec<Response> {
+        let mut types: Vec<String> = self
+            .watches
+            .iter()
+            .filter(|(_, watch)| !watch.pending_removals.is_empty())
+            .map(|(url, _)| url.clone())
+            .collect();
+        types.sort_by_key(|url| removal_rank(url));
+        types
+            .iter()
+            .filter_map(|url| self.removals(url, view))
+            .collect()
+    }
+
+    pub(crate) fn has_removals(&self) -> bool {
+        self.watches
+            .values()
+            .any(|watch| !watch.pending_removals.is_empty())
+    }
+
+    /// The next step of a push may begin when every response was answered, or when the client
+    /// has had `patience` for it. (Envoy withholds the answer to a CDS response while clusters
+    /// warm, so waiting for ever would let one missing endpoint set stop all pushes.)
+    pub(crate) fn gate(&self, now: Instant, patience: Duration) -> Gate {
+        let oldest = self
+            .watches
+            .values()
+            .filter_map(|w| Some(w.outstanding.front()?.at))
+            .min();
+        match oldest {
+            Some(at) if now < at + patience => Gate::ClosedUntil(at + patience),
+            _ => Gate::Open,
+        }
+    }
+
+    pub(crate) fn status(&self) -> BTreeMap<String, TypeStatus> {
+        self.watches
+            .iter()
+            .map(|(url, watch)| (url.clone(), watch.status()))
+            .collect()
+    }
+
+    /// Updates of one type within a push; its removals are noted for later.
+    fn update(&mut self, url: &str, names: &Names, view: &View<'_>) -> Option<Response> {
+        let watch = self.watches.get_mut(url)?;
+        if watch.outstanding.len() >= self.most_outstanding {
+            match &mut watch.held_back {
+                Some(waiting) => waiting.merge(names.clone()),
+                waiting => *waiting = Some(names.clone()),
+            }
+            return None;
+        }
+        match self.protocol {
+            Protocol::Delta => self.delta_update(url, names, view),
+            Protocol::Sotw => self.sotw_update(url, names, view),
+        }
+    }
+
+    fn removals(&mut self, url: &str, view: &View<'_>) -> Option<Response> {
+        match self.protocol {
+            Protocol::Delta => self.delta_removals(url, view),
+            Protocol::Sotw => self.sotw_removals(url, view),
+        }
+    }
+
+    /// Gives the response its nonce and notes it as sent.
+    fn send(
+        &mut self,
+        url: &str,
+        resources: Vec<Arc<Resource>>,
+        removed: Vec<String>,
+        view: &View<'_>,
+    ) -> Option<Response> {
+        let watch = self.watches.get_mut(url)?;
+        if url == CLUSTER {
+            let changed = resources.iter().filter(|cluster| !watch.holds(cluster));
+            self.rewarm
+                .extend(changed.filter_map(|cluster| endpoint_set_of(cluster)));
+        } else if url == ENDPOINT {
+            for resource in &resources {
+                self.rewarm.remove(&resource.name);
+            }
+        }
+        self.nonces += 1;
+        let nonce = format!("{}{}", self.nonce_prefix, self.nonces);
+        let version = view.version.to_owned();
+        let stamp = Stamp {
+            version: version.clone(),
+            nonce: nonce.clone(),
+            at: SystemTime::now(),
+        };
+        let keep = self.protocol == Protocol::Sotw && url == CLUSTER;
+        watch.record(stamp, view.now, &resources, &removed, keep);
+        while watch.outstanding.len() > 4 * self.most_outstanding {
+            watch.outstanding.pop_front();
+        }
+        Some(Response {
+            type_url: url.to_owned(),
+            version,
+            nonce,
+            resources,
+            removed,
+        })
+    }
+
+    /// Endpoint sets that a replaced cluster waits for and this client watches.
+    fn forced(&self, url: &str) -> BTreeSet<String> {
+        match self.watches.get(url) {
+            Some(watch) if url == ENDPOINT => self
+                .rewarm
+                .iter()
+                .filter(|name| watch.wants(name))
+                .cloned()
+                .collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+}
+
+/// Removals go the other way round: first what refers, then what is referred to; endpoint sets
+/// after their clusters.
+fn removal_rank(url: &str) -> usize {
+    match url {
+        LISTENER => 0,
+        ROUTE => 1,
+        CLUSTER => 2,
+        ENDPOINT => 3,
+        _ => 4,
+    }
+}
+
+/// The two fields of `envoy.config.cluster.v3.Cluster` that say which endpoint set it waits for.
+/// Decoding only these keeps a CDS push cheap; the field numbers are Envoy's.
+#[derive(Clone, PartialEq, Message)]
+struct ClusterEndpoints {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "3")]
+    eds: Option<EdsConfig>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct EdsConfig {
+    #[prost(string, tag = "2")]
+    service_name: String,
+}
+
+fn endpoint_set_of(cluster: &Resource) -> Option<String> {
+    let cluster = ClusterEndpoints::decode(cluster.any.value.as_slice()).ok()?;
+    let eds = cluster.eds?;
+    Some(if eds.service_name.is_empty() {
+        cluster.name
+    } else {
+        eds.service_name
+    })
+}
+
+#[cfg(test)]
+mod tests;
