@@ -1,8 +1,11 @@
 //! The mesh on one machine: workloads, Bookinfo, process supervision.
 
 pub mod bookinfo;
+pub mod bootstrap;
 pub mod http;
+mod objects;
 mod parent;
+pub mod plan;
 pub mod rundir;
 pub mod supervise;
 

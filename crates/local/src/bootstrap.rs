@@ -1,0 +1,136 @@
+//! Bootstrap files of proxies: Envoy's bootstrap in JSON, the only format there is. Stock Envoy
+//! starts from the same file as our own proxy.
+//!
+//! Node ids and metadata keys are Istio's; keys that begin with `LATEEN_` say what a mesh on one
+//! machine needs besides: which address listeners bind, and which local port stands for what.
+
+use serde_json::{Map, Value, json};
+
+use crate::plan::{Gateway, Plan, Workload};
+
+const LOOPBACK: &str = "127.0.0.1";
+/// Reported to the control plane as Istio's proxies report theirs.
+const ISTIO_VERSION: &str = "1.30.0";
+
+/// The bootstrap of a workload's sidecar.
+pub fn sidecar(plan: &Plan, workload: &Workload) -> Value {
+    let inbound: Map<String, Value> = workload
+        .ports
+        .iter()
+        .map(|port| (port.inbound.to_string(), json!(port.app)))
+        .collect();
+    let outbound: Map<String, Value> = workload
+        .tcp_outbound
+        .iter()
+        .map(|tcp| (tcp.host_and_port(), json!(tcp.local)))
+        .collect();
+    let own = json!({
+        "LABELS": workload.labels,
+        "SERVICE_ACCOUNT": workload.service_account,
+        "HTTP_PROXY_PORT": workload.outbound.to_string(),
+        "LATEEN_INBOUND": inbound,
+        "LATEEN_OUTBOUND": outbound,
+    });
+    let proxy = Proxy {
+        kind: "sidecar",
+        name: &workload.name,
+        namespace: &workload.namespace,
+        cluster: format!("{}.{}", workload.service, workload.namespace),
+        admin: workload.admin,
+    };
+    proxy.bootstrap(plan.control.xds, own)
+}
+
+/// The bootstrap of a gateway.
+pub fn gateway(plan: &Plan, gateway: &Gateway) -> Value {
+    let own = json!({
+        "LABELS": super::objects::gateway_labels(gateway),
+        "SERVICE_ACCOUNT": format!("{}-service-account", gateway.name),
+    });
+    let proxy = Proxy {
+        kind: "router",
+        name: &gateway.name,
+        namespace: &gateway.namespace,
+        cluster: format!("{}.{}", gateway.name, gateway.namespace),
+        admin: gateway.admin,
+    };
+    proxy.bootstrap(plan.control.xds, own)
+}
+
+struct Proxy<'a> {
+    kind: &'static str,
+    name: &'a str,
+    namespace: &'a str,
+    cluster: String,
+    admin: u16,
+}
+
+impl Proxy<'_> {
+    fn bootstrap(&self, xds: u16, own_metadata: Value) -> Value {
+        let Self {
+            kind,
+            name,
+            namespace,
+            ..
+        } = self;
+        let mut metadata = json!({
+            "NAME": name,
+            "NAMESPACE": namespace,
+            "WORKLOAD_NAME": name,
+            "CLUSTER_ID": "Kubernetes",
+            "ISTIO_VERSION": ISTIO_VERSION,
+            "INTERCEPTION_MODE": "NONE",
+            "LATEEN_BIND": LOOPBACK,
+            "LATEEN_ADMIN": format!("{LOOPBACK}:{}", self.admin),
+        });
+        if let (Some(metadata), Value::Object(own)) = (metadata.as_object_mut(), own_metadata) {
+            metadata.extend(own);
+        }
+        let ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
+        json!({
+            "node": {
+                "id": format!("{kind}~{LOOPBACK}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+                "cluster": self.cluster,
+                "metadata": metadata,
+            },
+            "admin": {"address": socket_address(self.admin)},
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": "DELTA_GRPC",
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                },
+                "cds_config": ads,
+                "lds_config": ads,
+            },
+            "static_resources": {"clusters": [xds_cluster(xds)]},
+        })
+    }
+}
+
+/// The control plane, over HTTP/2 without TLS on loopback.
+fn xds_cluster(port: u16) -> Value {
+    json!({
+        "name": "xds-grpc",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": "xds-grpc",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket_address(port)}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/\
+                    envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {
+                    "connection_keepalive": {"interval": "30s", "timeout": "10s"},
+                }},
+            },
+        },
+    })
+}
+
+fn socket_address(port: u16) -> Value {
+    json!({"socket_address": {"address": LOOPBACK, "port_value": port}})
+}

@@ -1,0 +1,340 @@
+//! The plan of a mesh: what runs, in which service, on which port. Pure: a mesh file and a base
+//! port in, a plan or located errors out.
+//!
+//! Everything is on 127.0.0.1, so every listener has a port of its own. `B` is the base port:
+//!
+//! | port | what |
+//! |---|---|
+//! | B+0 to B+9 | admin of the gateways, one each |
+//! | B+10, B+14, B+88 | control plane: xDS, monitoring, configuration API |
+//! | B+100+10·i | a block per workload: +0 sidecar's admin, +1 its HTTP proxy, +2 inbound and +3 application port of the first port, from +4 inbound and application of the further ports, then one listener per TCP service |
+//!
+//! A workload that needs more than ten takes the next block too. Invariant: no port twice.
+
+mod check;
+mod ports;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use lateen_api::{Diagnostic, ParsedMeshFile};
+
+pub use ports::{PortUse, TakenPort, check_free};
+
+/// Where the `Service` and `WorkloadEntry` of gateways live, as in Istio.
+pub const ROOT_NAMESPACE: &str = "istio-system";
+const DEFAULT_GATEWAY: &str = "istio-ingressgateway";
+const DEFAULT_GATEWAY_PORT: u16 = 8080;
+/// From a gateway's HTTP port to its HTTPS port: 8080 and 8443.
+const HTTPS_OFFSET: u16 = 363;
+
+/// What to plan with besides the mesh file.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    pub port_base: u16,
+    /// Port of the first gateway, instead of the file's.
+    pub gateway_port: Option<u16>,
+    /// Directory that relative paths of the file start from.
+    pub directory: PathBuf,
+}
+
+/// A mesh, ready to be started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub name: Option<String>,
+    pub control: ControlPorts,
+    pub gateways: Vec<Gateway>,
+    pub services: Vec<Service>,
+    pub workloads: Vec<Workload>,
+    /// Files and directories of YAML for the first start.
+    pub config: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlPorts {
+    pub xds: u16,
+    pub monitoring: u16,
+    pub api: u16,
+}
+
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    pub name: String,
+    pub namespace: String,
+    pub admin: u16,
+    pub http: u16,
+    pub https: u16,
+    pub readiness_path: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub name: String,
+    pub namespace: String,
+    pub ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    pub name: String,
+    pub number: u16,
+    pub protocol: Protocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http,
+    Http2,
+    Grpc,
+    Tcp,
+}
+
+impl Protocol {
+    /// As Kubernetes' `appProtocol` and Istio's port names spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Workload {
+    pub name: String,
+    pub namespace: String,
+    pub service: String,
+    pub labels: BTreeMap<String, String>,
+    pub service_account: String,
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub directory: PathBuf,
+    pub readiness_path: Option<String>,
+    /// The sidecar's admin port.
+    pub admin: u16,
+    /// Where the sidecar takes the application's HTTP requests.
+    pub outbound: u16,
+    pub ports: Vec<WorkloadPort>,
+    /// Listeners of the sidecar for TCP services.
+    pub tcp_outbound: Vec<TcpOutbound>,
+}
+
+#[derive(Debug, Clone)]
+pub struct WorkloadPort {
+    pub name: String,
+    /// The service's port.
+    pub service: u16,
+    pub protocol: Protocol,
+    /// Where the sidecar takes requests for this port.
+    pub inbound: u16,
+    /// Where the application listens.
+    pub app: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpOutbound {
+    pub service: String,
+    pub namespace: String,
+    pub port: u16,
+    /// Where the sidecar takes connections to that service.
+    pub local: u16,
+}
+
+impl TcpOutbound {
+    /// `mysql.default.svc.cluster.local:3306`
+    pub fn host_and_port(&self) -> String {
+        format!(
+            "{}.{}.svc.cluster.local:{}",
+            self.service, self.namespace, self.port
+        )
+    }
+}
+
+impl Workload {
+    pub fn version(&self) -> &str {
+        self.labels.get("version").map_or("", String::as_str)
+    }
+}
+
+/// Plans a mesh file. Every error at once; errors about fields carry their place in the file.
+pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, Vec<Diagnostic>> {
+    check::check(parsed)?;
+    let file = &parsed.file;
+    let services = services(file);
+    let workloads: Vec<Workload> = file
+        .workloads
+        .iter()
+        .map(|workload| planned_workload(file, workload, options))
+        .collect();
+    let mut plan = Plan {
+        name: (!file.name.is_empty()).then(|| file.name.clone()),
+        control: ControlPorts {
+            xds: 0,
+            monitoring: 0,
+            api: 0,
+        },
+        gateways: planned_gateways(file, options),
+        services,
+        workloads,
+        config: file
+            .config
+            .iter()
+            .map(|path| options.directory.join(path))
+            .collect(),
+    };
+    ports::assign(&mut plan, parsed, options.port_base)?;
+    Ok(plan)
+}
+
+fn planned_gateways(file: &lateen_api::MeshFile, options: &PlanOptions) -> Vec<Gateway> {
+    let mut gateways: Vec<Gateway> = file
+        .gateways
+        .iter()
+        .map(|gateway| {
+            let http = gateway.port.unwrap_or(DEFAULT_GATEWAY_PORT);
+            Gateway {
+                name: or(&gateway.name, DEFAULT_GATEWAY),
+                namespace: or(&gateway.namespace, ROOT_NAMESPACE),
+                admin: 0,
+                http,
+                https: gateway
+                    .https_port
+                    .unwrap_or(http.saturating_add(HTTPS_OFFSET)),
+                readiness_path: set(&gateway.readiness_path),
+            }
+        })
+        .collect();
+    if let (Some(gateway), Some(port)) = (gateways.first_mut(), options.gateway_port) {
+        gateway.http = port;
+        gateway.https = port.saturating_add(HTTPS_OFFSET);
+    }
+    gateways
+}
+
+/// The services of all workloads, each once.
+fn services(file: &lateen_api::MeshFile) -> Vec<Service> {
+    let mut services: Vec<Service> = Vec::new();
+    for workload in &file.workloads {
+        let (name, namespace) = (service_of(workload), namespace_of(file, workload));
+        let ports = (0..workload.ports.len()).filter_map(|index| service_port(workload, index));
+        let known = services
+            .iter_mut()
+            .find(|s| s.name == name && s.namespace == namespace);
+        match known {
+            // Workloads may serve different ports of one service.
+            Some(known) => {
+                for port in ports {
+                    if !known.ports.iter().any(|other| other.number == port.number) {
+                        known.ports.push(port);
+                    }
+                }
+            }
+            None => services.push(Service {
+                name,
+                namespace,
+                ports: ports.collect(),
+            }),
+        }
+    }
+    services
+}
+
+fn planned_workload(
+    file: &lateen_api::MeshFile,
+    workload: &lateen_api::mesh_file::Workload,
+    options: &PlanOptions,
+) -> Workload {
+    let service = service_of(workload);
+    let mut labels = workload.labels.clone();
+    labels
+        .entry("app".to_owned())
+        .or_insert_with(|| service.clone());
+    if !workload.version.is_empty() {
+        labels.insert("version".to_owned(), workload.version.clone());
+    }
+    let ports = workload
+        .ports
+        .iter()
+        .enumerate()
+        .filter_map(|(index, port)| {
+            let ServicePort {
+                name,
+                number,
+                protocol,
+            } = service_port(workload, index)?;
+            let app = port.app_port.unwrap_or(0);
+            Some(WorkloadPort {
+                name,
+                service: number,
+                protocol,
+                inbound: 0,
+                app,
+            })
+        });
+    Workload {
+        name: workload.name.clone(),
+        namespace: namespace_of(file, workload),
+        labels,
+        service_account: or(&workload.service_account, "default"),
+        command: workload.command.clone(),
+        env: workload.env.clone(),
+        directory: options.directory.join(Path::new(&workload.working_dir)),
+        readiness_path: set(&workload.readiness_path),
+        admin: 0,
+        outbound: 0,
+        ports: ports.collect(),
+        tcp_outbound: Vec::new(),
+        service,
+    }
+}
+
+fn service_of(workload: &lateen_api::mesh_file::Workload) -> String {
+    or(&workload.service, &workload.name)
+}
+
+fn namespace_of(file: &lateen_api::MeshFile, workload: &lateen_api::mesh_file::Workload) -> String {
+    or(&workload.namespace, &or(&file.namespace, "default"))
+}
+
+/// A workload's port as its service has it. None if it cannot be understood, which `check` reports.
+fn service_port(workload: &lateen_api::mesh_file::Workload, index: usize) -> Option<ServicePort> {
+    let port = workload.ports.get(index)?;
+    let protocol = protocol_of(port)?;
+    let name = or(&port.name, protocol.as_str());
+    Some(ServicePort {
+        name,
+        number: port.port?,
+        protocol,
+    })
+}
+
+/// The protocol as said, else from the port's name as Istio reads it (`grpc-web` is grpc), else
+/// HTTP.
+fn protocol_of(port: &lateen_api::mesh_file::WorkloadPort) -> Option<Protocol> {
+    let said = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "http" => Some(Protocol::Http),
+        "http2" => Some(Protocol::Http2),
+        "grpc" => Some(Protocol::Grpc),
+        "tcp" => Some(Protocol::Tcp),
+        _ => None,
+    };
+    if !port.protocol.is_empty() {
+        return said(&port.protocol);
+    }
+    let prefix = port.name.split('-').next().unwrap_or_default();
+    Some(said(prefix).unwrap_or(Protocol::Http))
+}
+
+fn set(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn or(text: &str, default: &str) -> String {
+    if text.is_empty() {
+        default.to_owned()
+    } else {
+        text.to_owned()
+    }
+}
