@@ -1,1 +1,25 @@
 //! MeshSnapshot and proxy to Envoy v3 resources: pure, incremental, cached.
+//!
+//! [`Translator`] is the entry. For each resource it collects the inputs into a key and asks a
+//! memo ([`cache::Memo`]); only what has new inputs is made and encoded again, and proxies that see
+//! the same inputs share the bytes.
+//!
+//! Invariant: a generator reads nothing but its key. No I/O, no clock.
+
+pub mod cache;
+mod clusters;
+mod connection_manager;
+mod endpoints;
+mod envoy;
+mod gateway;
+mod grpc;
+mod listeners;
+pub mod names;
+mod policy;
+mod route_action;
+mod route_match;
+mod route_table;
+mod translator;
+mod virtual_hosts;
+
+pub use translator::{Encoded, Names, Translator, endpoint_resources, type_url};

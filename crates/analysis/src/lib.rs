@@ -1,0 +1,78 @@
+//! What is wrong between objects, with Istio's message codes.
+//!
+//! One object can be right and still mean nothing: a subset that no DestinationRule defines, a
+//! gateway that is not there, two rules for one host. [`findings`] says so for a whole snapshot;
+//! `apply` shows those of the objects it changed.
+//!
+//! What one object can say about itself is checked in `api`. No I/O here.
+
+mod gateways;
+mod virtual_services;
+
+use std::fmt;
+
+use lateen_model::MeshSnapshot;
+use serde::Serialize;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Level {
+    Info,
+    Warning,
+    Error,
+}
+
+/// The object a finding is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Subject {
+    pub kind: &'static str,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Istio's message code, `IST0101`.
+    pub code: &'static str,
+    pub level: Level,
+    pub subject: Subject,
+    pub message: String,
+    /// Path of the field, `spec.http[0].route[1].destination.subset`.
+    pub path: String,
+}
+
+impl fmt::Display for Finding {
+    /// As `istioctl analyze` prints it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Subject {
+            kind,
+            namespace,
+            name,
+        } = &self.subject;
+        write!(
+            f,
+            "{:?} [{}] ({kind} {namespace}/{name}) {}",
+            self.level, self.code, self.message
+        )
+    }
+}
+
+/// Everything that is wrong, by object.
+pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
+    let mut found = virtual_services::findings(snapshot);
+    found.extend(gateways::findings(snapshot));
+    found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
+    found
+}
+
+/// "Referenced X not found": a name that leads nowhere (IST0101).
+fn not_found(subject: &Subject, what: &str, name: &str, path: String) -> Finding {
+    Finding {
+        code: "IST0101",
+        level: Level::Error,
+        subject: subject.clone(),
+        message: format!("Referenced {what} not found: {name:?}"),
+        path,
+    }
+}

@@ -1,0 +1,189 @@
+//! Names in VirtualServices that lead nowhere, and rules that fight over a host.
+
+use std::collections::BTreeMap;
+
+use lateen_api::virtual_service::Destination;
+use lateen_model::{MESH_GATEWAY, MeshSnapshot, VirtualService, hostname};
+
+use crate::{Finding, Level, Subject, not_found};
+
+/// Findings of all VirtualServices.
+pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for rule in snapshot.virtual_services() {
+        gateways(snapshot, rule, &mut found);
+        for (destination, path) in destinations(rule) {
+            found.extend(destination_finding(snapshot, rule, destination, path));
+        }
+    }
+    conflicts(snapshot, &mut found);
+    found
+}
+
+fn subject(rule: &VirtualService) -> Subject {
+    Subject {
+        kind: "VirtualService",
+        namespace: rule.origin.namespace.clone(),
+        name: rule.origin.name.clone(),
+    }
+}
+
+fn gateways(snapshot: &MeshSnapshot, rule: &VirtualService, found: &mut Vec<Finding>) {
+    for (index, name) in rule
+        .gateways
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| *name != MESH_GATEWAY)
+    {
+        if !snapshot
+            .gateways()
+            .any(|gateway| gateway.full_name() == *name)
+        {
+            let mut finding = not_found(
+                &subject(rule),
+                "gateway",
+                name,
+                format!("spec.gateways[{index}]"),
+            );
+            let written = &rule.spec.gateways[index];
+            let elsewhere = snapshot
+                .gateways()
+                .find(|gateway| gateway.origin.name == *written);
+            if let Some(gateway) = elsewhere {
+                // The usual mistake: a bare name is looked for in the rule's own namespace.
+                finding.message += &format!("; did you mean {:?}?", gateway.full_name());
+            }
+            found.push(finding);
+        }
+    }
+}
+
+/// Every destination of a rule, with the path of the field.
+fn destinations(rule: &VirtualService) -> Vec<(&Destination, String)> {
+    let mut all = Vec::new();
+    let http = rule.spec.http.iter().enumerate();
+    for (i, route) in http {
+        let targets = route
+            .route
+            .iter()
+            .enumerate()
+            .map(|(j, target)| (target.destination.as_ref(), j));
+        all.extend(
+            targets
+                .filter_map(|(d, j)| Some((d?, format!("spec.http[{i}].route[{j}].destination")))),
+        );
+        all.extend(
+            route
+                .mirror
+                .as_ref()
+                .map(|mirror| (mirror, format!("spec.http[{i}].mirror"))),
+        );
+    }
+    for (i, route) in rule.spec.tcp.iter().enumerate() {
+        let targets = route
+            .route
+            .iter()
+            .enumerate()
+            .map(|(j, target)| (target.destination.as_ref(), j));
+        all.extend(
+            targets
+                .filter_map(|(d, j)| Some((d?, format!("spec.tcp[{i}].route[{j}].destination")))),
+        );
+    }
+    all
+}
+
+fn destination_finding(
+    snapshot: &MeshSnapshot,
+    rule: &VirtualService,
+    destination: &Destination,
+    path: String,
+) -> Option<Finding> {
+    let subject = subject(rule);
+    let host = hostname::resolve(
+        &destination.host,
+        &rule.origin.namespace,
+        &snapshot.settings.domain_suffix,
+    );
+    let Some(service) = snapshot.service(&host) else {
+        return Some(not_found(
+            &subject,
+            "host",
+            &destination.host,
+            format!("{path}.host"),
+        ));
+    };
+    if let Some(port) = destination
+        .port
+        .as_ref()
+        .filter(|port| service.port(port.number).is_none())
+    {
+        let name = format!("{}:{}", destination.host, port.number);
+        return Some(not_found(
+            &subject,
+            "host:port",
+            &name,
+            format!("{path}.port.number"),
+        ));
+    }
+    if destination.subset.is_empty() {
+        if service.ports.len() > 1 && destination.port.is_none() && !rule.is_bound_to(MESH_GATEWAY)
+        {
+            return Some(Finding {
+                code: "IST0112",
+                level: Level::Error,
+                message: format!(
+                    "This VirtualService routes to a host {:?} that exposes multiple ports. Specifying a port in the destination is required to disambiguate.",
+                    destination.host
+                ),
+                path: format!("{path}.port"),
+                subject,
+            });
+        }
+        return None;
+    }
+    let defined = snapshot
+        .destination_rule(&rule.origin.namespace, service)
+        .is_some_and(|rule| rule.subset(&destination.subset).is_some());
+    let name = format!("{}+{}", destination.host, destination.subset);
+    (!defined).then(|| {
+        not_found(
+            &subject,
+            "host+subset in destinationrule",
+            &name,
+            format!("{path}.subset"),
+        )
+    })
+}
+
+/// Two rules for one mesh host: the older wins, the other has no effect there (fact 15).
+fn conflicts(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
+    let mut owners: BTreeMap<&str, Vec<&VirtualService>> = BTreeMap::new();
+    for rule in snapshot
+        .virtual_services()
+        .filter(|rule| rule.is_bound_to(MESH_GATEWAY))
+    {
+        for host in &rule.hosts {
+            owners.entry(host).or_default().push(rule);
+        }
+    }
+    for (host, rules) in owners.iter().filter(|(_, rules)| rules.len() > 1) {
+        let full_name =
+            |rule: &VirtualService| format!("{}/{}", rule.origin.namespace, rule.origin.name);
+        let names: Vec<String> = rules.iter().map(|rule| full_name(rule)).collect();
+        for rule in rules {
+            let subject = subject(rule);
+            found.push(Finding {
+                code: "IST0109",
+                level: Level::Error,
+                message: format!(
+                    "The VirtualServices {} associated with mesh gateway define the same host {host} which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. {} wins, being the oldest.",
+                    names.join(","),
+                    names.first().map(String::as_str).unwrap_or_default(),
+                ),
+                path: "spec.hosts".to_string(),
+                subject,
+            });
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A memo of generated values, keyed by exactly the inputs that made them.
+//!
+//! Invariant: a generator is a plain function of its key, so it cannot read what is not in the
+//! key. Inputs that are shared by `Arc` are compared by identity ([`ById`]); the snapshot keeps
+//! the identity of what did not change, so an unrelated change finds every entry again.
+//!
+//! Entries that no generation used for a while are dropped, which bounds the memo by what the
+//! connected proxies use.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An input compared by identity. It keeps the value alive, so that an address is never reused
+/// for another value while an entry still names it.
+pub struct ById<T: ?Sized>(pub Arc<T>);
+
+impl<T: ?Sized> Clone for ById<T> {
+    fn clone(&self) -> Self {
+        ById(self.0.clone())
+    }
+}
+
+impl<T: ?Sized> PartialEq for ById<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T: ?Sized> Eq for ById<T> {}
+
+impl<T: ?Sized> Hash for ById<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).cast::<()>().hash(state);
+    }
+}
+
+impl<T: ?Sized> std::ops::Deref for ById<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// How many sweeps an entry survives without being used.
+const UNUSED_SWEEPS: u64 = 3;
+
+/// A memo from inputs `K` to a shared generated value `V`.
+pub struct Memo<K, V: ?Sized> {
+    inner: Mutex<Inner<K, V>>,
+}
+
+struct Inner<K, V: ?Sized> {
+    entries: HashMap<K, Entry<V>>,
+    sweep: u64,
+}
+
+struct Entry<V: ?Sized> {
+    value: Arc<V>,
+    last_used: u64,
+}
+
+impl<K, V: ?Sized> Default for Memo<K, V> {
+    fn default() -> Self {
+        Memo {
+            inner: Mutex::new(Inner {
+                entries: HashMap::new(),
+                sweep: 0,
+            }),
+        }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: ?Sized> Memo<K, V> {
+    /// The value for `key`, made by `generate` unless it is known.
+    ///
+    /// Two threads that miss at once may both generate; they make equal values.
+    pub fn get(&self, key: K, generate: impl FnOnce(&K) -> Arc<V>) -> Arc<V> {
+        {
+            let mut inner = self.lock();
+            let sweep = inner.sweep;
+            if let Some(entry) = inner.entries.get_mut(&key) {
+                entry.last_used = sweep;
+                return entry.value.clone();
+            }
+        }
+        let value = generate(&key);
+        let mut inner = self.lock();
+        let last_used = inner.sweep;
+        inner.entries.insert(
+            key,
+            Entry {
+                value: value.clone(),
+                last_used,
+            },
+        );
+        value
+    }
+
+    /// Forgets what was not used since a few sweeps. Called once per snapshot.
+    pub fn sweep(&self) {
+        let mut inner = self.lock();
+        inner.sweep += 1;
+        let oldest = inner.sweep.saturating_sub(UNUSED_SWEEPS);
+        inner.entries.retain(|_, entry| entry.last_used >= oldest);
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    // A poisoned lock only means that a generator panicked; the map itself is whole.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner<K, V>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_inputs_are_generated_once_and_equal_but_other_inputs_again() {
+        let memo: Memo<ById<str>, String> = Memo::default();
+        let input: Arc<str> = Arc::from("a");
+        let twin: Arc<str> = Arc::from("a");
+        let mut runs = 0;
+        for key in [&input, &input, &twin] {
+            memo.get(ById(key.clone()), |k| {
+                runs += 1;
+                Arc::new(k.to_string())
+            });
+        }
+        assert_eq!(runs, 2);
+    }
+
+    #[test]
+    fn entries_nobody_uses_are_dropped_after_a_few_sweeps() {
+        let memo: Memo<u32, u32> = Memo::default();
+        memo.get(1, |_| Arc::new(1));
+        memo.get(2, |_| Arc::new(2));
+        for _ in 0..=UNUSED_SWEEPS {
+            memo.get(1, |_| unreachable!());
+            memo.sweep();
+        }
+        assert_eq!(memo.len(), 1);
+    }
+}

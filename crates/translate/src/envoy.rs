@@ -1,0 +1,128 @@
+//! Short names for the Envoy messages that translation writes, and the small builders they need.
+//!
+//! Only shapes live here; what goes into them is decided by the generators.
+
+pub use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
+pub use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+pub use envoy_types::pb::envoy::config::core::v3 as core;
+pub use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
+pub use envoy_types::pb::envoy::config::listener::v3 as listener;
+pub use envoy_types::pb::envoy::config::route::v3 as route;
+pub use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file_log;
+pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
+pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+pub use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream_http;
+pub use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+pub use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, Struct, UInt32Value, Value};
+
+use std::collections::HashMap;
+
+use prost::{Message, Name};
+
+/// Packs a message with its type.
+pub fn any<M: Message + Name>(message: &M) -> Any {
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
+}
+
+/// A protobuf duration.
+pub fn duration(value: std::time::Duration) -> Duration {
+    Duration {
+        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(value.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// A wrapped number.
+pub fn u32_value(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+/// A wrapped boolean.
+pub fn bool_value(value: bool) -> Option<BoolValue> {
+    Some(BoolValue { value })
+}
+
+/// A TCP socket address.
+pub fn socket_address(address: &str, port: u32) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: address.to_string(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    }
+}
+
+/// "Ask on the aggregated stream."
+pub fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource {},
+        )),
+        // Wait for the resource rather than start without it: a listener without its routes
+        // would answer 404 (Istio sets the same).
+        initial_fetch_timeout: Some(Duration {
+            seconds: 0,
+            nanos: 0,
+        }),
+        resource_api_version: core::ApiVersion::V3 as i32,
+        ..Default::default()
+    }
+}
+
+/// A filter chain entry with its typed configuration.
+pub fn network_filter<M: Message + Name>(name: &str, config: &M) -> listener::Filter {
+    listener::Filter {
+        name: name.to_string(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))),
+    }
+}
+
+/// An HTTP filter with its typed configuration.
+pub fn http_filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
+    hcm::HttpFilter {
+        name: name.to_string(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}
+
+/// A regular expression, matched against the whole value (fact 3).
+pub fn regex(pattern: &str) -> matcher::RegexMatcher {
+    matcher::RegexMatcher {
+        regex: pattern.to_string(),
+        ..Default::default()
+    }
+}
+
+/// A string match of one kind.
+pub fn string_matcher(pattern: matcher::string_matcher::MatchPattern) -> matcher::StringMatcher {
+    matcher::StringMatcher {
+        match_pattern: Some(pattern),
+        ignore_case: false,
+    }
+}
+
+/// Metadata `filter_metadata.NAMESPACE = {key: text}`.
+pub fn metadata(namespace: &str, fields: &[(&str, String)]) -> core::Metadata {
+    let fields = fields
+        .iter()
+        .map(|(key, value)| (key.to_string(), text(value)))
+        .collect();
+    core::Metadata {
+        filter_metadata: HashMap::from([(namespace.to_string(), Struct { fields })]),
+        ..Default::default()
+    }
+}
+
+fn text(value: &str) -> Value {
+    Value {
+        kind: Some(envoy_types::pb::google::protobuf::value::Kind::StringValue(
+            value.to_string(),
+        )),
+    }
+}

@@ -1,0 +1,65 @@
+//! Names of generated resources, exactly Istio's (fact 27): dashboards, `proxy-config` and
+//! people's habits depend on them.
+
+/// `outbound|9080|v1|reviews.default.svc.cluster.local`; no subset is the empty text.
+pub fn outbound_cluster(port: u32, subset: &str, host: &str) -> String {
+    format!("outbound|{port}|{subset}|{host}")
+}
+
+/// `inbound|9080||`.
+pub fn inbound_cluster(port: u16) -> String {
+    format!("inbound|{port}||")
+}
+
+/// The parts of an outbound cluster name: port, subset, host.
+pub fn parse_outbound(name: &str) -> Option<(u32, &str, &str)> {
+    let mut parts = name.split('|');
+    let (kind, port, subset, host) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    if kind != "outbound" || parts.next().is_some() {
+        return None;
+    }
+    Some((port.parse().ok()?, subset, host))
+}
+
+/// `127.0.0.1_9080`.
+pub fn listener(bind: &str, port: u32) -> String {
+    format!("{bind}_{port}")
+}
+
+/// The route table of the outbound HTTP proxy listener.
+pub const HTTP_PROXY_ROUTES: &str = "http_proxy";
+
+/// The route table of a gateway's plain HTTP port: `http.8080`.
+pub fn gateway_routes(port: u32) -> String {
+    format!("http.{port}")
+}
+
+/// Connections whose destination nobody knows are passed on to where they were going.
+pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
+/// Connections whose destination nobody knows are closed.
+pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbound_name_is_read_back() {
+        let name = outbound_cluster(9080, "v1", "reviews.default.svc.cluster.local");
+        assert_eq!(name, "outbound|9080|v1|reviews.default.svc.cluster.local");
+        assert_eq!(
+            parse_outbound(&name),
+            Some((9080, "v1", "reviews.default.svc.cluster.local"))
+        );
+        assert_eq!(parse_outbound("outbound|80||a"), Some((80, "", "a")));
+        for wrong in [
+            "inbound|80||",
+            "outbound|x||a",
+            "outbound|80|a",
+            "outbound|1|2|3|4",
+            "",
+        ] {
+            assert_eq!(parse_outbound(wrong), None, "{wrong}");
+        }
+    }
+}

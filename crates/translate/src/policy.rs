@@ -1,0 +1,69 @@
+//! Which traffic policy applies to one port of one subset.
+
+use lateen_api::destination_rule::{
+    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, SimpleLb,
+    TrafficPolicy,
+};
+use lateen_model::DestinationRule;
+
+/// The groups of a traffic policy after merging. A missing group means the mesh's defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    pub load_balancer: Option<LoadBalancerSettings>,
+    pub connection_pool: Option<ConnectionPoolSettings>,
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+impl Policy {
+    /// The policy for a port of a subset (or of no subset).
+    ///
+    /// A subset's groups replace those of the rule one by one. Settings for the port replace *all*
+    /// groups: what they leave out goes back to the defaults (fact 31).
+    pub fn of(rule: Option<&DestinationRule>, subset: &str, port: u32) -> Policy {
+        let Some(rule) = rule else {
+            return Policy::default();
+        };
+        let mut policy = Policy::default();
+        policy.apply(rule.traffic_policy.as_ref(), port);
+        if let Some(subset) = rule.subset(subset) {
+            policy.apply(subset.traffic_policy.as_ref(), port);
+        }
+        policy
+    }
+
+    fn apply(&mut self, over: Option<&TrafficPolicy>, port: u32) {
+        let Some(over) = over else { return };
+        if over.load_balancer.is_some() {
+            self.load_balancer.clone_from(&over.load_balancer);
+        }
+        if over.connection_pool.is_some() {
+            self.connection_pool.clone_from(&over.connection_pool);
+        }
+        if over.outlier_detection.is_some() {
+            self.outlier_detection.clone_from(&over.outlier_detection);
+        }
+        let of_port = |settings: &&PortTrafficPolicy| {
+            settings.port.as_ref().is_some_and(|p| p.number == port)
+        };
+        if let Some(settings) = over.port_level_settings.iter().find(of_port) {
+            *self = Policy {
+                load_balancer: settings.load_balancer.clone(),
+                connection_pool: settings.connection_pool.clone(),
+                outlier_detection: settings.outlier_detection.clone(),
+            };
+        }
+    }
+
+    /// The simple balancer; least request unless something else is asked for (fact 33).
+    pub fn simple_balancer(&self) -> SimpleLb {
+        match self
+            .load_balancer
+            .as_ref()
+            .and_then(|lb| lb.simple)
+            .unwrap_or_default()
+        {
+            SimpleLb::Unspecified | SimpleLb::LeastConn => SimpleLb::LeastRequest,
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! What happens to a request that matched: forward, redirect, answer. With retries, timeouts,
+//! rewrites and header operations.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use lateen_api::virtual_service::{
+    Destination, HeaderOperations, Headers, HttpDirectResponse, HttpRedirect, HttpRetry,
+    HttpRewrite, HttpRoute, RedirectPortSelection, StringMatch,
+};
+use lateen_model::hostname;
+
+use crate::envoy::{self, core, matcher, route};
+use crate::names;
+
+use route::route::Action;
+use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+
+/// What the destinations of a rule are resolved with.
+pub struct Destinations<'a> {
+    /// Namespace of the rule: short names resolve there (fact 56).
+    pub rule_namespace: &'a str,
+    pub domain_suffix: &'a str,
+    /// The port taken when neither the rule nor the service says one.
+    pub listen_port: u32,
+    /// Hosts of services with exactly one port.
+    pub single_ports: &'a BTreeMap<String, u32>,
+}
+
+impl Destinations<'_> {
+    /// The cluster of a destination.
+    pub fn cluster(&self, destination: &Destination) -> String {
+        let host = self.host(destination);
+        let port = match &destination.port {
+            Some(port) if port.number != 0 => port.number,
+            _ => self
+                .single_ports
+                .get(&host)
+                .copied()
+                .unwrap_or(self.listen_port),
+        };
+        names::outbound_cluster(port, &destination.subset, &host)
+    }
+
+    fn host(&self, destination: &Destination) -> String {
+        hostname::resolve(&destination.host, self.rule_namespace, self.domain_suffix)
+    }
+}
+
+/// Istio's retries for a route that says nothing: only where the request was not processed
+/// (fact 10).
+pub fn default_retry_policy() -> route::RetryPolicy {
+    retry_policy(
+        2,
+        "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes",
+        None,
+    )
+}
+
+fn retry_policy(
+    attempts: u32,
+    retry_on: &str,
+    per_try_timeout: Option<Duration>,
+) -> route::RetryPolicy {
+    let codes: Vec<u32> = retry_on
+        .split(',')
+        .filter_map(|token| token.trim().parse().ok())
+        .collect();
+    let mut tokens: Vec<&str> = retry_on
+        .split(',')
+        .map(str::trim)
+        .filter(|t| !t.is_empty() && t.parse::<u32>().is_err())
+        .collect();
+    if !codes.is_empty() && !tokens.contains(&"retriable-status-codes") {
+        tokens.push("retriable-status-codes");
+    }
+    let predicate = envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate {};
+    route::RetryPolicy {
+        retry_on: tokens.join(","),
+        num_retries: envoy::u32_value(attempts),
+        per_try_timeout: per_try_timeout.map(envoy::duration),
+        retriable_status_codes: codes,
+        retry_host_predicate: vec![route::retry_policy::RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".to_string(),
+            config_type: Some(
+                route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(envoy::any(
+                    &predicate,
+                )),
+            ),
+        }],
+        host_selection_retry_max_attempts: 5,
+        ..Default::default()
+    }
+}
+
+fn retries(retries: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
+    let Some(retries) = retries else {
+        return Some(default_retry_policy());
+    };
+    let attempts = match retries.attempts {
+        Some(attempts) => u32::try_from(attempts).unwrap_or(0),
+        None => 2,
+    };
+    if attempts == 0 {
+        return None;
+    }
+    let default = default_retry_policy();
+    let mut policy = match retries.retry_on.as_str() {
+        "" => route::RetryPolicy {
+            num_retries: envoy::u32_value(attempts),
+            per_try_timeout: retries.per_try_timeout.map(envoy::duration),
+            ..default
+        },
+        on => retry_policy(attempts, on, retries.per_try_timeout),
+    };
+    if let Some(base) = retries.backoff {
+        policy.retry_back_off = Some(route::retry_policy::RetryBackOff {
+            base_interval: Some(envoy::duration(base)),
+            max_interval: None,
+        });
+    }
+    Some(policy)
+}
+
+/// The plain way to one cluster: no timeout (fact 9), default retries.
+pub fn forward_to(cluster: String) -> Action {
+    Action::Route(route::RouteAction {
+        timeout: Some(envoy::duration(Duration::ZERO)),
+        retry_policy: Some(default_retry_policy()),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        ..Default::default()
+    })
+}
+
+/// Fills action and header operations of a route from a rule.
+pub fn apply(
+    made: &mut route::Route,
+    rule: &HttpRoute,
+    uri: Option<&StringMatch>,
+    to: &Destinations<'_>,
+) {
+    add_headers(rule.headers.as_ref(), made);
+    made.action = Some(if let Some(redirect) = &rule.redirect {
+        Action::Redirect(redirect_action(redirect, to.listen_port))
+    } else if let Some(answer) = &rule.direct_response {
+        Action::DirectResponse(direct_response(answer))
+    } else {
+        Action::Route(forward(made, rule, uri, to))
+    });
+}
+
+fn forward(
+    made: &mut route::Route,
+    rule: &HttpRoute,
+    uri: Option<&StringMatch>,
+    to: &Destinations<'_>,
+) -> route::RouteAction {
+    let mut action = route::RouteAction {
+        timeout: Some(envoy::duration(rule.timeout.unwrap_or(Duration::ZERO))),
+        retry_policy: retries(rule.retries.as_ref()),
+        ..Default::default()
+    };
+    if let Some(host) = requested_host(rule.headers.as_ref()) {
+        action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(host));
+    }
+    if let Some(rewrite) = &rule.rewrite {
+        apply_rewrite(&mut action, rewrite, uri);
+    }
+    // Weights are relative; the only destination takes all, a member of weight 0 takes nothing
+    // (fact 8).
+    let weight = |one: &lateen_api::virtual_service::HttpRouteDestination| {
+        u32::try_from(one.weight.unwrap_or(0)).unwrap_or(0)
+    };
+    let targets: Vec<_> = match rule.route.as_slice() {
+        [only] => vec![(only, 100)],
+        many => many
+            .iter()
+            .map(|one| (one, weight(one)))
+            .filter(|(_, w)| *w > 0)
+            .collect(),
+    };
+    match targets.as_slice() {
+        [(only, _)] => {
+            add_headers(only.headers.as_ref(), made);
+            if let Some(host) = requested_host(only.headers.as_ref()) {
+                action.host_rewrite_specifier =
+                    Some(HostRewriteSpecifier::HostRewriteLiteral(host));
+            }
+            let destination = only.destination.clone().unwrap_or_default();
+            action.cluster_specifier = Some(ClusterSpecifier::Cluster(to.cluster(&destination)));
+        }
+        many => {
+            let clusters = many
+                .iter()
+                .map(|(one, weight)| cluster_weight(one, *weight, to))
+                .collect();
+            action.cluster_specifier =
+                Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster {
+                    clusters,
+                    ..Default::default()
+                }));
+        }
+    }
+    action
+}
+
+fn cluster_weight(
+    one: &lateen_api::virtual_service::HttpRouteDestination,
+    weight: u32,
+    to: &Destinations<'_>,
+) -> route::weighted_cluster::ClusterWeight {
+    let mut carrier = route::Route::default();
+    add_headers(one.headers.as_ref(), &mut carrier);
+    let destination = one.destination.clone().unwrap_or_default();
+    route::weighted_cluster::ClusterWeight {
+        name: to.cluster(&destination),
+        weight: envoy::u32_value(weight),
+        request_headers_to_add: carrier.request_headers_to_add,
+        request_headers_to_remove: carrier.request_headers_to_remove,
+        response_headers_to_add: carrier.response_headers_to_add,
+        response_headers_to_remove: carrier.response_headers_to_remove,
+        host_rewrite_specifier: requested_host(one.headers.as_ref())
+            .map(route::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
+        ..Default::default()
+    }
+}
+
+/// On a prefix match only the prefix is replaced, otherwise the whole path (fact 7).
+fn apply_rewrite(
+    action: &mut route::RouteAction,
+    rewrite: &HttpRewrite,
+    uri: Option<&StringMatch>,
+) {
+    if !rewrite.authority.is_empty() {
+        action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(
+            rewrite.authority.clone(),
+        ));
+    }
+    if let Some(regex) = &rewrite.uri_regex_rewrite {
+        action.regex_rewrite = Some(regex_rewrite(&regex.matches, &regex.rewrite));
+    } else if !rewrite.uri.is_empty() {
+        match uri {
+            Some(StringMatch::Regex(pattern)) if pattern != "*" => {
+                // A regex match has no prefix to replace: the whole path goes.
+                action.regex_rewrite =
+                    Some(regex_rewrite("^/[^?]*", &escape_substitution(&rewrite.uri)));
+            }
+            _ => action.prefix_rewrite = rewrite.uri.clone(),
+        }
+    }
+}
+
+fn regex_rewrite(pattern: &str, substitution: &str) -> matcher::RegexMatchAndSubstitute {
+    matcher::RegexMatchAndSubstitute {
+        pattern: Some(envoy::regex(pattern)),
+        substitution: substitution.to_string(),
+    }
+}
+
+/// Backslashes have a meaning in substitutions.
+fn escape_substitution(text: &str) -> String {
+    text.replace('\\', "\\\\")
+}
+
+fn redirect_action(redirect: &HttpRedirect, listen_port: u32) -> route::RedirectAction {
+    use route::redirect_action::{
+        PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+    };
+    let default_port = if redirect.scheme.eq_ignore_ascii_case("https") {
+        443
+    } else {
+        80
+    };
+    route::RedirectAction {
+        host_redirect: redirect.authority.clone(),
+        port_redirect: match (redirect.port, redirect.derive_port) {
+            (Some(port), _) => port,
+            (None, Some(RedirectPortSelection::FromRequestPort)) => listen_port,
+            (None, Some(RedirectPortSelection::FromProtocolDefault))
+                if !redirect.scheme.is_empty() =>
+            {
+                default_port
+            }
+            (None, _) => 0,
+        },
+        response_code: match redirect.redirect_code.unwrap_or(301) {
+            302 => RedirectResponseCode::Found,
+            303 => RedirectResponseCode::SeeOther,
+            307 => RedirectResponseCode::TemporaryRedirect,
+            308 => RedirectResponseCode::PermanentRedirect,
+            _ => RedirectResponseCode::MovedPermanently,
+        } as i32,
+        scheme_rewrite_specifier: Some(redirect.scheme.clone())
+            .filter(|scheme| !scheme.is_empty())
+            .map(SchemeRewriteSpecifier::SchemeRedirect),
+        path_rewrite_specifier: if !redirect.uri.is_empty() {
+            Some(PathRewriteSpecifier::PathRedirect(redirect.uri.clone()))
+        } else if !redirect.prefix_rewrite.is_empty() {
+            Some(PathRewriteSpecifier::PrefixRewrite(
+                redirect.prefix_rewrite.clone(),
+            ))
+        } else {
+            None
+        },
+        ..Default::default()
+    }
+}
+
+fn direct_response(answer: &HttpDirectResponse) -> route::DirectResponseAction {
+    let body = answer
+        .body
+        .as_ref()
+        .and_then(|body| match (&body.string, &body.bytes) {
+            (Some(text), _) => Some(core::data_source::Specifier::InlineString(text.clone())),
+            // Bytes are base64 in JSON; what cannot be decoded was refused by validation.
+            (None, Some(bytes)) => base64::engine::general_purpose::STANDARD
+                .decode(bytes)
+                .ok()
+                .map(core::data_source::Specifier::InlineBytes),
+            (None, None) => None,
+        });
+    route::DirectResponseAction {
+        status: answer.status,
+        body: body.map(|specifier| core::DataSource {
+            specifier: Some(specifier),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// `headers.request.set` of the authority means a host rewrite (fact 22).
+fn requested_host(headers: Option<&Headers>) -> Option<String> {
+    let set = &headers?.request.as_ref()?.set;
+    set.iter()
+        .find(|(name, _)| is_authority(name))
+        .map(|(_, value)| value.clone())
+}
+
+fn is_authority(name: &str) -> bool {
+    ["host", ":authority", "authority"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+fn add_headers(headers: Option<&Headers>, made: &mut route::Route) {
+    let Some(headers) = headers else { return };
+    if let Some(request) = &headers.request {
+        made.request_headers_to_add.extend(header_values(request));
+        made.request_headers_to_remove.extend(removals(request));
+    }
+    if let Some(response) = &headers.response {
+        made.response_headers_to_add.extend(header_values(response));
+        made.response_headers_to_remove.extend(removals(response));
+    }
+}
+
+fn removals(operations: &HeaderOperations) -> impl Iterator<Item = String> {
+    operations
+        .remove
+        .iter()
+        .filter(|name| !is_authority(name))
+        .cloned()
+}
+
+/// `set` overwrites every copy, `add` appends one (fact 22).
+fn header_values(operations: &HeaderOperations) -> impl Iterator<Item = core::HeaderValueOption> {
+    use core::header_value_option::HeaderAppendAction;
+    let option =
+        |(name, value): (&String, &String), action: HeaderAppendAction| core::HeaderValueOption {
+            header: Some(core::HeaderValue {
+                key: name.clone(),
+                value: value.clone(),
+                ..Default::default()
+            }),
+            append_action: action as i32,
+            ..Default::default()
+        };
+    let sets = operations
+        .set
+        .iter()
+        .filter(|(name, _)| !is_authority(name));
+    let sets = sets.map(move |pair| option(pair, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let adds = operations
+        .add
+        .iter()
+        .filter(|(name, _)| !is_authority(name));
+    let adds = adds.map(move |pair| option(pair, HeaderAppendAction::AppendIfExistsOrAdd));
+    sets.chain(adds)
+}

@@ -1,0 +1,374 @@
+//! Route tables (RDS): which virtual hosts a listener has, and under which domains.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use lateen_api::virtual_service::Destination;
+use lateen_model::{
+    HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, ServerHost, Service, VirtualService, hostname,
+};
+use prost::Message;
+
+use crate::cache::ById;
+use crate::envoy::{core, route};
+use crate::gateway::GatewayPort;
+use crate::route_match::Audience;
+use crate::virtual_hosts::VirtualHostKey;
+
+/// Port of a rule host that no service stands behind: Istio serves it on 80 only.
+const UNREGISTERED_PORT: u32 = 80;
+
+/// The virtual hosts of a sidecar's outbound HTTP proxy listener: every HTTP port of every service
+/// the proxy sees, and every rule host that no service stands behind.
+pub fn http_proxy(snapshot: &MeshSnapshot, proxy: &Proxy) -> Vec<VirtualHostKey> {
+    let rules = HostIndex::new(snapshot.mesh_virtual_services(&proxy.namespace));
+    let mut taken = HashSet::new();
+    let mut keys = Vec::new();
+    for service in snapshot.visible_services(&proxy.namespace) {
+        let rule = rules.rule_for(&service.hostname);
+        for port in service
+            .ports
+            .iter()
+            .filter(|port| port.protocol.is_http_or_undeclared())
+        {
+            let domains = service_domains(service, port.number, proxy);
+            let service = Some((service.hostname.to_string(), port.number));
+            let name = format!(
+                "{}:{}",
+                service.as_ref().map_or("", |(host, _)| host),
+                port.number
+            );
+            let rules = rule.filter(|rule| !rule.spec.http.is_empty());
+            keys.extend(mesh_host(
+                snapshot,
+                proxy,
+                &mut taken,
+                name,
+                domains,
+                rules.into_iter(),
+                service,
+            ));
+        }
+    }
+    for rule in snapshot.mesh_virtual_services(&proxy.namespace) {
+        for host in rule
+            .hosts
+            .iter()
+            .filter(|host| snapshot.service(host).is_none())
+        {
+            let domains = vec![host.clone(), format!("{host}:{UNREGISTERED_PORT}")];
+            let domains = if host == "*" {
+                vec![host.clone()]
+            } else {
+                domains
+            };
+            let name = format!("{host}:{UNREGISTERED_PORT}");
+            keys.extend(mesh_host(
+                snapshot,
+                proxy,
+                &mut taken,
+                name,
+                domains,
+                std::iter::once(rule),
+                None,
+            ));
+        }
+    }
+    keys
+}
+
+/// A virtual host for sidecars; `None` when all of its domains are taken.
+fn mesh_host<'a>(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    taken: &mut HashSet<String>,
+    name: String,
+    mut domains: Vec<String>,
+    rules: impl Iterator<Item = &'a Arc<VirtualService>>,
+    service: Option<(String, u32)>,
+) -> Option<VirtualHostKey> {
+    // Envoy refuses a table in which a domain stands twice; the first keeps it.
+    domains.retain(|domain| taken.insert(domain.clone()));
+    if domains.is_empty() {
+        return None;
+    }
+    let rules: Vec<_> = rules.cloned().map(ById).collect();
+    let port = service
+        .as_ref()
+        .map_or(UNREGISTERED_PORT, |(_, port)| *port);
+    Some(VirtualHostKey {
+        name,
+        domains,
+        single_ports: single_ports(snapshot, &rules),
+        audience: audience(proxy, vec![MESH_GATEWAY.to_string()], port, &rules),
+        rules,
+        service,
+        require_tls: false,
+        mesh: ById(snapshot.settings.clone()),
+    })
+}
+
+/// Names under which a client in the proxy's namespace reaches a service port (fact 16). The plain
+/// names stand for port 80, since that is what a client means who says none.
+fn service_domains(service: &Service, port: u32, proxy: &Proxy) -> Vec<String> {
+    let mut hosts = vec![service.hostname.to_string()];
+    let suffix = proxy
+        .dns_domain
+        .split_once('.')
+        .map_or("", |(_, suffix)| suffix);
+    let suffix = suffix.strip_prefix("svc.").unwrap_or("cluster.local");
+    let tail = format!(".{}.svc.{suffix}", service.namespace);
+    if let Some(name) = service.hostname.strip_suffix(&tail) {
+        if service.namespace == proxy.namespace {
+            hosts.push(name.to_string());
+        }
+        hosts.push(format!("{name}.{}", service.namespace));
+        hosts.push(format!("{name}.{}.svc", service.namespace));
+    }
+    hosts.extend(
+        service
+            .addresses
+            .iter()
+            .filter(|a| !a.contains('/'))
+            .cloned(),
+    );
+    let mut domains = Vec::new();
+    for host in hosts {
+        if port == 80 {
+            domains.push(host.clone());
+        }
+        domains.push(format!("{host}:{port}"));
+    }
+    domains
+}
+
+/// The audience of a virtual host. Namespace and labels are left out where no rule asks for them,
+/// so that proxies share the result.
+fn audience(
+    proxy: &Proxy,
+    gateways: Vec<String>,
+    port: u32,
+    rules: &[ById<VirtualService>],
+) -> Audience {
+    let items = || {
+        rules
+            .iter()
+            .flat_map(|rule| &rule.spec.http)
+            .flat_map(|http| &http.matches)
+    };
+    let by_labels = items().any(|item| !item.source_labels.is_empty());
+    let by_namespace = items().any(|item| !item.source_namespace.is_empty());
+    Audience {
+        gateways,
+        namespace: if by_namespace {
+            proxy.namespace.clone()
+        } else {
+            String::new()
+        },
+        labels: if by_labels {
+            proxy.labels.clone()
+        } else {
+            BTreeMap::new()
+        },
+        port,
+    }
+}
+
+/// Ports of the destination hosts that have exactly one.
+pub fn single_ports(
+    snapshot: &MeshSnapshot,
+    rules: &[ById<VirtualService>],
+) -> BTreeMap<String, u32> {
+    let mut ports = BTreeMap::new();
+    for rule in rules {
+        let destinations = rule
+            .spec
+            .http
+            .iter()
+            .flat_map(|http| &http.route)
+            .filter_map(|r| r.destination.as_ref());
+        ports.extend(single_ports_of(
+            snapshot,
+            &rule.origin.namespace,
+            destinations,
+        ));
+    }
+    ports
+}
+
+/// The same for given destinations of a rule.
+pub fn single_ports_of<'a>(
+    snapshot: &MeshSnapshot,
+    rule_namespace: &str,
+    destinations: impl Iterator<Item = &'a Destination>,
+) -> BTreeMap<String, u32> {
+    let hosts = destinations.map(|destination| {
+        hostname::resolve(
+            &destination.host,
+            rule_namespace,
+            &snapshot.settings.domain_suffix,
+        )
+    });
+    let with_port = hosts.filter_map(|host| match snapshot.service(&host)?.ports.as_slice() {
+        [only] => Some((host, only.number)),
+        _ => None,
+    });
+    with_port.collect()
+}
+
+/// The virtual hosts of one port of a gateway: per host all rules bound to its Gateways, merged
+/// oldest first (facts 15, 20); a port without any rule still answers, with 404 (fact 19).
+pub fn gateway(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    port: &GatewayPort<'_>,
+) -> Vec<VirtualHostKey> {
+    let mut hosts: BTreeMap<String, GatewayHost<'_>> = BTreeMap::new();
+    for (gateway, server) in &port.servers {
+        let gateway_name = gateway.full_name();
+        let redirect = server
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.https_redirect == Some(true));
+        let bound = || {
+            snapshot
+                .virtual_services()
+                .filter(|rule| rule.is_bound_to(&gateway_name))
+        };
+        for text in &server.hosts {
+            let server_host = ServerHost::parse(text, &gateway.origin.namespace);
+            for rule in bound().filter(|rule| server_host.admits(&rule.origin.namespace)) {
+                for host in rule
+                    .hosts
+                    .iter()
+                    .filter_map(|host| hostname::intersection(server_host.host, host))
+                {
+                    hosts
+                        .entry(host.to_string())
+                        .or_default()
+                        .add(rule, &gateway_name, redirect);
+                }
+            }
+            if redirect {
+                hosts
+                    .entry(server_host.host.to_string())
+                    .or_default()
+                    .require_tls = true;
+            }
+        }
+    }
+    if hosts.is_empty() {
+        hosts.insert("*".to_string(), GatewayHost::default());
+    }
+    let keys = hosts.into_iter().map(|(host, made)| {
+        let rules: Vec<_> = made.rules.into_values().cloned().map(ById).collect();
+        VirtualHostKey {
+            name: if rules.is_empty() && !made.require_tls {
+                format!("blackhole:{}", port.number)
+            } else {
+                format!("{host}:{}", port.number)
+            },
+            domains: vec![host],
+            single_ports: single_ports(snapshot, &rules),
+            audience: audience(
+                proxy,
+                made.gateways.into_iter().collect(),
+                port.server_port,
+                &rules,
+            ),
+            rules,
+            service: None,
+            require_tls: made.require_tls,
+            mesh: ById(snapshot.settings.clone()),
+        }
+    });
+    keys.collect()
+}
+
+#[derive(Default)]
+struct GatewayHost<'a> {
+    /// By origin, which sorts oldest first.
+    rules: BTreeMap<&'a lateen_model::Origin, &'a Arc<VirtualService>>,
+    gateways: BTreeSet<String>,
+    require_tls: bool,
+}
+
+impl<'a> GatewayHost<'a> {
+    fn add(&mut self, rule: &'a Arc<VirtualService>, gateway: &str, redirect: bool) {
+        self.rules.insert(&rule.origin, rule);
+        self.gateways.insert(gateway.to_string());
+        self.require_tls |= redirect;
+    }
+}
+
+/// Puts a table together from encoded virtual hosts.
+///
+/// A message may be written in pieces: repeated field 2 is appended to the encoding of the rest,
+/// so that a change of one virtual host does not encode the others again.
+pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: Rest) -> Vec<u8> {
+    let fallback = match rest {
+        Rest::BlockUnknownHosts => vec![block_all()],
+        Rest::IgnorePorts | Rest::Nothing => Vec::new(),
+    };
+    let table = route::RouteConfiguration {
+        name: name.to_string(),
+        ignore_port_in_host_matching: rest == Rest::IgnorePorts,
+        virtual_hosts: Vec::new(),
+        validate_clusters: crate::envoy::bool_value(false),
+        max_direct_response_body_size_bytes: crate::envoy::u32_value(1024 * 1024),
+        ..Default::default()
+    };
+    let mut bytes = table.encode_to_vec();
+    for one in virtual_hosts {
+        append_virtual_host(&mut bytes, one);
+    }
+    for one in fallback {
+        append_virtual_host(&mut bytes, &one.encode_to_vec());
+    }
+    bytes
+}
+
+/// What a table does beside its virtual hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rest {
+    /// Hosts nobody knows are answered 502 (fact 17).
+    BlockUnknownHosts,
+    /// The port in the Host header does not matter.
+    IgnorePorts,
+    Nothing,
+}
+
+fn append_virtual_host(bytes: &mut Vec<u8>, encoded: &[u8]) {
+    use prost::encoding::{WireType, encode_key, encode_varint};
+    const VIRTUAL_HOSTS: u32 = 2;
+    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, bytes);
+    encode_varint(encoded.len() as u64, bytes);
+    bytes.extend_from_slice(encoded);
+}
+
+fn block_all() -> route::VirtualHost {
+    let body = "no service of the mesh has this host; register it with a ServiceEntry\n";
+    route::VirtualHost {
+        name: "block_all".to_string(),
+        domains: vec!["*".to_string()],
+        routes: vec![route::Route {
+            name: "block_all".to_string(),
+            r#match: Some(crate::route_match::everything()),
+            action: Some(route::route::Action::DirectResponse(
+                route::DirectResponseAction {
+                    status: 502,
+                    body: Some(core::DataSource {
+                        specifier: Some(core::data_source::Specifier::InlineString(
+                            body.to_string(),
+                        )),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                },
+            )),
+            ..Default::default()
+        }],
+        include_request_attempt_count: true,
+        ..Default::default()
+    }
+}

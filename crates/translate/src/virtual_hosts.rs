@@ -1,0 +1,178 @@
+//! One virtual host: the routes for one service (or rule host) on one port.
+
+use std::collections::BTreeMap;
+
+use lateen_api::virtual_service::HttpRoute;
+use lateen_model::{MeshSettings, VirtualService};
+use prost::Message;
+
+use crate::cache::ById;
+use crate::envoy::route;
+use crate::names;
+use crate::route_action::{self, Destinations};
+use crate::route_match::{self, Audience};
+
+/// Everything a virtual host is made from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct VirtualHostKey {
+    pub name: String,
+    pub domains: Vec<String>,
+    /// The rules for the host, oldest first; empty means the default route.
+    pub rules: Vec<ById<VirtualService>>,
+    /// Fully qualified host and port of the service, where there is one: its default route.
+    pub service: Option<(String, u32)>,
+    /// Ports of destination hosts that have exactly one.
+    pub single_ports: BTreeMap<String, u32>,
+    pub audience: Audience,
+    /// Plain requests are redirected to https.
+    pub require_tls: bool,
+    pub mesh: ById<MeshSettings>,
+}
+
+/// The encoded virtual host. Route tables are put together from these bytes.
+pub fn encode(key: &VirtualHostKey) -> Vec<u8> {
+    virtual_host(key).encode_to_vec()
+}
+
+fn virtual_host(key: &VirtualHostKey) -> route::VirtualHost {
+    let routes = if key.rules.is_empty() {
+        key.service
+            .iter()
+            .map(|(host, port)| default_route(host, *port))
+            .collect()
+    } else {
+        rule_routes(key)
+    };
+    route::VirtualHost {
+        name: key.name.clone(),
+        domains: key.domains.clone(),
+        routes,
+        require_tls: if key.require_tls {
+            route::virtual_host::TlsRequirementType::All as i32
+        } else {
+            route::virtual_host::TlsRequirementType::None as i32
+        },
+        include_request_attempt_count: true,
+        ..Default::default()
+    }
+}
+
+/// The route of a service that no rule speaks of.
+pub fn default_route(host: &str, port: u32) -> route::Route {
+    route::Route {
+        name: "default".to_string(),
+        r#match: Some(route_match::everything()),
+        decorator: Some(route::Decorator {
+            operation: format!("{host}:{port}/*"),
+            propagate: None,
+        }),
+        action: Some(route_action::forward_to(names::outbound_cluster(
+            port, "", host,
+        ))),
+        ..Default::default()
+    }
+}
+
+/// Routes of all rules in order; what follows a catch-all is left out, and where several rules
+/// share a host the catch-alls go last (fact 1).
+fn rule_routes(key: &VirtualHostKey) -> Vec<route::Route> {
+    let mut specific = Vec::new();
+    let mut catch_alls = Vec::new();
+    for rule in &key.rules {
+        for (made, catch_all) in routes_of(rule, key) {
+            if catch_all {
+                catch_alls.push(made)
+            } else {
+                specific.push(made)
+            }
+        }
+    }
+    // Only the first catch-all can be reached.
+    specific.extend(catch_alls.into_iter().next());
+    specific
+}
+
+/// The routes of one rule, each with whether it takes every request; stops at the first that does.
+fn routes_of(rule: &VirtualService, key: &VirtualHostKey) -> Vec<(route::Route, bool)> {
+    let mut routes = Vec::new();
+    for http in &rule.spec.http {
+        if http.matches.is_empty() {
+            routes.push((
+                route(rule, http, None, route_match::everything(), key),
+                true,
+            ));
+            return routes;
+        }
+        for item in &http.matches {
+            if !route_match::applies(item, &rule.origin.namespace, &key.audience) {
+                continue;
+            }
+            let Some(matched) = route_match::translate(item) else {
+                continue;
+            };
+            let catch_all = route_match::is_catch_all(item);
+            routes.push((route(rule, http, Some(item), matched, key), catch_all));
+            if catch_all {
+                return routes;
+            }
+        }
+    }
+    routes
+}
+
+fn route(
+    rule: &VirtualService,
+    http: &HttpRoute,
+    item: Option<&lateen_api::virtual_service::HttpMatchRequest>,
+    matched: route::RouteMatch,
+    key: &VirtualHostKey,
+) -> route::Route {
+    let item_name = item.map(|item| item.name.as_str()).unwrap_or_default();
+    let name = match (http.name.as_str(), item_name) {
+        (name, "") => name.to_string(),
+        ("", item_name) => item_name.to_string(),
+        (name, item_name) => format!("{name}.{item_name}"),
+    };
+    let config = format!(
+        "/apis/networking.istio.io/v1/namespaces/{}/virtual-service/{}",
+        rule.origin.namespace, rule.origin.name
+    );
+    let to = Destinations {
+        rule_namespace: &rule.origin.namespace,
+        domain_suffix: &key.mesh.domain_suffix,
+        listen_port: key
+            .service
+            .as_ref()
+            .map_or(key.audience.port, |(_, port)| *port),
+        single_ports: &key.single_ports,
+    };
+    let mut made = route::Route {
+        name,
+        r#match: Some(matched),
+        metadata: Some(crate::envoy::metadata("istio", &[("config", config)])),
+        decorator: Some(route::Decorator {
+            operation: operation(http, key),
+            propagate: None,
+        }),
+        ..Default::default()
+    };
+    route_action::apply(
+        &mut made,
+        http,
+        item.and_then(|item| item.uri.as_ref()),
+        &to,
+    );
+    made
+}
+
+/// `host:port/*`, the name of the operation in traces.
+fn operation(http: &HttpRoute, key: &VirtualHostKey) -> String {
+    match (
+        &key.service,
+        http.route.first().and_then(|r| r.destination.as_ref()),
+    ) {
+        (Some((host, port)), _) => format!("{host}:{port}/*"),
+        (None, Some(destination)) => format!("{}:{}/*", destination.host, key.audience.port),
+        (None, None) => format!("{}/*", key.name),
+    }
+}
