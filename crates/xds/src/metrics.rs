@@ -131,7 +131,7 @@ impl Metrics {
             counter(
                 "pilot_xds_pushes",
                 "Pilot build and send successes for lds, rds, cds and eds.",
-                { by_type(&m.pushes) },
+                by_type(&m.pushes),
             ),
             counter(
                 "pilot_total_xds_rejects",

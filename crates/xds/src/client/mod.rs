@@ -7,13 +7,19 @@
 //! Invariant: a version counts as held only after the owner accepted it, so that after a
 //! reconnect (`initial_resource_versions`) exactly what is missing or was refused comes again.
 
+mod state;
+mod stream;
+
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::Any;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{Node, Rejection};
+use state::{State, Ticket};
 
 /// Where the control plane listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,16 @@ pub enum Target {
         port: u16,
     },
     Unix(PathBuf),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -105,45 +121,112 @@ pub struct Received {
 /// dropped unanswered counts as a rejection of the whole update.
 #[derive(Debug)]
 pub struct Reply {
-    _private: (),
+    shared: Arc<Shared>,
+    ticket: Option<Ticket>,
 }
 
 impl Reply {
     /// Everything applies: ACK.
-    pub fn accept(self) {}
+    pub fn accept(self) {
+        self.reject(Vec::new());
+    }
 
     /// These are refused, the rest applies: NACK that names each. Empty is an ACK.
-    pub fn reject(self, rejections: Vec<Rejection>) {
-        let _ = rejections;
+    pub fn reject(mut self, rejections: Vec<Rejection>) {
+        if let Some(ticket) = self.ticket.take() {
+            self.shared
+                .change(|state| state.verdict(ticket, Some(rejections)));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.shared.change(|state| state.verdict(ticket, None));
+        }
     }
 }
 
 /// Handle to change subscriptions. Clones share one stream; it closes when all are gone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    _private: (),
+    handle: Arc<Handle>,
+}
+
+/// Closes the stream when the last [`Client`] goes.
+#[derive(Debug)]
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.change(|state| state.closed = true);
+        self.0.close.notify_one();
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There may be something to send.
+    changed: Notify,
+    close: Notify,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.notify_one();
+    }
+
+    async fn closed(&self) {
+        while !self.state().closed {
+            self.close.notified().await;
+        }
+    }
 }
 
 impl Client {
-    /// Starts connecting on the current tokio runtime; events come in order.
+    /// Starts connecting on the current tokio runtime; events come in order. `events` that are
+    /// not read hold the stream up, not the memory.
     pub fn start(config: Config) -> (Self, mpsc::Receiver<Event>) {
-        let _ = config;
-        let (_sender, events) = mpsc::channel(1);
-        (Self { _private: () }, events)
+        let shared = Arc::new(Shared::default());
+        let (sender, events) = mpsc::channel(4);
+        tokio::spawn(stream::run(config, shared.clone(), sender));
+        (
+            Self {
+                handle: Arc::new(Handle(shared)),
+            },
+            events,
+        )
     }
 
     /// Everything of this type.
     pub fn subscribe_all(&self, type_url: &str) {
-        let _ = type_url;
+        self.handle.0.change(|state| state.subscribe_all(type_url));
     }
 
     /// These names as well. A name that does not exist is answered in [`Update::removed`].
     pub fn subscribe(&self, type_url: &str, names: impl IntoIterator<Item = String>) {
-        let _ = (type_url, names.into_iter().count());
+        self.handle
+            .0
+            .change(|state| state.subscribe(type_url, names));
     }
 
     /// These names no longer; the client forgets their versions.
     pub fn unsubscribe(&self, type_url: &str, names: impl IntoIterator<Item = String>) {
-        let _ = (type_url, names.into_iter().count());
+        self.handle
+            .0
+            .change(|state| state.unsubscribe(type_url, names));
     }
 }

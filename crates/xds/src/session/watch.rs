@@ -107,7 +107,6 @@ impl Watch {
         for resource in resources {
             let changed = !self.holds(resource);
             listed.push((resource.name.clone(), resource.version.clone(), changed));
-            self.pending_removals.remove(&resource.name);
             let kept = keep.then(|| resource.clone());
             match self.held.get_mut(&resource.name) {
                 Some(held) => {
