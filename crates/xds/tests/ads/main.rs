@@ -1,0 +1,250 @@
+//! Client against server through real loopback sockets.
+
+mod mesh;
+
+use std::time::Duration;
+
+use lateen_xds::client::{Client, Event};
+use lateen_xds::type_url::{CLUSTER, ENDPOINT, LISTENER};
+use lateen_xds::{Changed, ResourceState, SyncState};
+use mesh::{Mesh, Proxy, eventually};
+
+#[tokio::test]
+async fn a_proxy_gets_what_it_subscribes_to_and_every_change_of_it() {
+    let mesh = Mesh::start().await;
+    mesh.set(&[
+        (CLUSTER, "a", 1),
+        (CLUSTER, "b", 1),
+        (ENDPOINT, "a", 1),
+        (ENDPOINT, "x", 1),
+    ]);
+    let proxy = Proxy::connect(&mesh, "p.default");
+    proxy.client.subscribe_all(CLUSTER);
+    proxy
+        .client
+        .subscribe(ENDPOINT, ["a".to_owned(), "missing".to_owned()]);
+    eventually("the first state", || {
+        proxy.holds(&[(CLUSTER, "a", 1), (CLUSTER, "b", 1), (ENDPOINT, "a", 1)])
+    })
+    .await;
+    assert!(proxy.was_removed(ENDPOINT, "missing"));
+    mesh.set(&[
+        (CLUSTER, "a", 2),
+        (ENDPOINT, "a", 1),
+        (ENDPOINT, "missing", 1),
+    ]);
+    eventually("the change", || {
+        proxy.holds(&[
+            (CLUSTER, "a", 2),
+            (ENDPOINT, "a", 1),
+            (ENDPOINT, "missing", 1),
+        ])
+    })
+    .await;
+    eventually("synced", || {
+        mesh.server.status().first().is_some_and(|p| p.synced())
+    })
+    .await;
+    let status = &mesh.server.status()[0];
+    assert_eq!(status.connection, "p.default-1");
+    assert_eq!(status.state(LISTENER), SyncState::NotSent);
+}
+
+#[tokio::test]
+async fn a_refused_resource_is_shown_with_its_reason_while_the_others_apply() {
+    let mesh = Mesh::start().await;
+    mesh.set(&[(CLUSTER, "good", 1), (CLUSTER, "bad", 666)]);
+    let proxy = Proxy::connect(&mesh, "p.default");
+    proxy.client.subscribe_all(CLUSTER);
+    eventually("the rejection", || {
+        mesh.server
+            .status()
+            .first()
+            .is_some_and(|p| p.state(CLUSTER) == SyncState::Error)
+    })
+    .await;
+    assert!(proxy.holds(&[(CLUSTER, "good", 1)]));
+    let status = mesh.server.status();
+    let resources = &status[0].types[CLUSTER].resources;
+    assert_eq!(resources["good"].state, ResourceState::Acked);
+    assert_eq!(
+        resources["bad"].state,
+        ResourceState::Rejected("666 is refused".into())
+    );
+    mesh.set(&[(CLUSTER, "good", 1), (CLUSTER, "bad", 2)]);
+    eventually("the repair", || {
+        proxy.holds(&[(CLUSTER, "good", 1), (CLUSTER, "bad", 2)])
+            && mesh.server.status()[0].synced()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_server_only_the_difference_is_sent() {
+    let mut mesh = Mesh::start().await;
+    mesh.set(&[(CLUSTER, "a", 1), (CLUSTER, "b", 1), (CLUSTER, "c", 1)]);
+    let proxy = Proxy::connect(&mesh, "p.default");
+    proxy.client.subscribe_all(CLUSTER);
+    eventually("the first state", || {
+        proxy.holds(&[(CLUSTER, "a", 1), (CLUSTER, "b", 1), (CLUSTER, "c", 1)])
+    })
+    .await;
+    mesh.stop().await;
+    eventually("the loss", || proxy.disconnects() > 0).await;
+    assert!(proxy.holds(&[(CLUSTER, "a", 1), (CLUSTER, "b", 1), (CLUSTER, "c", 1)]));
+    let before = proxy.received();
+    mesh.restart(&[(CLUSTER, "a", 1), (CLUSTER, "b", 2)]).await;
+    eventually("the difference", || {
+        proxy.holds(&[(CLUSTER, "a", 1), (CLUSTER, "b", 2)])
+    })
+    .await;
+    assert_eq!(proxy.received() - before, 1, "b alone");
+}
+
+#[tokio::test]
+async fn thousands_of_resources_and_an_endpoint_change_among_them() {
+    let mesh = Mesh::start().await;
+    let names: Vec<String> = (0..3000)
+        .map(|i| format!("outbound|80||svc-{i}.default"))
+        .collect();
+    let world = |touched: u32| -> Vec<(&'static str, &str, u32)> {
+        let clusters = names.iter().map(|name| (CLUSTER, name.as_str(), 1));
+        let endpoints = names.iter().enumerate();
+        let endpoints =
+            endpoints.map(|(i, name)| (ENDPOINT, name.as_str(), if i == 77 { touched } else { 1 }));
+        clusters.chain(endpoints).collect()
+    };
+    mesh.set(&world(1));
+    let proxy = Proxy::connect(&mesh, "p.default");
+    proxy.client.subscribe_all(CLUSTER);
+    proxy.client.subscribe(ENDPOINT, names.iter().cloned());
+    eventually("all of it", || proxy.holds(&world(1))).await;
+    let before = proxy.received();
+    mesh.replace(&world(2));
+    mesh.push(Changed::names(ENDPOINT, [names[77].clone()]));
+    eventually("the change", || proxy.holds(&world(2))).await;
+    assert_eq!(proxy.received() - before, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_lags_skips_states_but_ends_with_the_last() {
+    let mesh = Mesh::start().await;
+    mesh.set(&[(CLUSTER, "a", 1)]);
+    let (client, mut events) = Client::start(mesh.config("slow.default"));
+    client.subscribe_all(CLUSTER);
+    assert!(matches!(events.recv().await, Some(Event::Connected)));
+    let Some(Event::Update(first)) = events.recv().await else {
+        panic!("an update")
+    };
+    for content in 2..=500 {
+        mesh.set(&[(CLUSTER, "a", content)]);
+        if content % 100 == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let owed = &mesh.server.status()[0].types[CLUSTER];
+    assert_eq!(owed.state(), SyncState::Stale);
+    first.reply.accept();
+    let mut updates = 0;
+    loop {
+        let Some(Event::Update(update)) = events.recv().await else {
+            panic!("an update")
+        };
+        updates += 1;
+        let last = update.resources[0].version.clone();
+        update.reply.accept();
+        if last == "500" {
+            break;
+        }
+    }
+    assert!(updates < 20, "{updates} updates for a client that lagged");
+}
+
+#[tokio::test]
+async fn a_reply_that_is_dropped_is_a_rejection() {
+    let mesh = Mesh::start().await;
+    mesh.set(&[(CLUSTER, "a", 1)]);
+    let (client, mut events) = Client::start(mesh.config("p.default"));
+    client.subscribe_all(CLUSTER);
+    while let Some(event) = events.recv().await {
+        if let Event::Update(update) = event {
+            drop(update);
+            break;
+        }
+    }
+    eventually("the rejection", || {
+        mesh.server
+            .status()
+            .first()
+            .is_some_and(|p| p.state(CLUSTER) == SyncState::Error)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_refused_proxy_hears_why_and_tries_again() {
+    let mesh = Mesh::start().await;
+    let (client, mut events) = Client::start(mesh.config("stranger.default"));
+    client.subscribe_all(CLUSTER);
+    let mut reasons = Vec::new();
+    while reasons.len() < 2 {
+        if let Some(Event::Disconnected { reason, .. }) = events.recv().await {
+            reasons.push(reason);
+        }
+    }
+    assert!(
+        reasons[1].contains("no workload stranger.default"),
+        "{}",
+        reasons[1]
+    );
+    assert!(mesh.server.status().is_empty());
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_not_there_is_named_with_its_address() {
+    let mut config = Mesh::start().await.config("p.default");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    config.target = lateen_xds::client::Target::Tcp {
+        host: "127.0.0.1".into(),
+        port,
+    };
+    let (client, mut events) = Client::start(config);
+    client.subscribe_all(CLUSTER);
+    let Some(Event::Disconnected { reason, .. }) = events.recv().await else {
+        panic!("lost")
+    };
+    assert!(reason.contains(&format!("127.0.0.1:{port}: ")), "{reason}");
+    assert!(reason.contains("refused"), "{reason}");
+}
+
+#[tokio::test]
+async fn streams_beyond_the_bound_are_refused() {
+    let limits = lateen_xds::Limits {
+        connections: 2,
+        ..Default::default()
+    };
+    let mesh = Mesh::with_limits(limits).await;
+    mesh.set(&[(CLUSTER, "a", 1)]);
+    let proxies: Vec<_> = (0..3)
+        .map(|i| {
+            let proxy = Proxy::connect(&mesh, &format!("p{i}.default"));
+            proxy.client.subscribe_all(CLUSTER);
+            proxy
+        })
+        .collect();
+    eventually("two served", || {
+        proxies
+            .iter()
+            .filter(|p| p.holds(&[(CLUSTER, "a", 1)]))
+            .count()
+            == 2
+    })
+    .await;
+    eventually("one refused", || {
+        proxies.iter().any(|p| p.disconnects() > 1)
+    })
+    .await;
+    assert_eq!(mesh.server.status().len(), 2);
+}
