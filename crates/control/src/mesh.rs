@@ -1,0 +1,180 @@
+//! From the store to the proxies: every change becomes a snapshot, every snapshot a push.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lateen_api::{Mode, Object};
+use lateen_model::{MeshSettings, MeshSnapshot};
+use lateen_store::{Event, ObjectKey, Store};
+use lateen_xds::debounce::{self, Settings};
+use lateen_xds::{Changed, Push, Server};
+
+use crate::source::{self, Discovery};
+
+/// Builds snapshots of what the store holds.
+pub(crate) struct Mesh {
+    store: Arc<Store>,
+    settings: Arc<MeshSettings>,
+    state: Mutex<State>,
+    pub counters: Counters,
+}
+
+/// What happened since the start, for /metrics.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Revisions seen.
+    pub changes: AtomicU64,
+    /// Changes that were joined into the pushes made so far.
+    pub debounced: AtomicU64,
+    pub pushes: AtomicU64,
+    /// Total and last time to build a snapshot, in microseconds.
+    pub snapshot_micros: AtomicU64,
+}
+
+struct State {
+    /// Typed objects by key, with the `resourceVersion` they were read at.
+    objects: BTreeMap<ObjectKey, (u64, Arc<Object>)>,
+    snapshot: Arc<MeshSnapshot>,
+}
+
+impl Mesh {
+    /// Reads everything that is in the store by now.
+    pub fn new(store: Arc<Store>) -> Self {
+        let settings = Arc::new(MeshSettings::default());
+        let snapshot = Arc::new(MeshSnapshot::build([], 0, settings.clone(), None));
+        let state = Mutex::new(State {
+            objects: BTreeMap::new(),
+            snapshot,
+        });
+        let mesh = Self {
+            store,
+            settings,
+            state,
+            counters: Counters::default(),
+        };
+        mesh.refresh();
+        mesh
+    }
+
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The snapshot that was made last.
+    pub fn snapshot(&self) -> Arc<MeshSnapshot> {
+        self.state().snapshot.clone()
+    }
+
+    /// The snapshot of what the store holds now.
+    pub fn refresh(&self) -> Arc<MeshSnapshot> {
+        let mut state = self.state();
+        let (revision, stored) = self.store.list(|_| true);
+        if revision == state.snapshot.revision {
+            return state.snapshot.clone();
+        }
+        let started = Instant::now();
+        let mut objects = BTreeMap::new();
+        for stored in stored {
+            let known = state.objects.remove(&stored.key);
+            let object = match known.filter(|(version, _)| *version == stored.resource_version) {
+                Some(known) => known,
+                // What was stored once was valid then; a program that has become stricter must not
+                // lose it.
+                None => match Object::from_json_with(&stored.document(), Mode::AllowUnknown) {
+                    (Some(object), _) => (stored.resource_version, Arc::new(object)),
+                    (None, errors) => {
+                        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                        let errors = errors.join("; ");
+                        tracing::error!(object = %stored.key, errors, "a stored object is left out");
+                        continue;
+                    }
+                },
+            };
+            objects.insert(stored.key.clone(), object);
+        }
+        state.objects = objects;
+        state.snapshot = Arc::new(MeshSnapshot::build(
+            state.objects.values().map(|(_, object)| &**object),
+            revision,
+            self.settings.clone(),
+            Some(&state.snapshot),
+        ));
+        let micros = started.elapsed().as_micros() as u64;
+        self.counters
+            .snapshot_micros
+            .fetch_add(micros, Ordering::Relaxed);
+        state.snapshot.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The push of a control plane that has just started.
+pub(crate) fn first_push(snapshot: Arc<MeshSnapshot>) -> Push<MeshSnapshot> {
+    Push::new(snapshot.revision.to_string(), snapshot, Changed::All)
+}
+
+/// Follows the store and pushes, until the task is dropped. `pushed` is what proxies have.
+pub(crate) async fn follow(
+    mesh: Arc<Mesh>,
+    server: Server<Discovery>,
+    discovery: Arc<Discovery>,
+    settings: Settings,
+    mut pushed: Arc<MeshSnapshot>,
+) -> Result<(), lateen_store::StoreError> {
+    let mut watch = mesh.store.watch(pushed.revision)?;
+    let (changes, mut batches) = debounce::debouncer(settings, |_: &mut (), ()| {});
+    let watching = async {
+        loop {
+            match watch.next().await {
+                Event::Revision(_) | Event::Resync => {
+                    mesh.counters.changes.fetch_add(1, Ordering::Relaxed);
+                    changes.send(());
+                }
+            }
+        }
+    };
+    let pushing = async {
+        while let Some(batch) = batches.next().await {
+            let work = mesh.clone();
+            // A large mesh takes milliseconds; the runtime's threads serve requests meanwhile.
+            let Ok(snapshot) = tokio::task::spawn_blocking(move || work.refresh()).await else {
+                tracing::error!("making a snapshot failed; the proxies keep the one before");
+                continue;
+            };
+            let changed = source::changed(&snapshot, &pushed);
+            mesh.counters
+                .debounced
+                .fetch_add(batch.events as u64, Ordering::Relaxed);
+            mesh.counters.pushes.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(
+                revision = snapshot.revision,
+                changes = batch.events,
+                waited = ?since(batch.since),
+                "push"
+            );
+            let version = snapshot.revision.to_string();
+            pushed = snapshot.clone();
+            discovery.sweep();
+            server.push(Push {
+                version,
+                snapshot,
+                changed,
+                since: batch.since,
+            });
+        }
+    };
+    tokio::select! {
+        () = watching => {}
+        () = pushing => {}
+    }
+    Ok(())
+}
+
+fn since(start: Instant) -> Duration {
+    start.elapsed()
+}

@@ -1,0 +1,185 @@
+//! /debug: the control plane's state as JSON, under istiod's paths.
+//!
+//! Read-only. Served on the monitoring port as istiod does, and on the API's port, so that a client
+//! needs one address.
+
+use std::collections::HashMap;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use lateen_xds::{ProxyStatus, Source, type_url};
+use serde_json::{Value, json};
+
+use super::Monitor;
+
+pub(crate) fn router(monitor: Monitor) -> Router {
+    Router::new()
+        .route("/debug", get(index))
+        .route("/debug/list", get(index))
+        .route("/debug/syncz", get(syncz))
+        .route("/debug/connections", get(connections))
+        .route("/debug/pushz", get(pushz))
+        .route("/debug/configz", get(configz))
+        .route("/debug/registryz", get(registryz))
+        .route("/debug/endpointz", get(endpointz))
+        .route("/debug/directoryz", get(directoryz))
+        .route("/debug/config_dump", get(config_dump))
+        .route("/debug/versionz", get(|| async { Json(super::version()) }))
+        .route("/ready", get(|| async { "" }))
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(|| async { "ok" }))
+        .route("/livez", get(|| async { "ok" }))
+        .with_state(monitor)
+}
+
+async fn index() -> Json<Value> {
+    Json(json!({
+        "/debug/syncz": "each proxy and what it was sent and accepted",
+        "/debug/connections": "connected proxies with the metadata they sent",
+        "/debug/pushz": "the revision of the store and the one that proxies were given",
+        "/debug/configz": "all configuration objects",
+        "/debug/registryz": "services",
+        "/debug/endpointz": "endpoints by service",
+        "/debug/directoryz": "files of the configuration directory, with errors and warnings",
+        "/debug/config_dump?proxyID=NAME.NAMESPACE": "the resources a proxy is given",
+    }))
+}
+
+async fn syncz(State(monitor): State<Monitor>) -> Json<Value> {
+    Json(
+        monitor
+            .server
+            .status()
+            .iter()
+            .map(ProxyStatus::to_json)
+            .collect(),
+    )
+}
+
+async fn connections(State(monitor): State<Monitor>) -> Json<Value> {
+    let connection = |proxy: &ProxyStatus| {
+        json!({
+            "connection": proxy.connection,
+            "proxy": proxy.node.short_id(),
+            "id": proxy.node.id,
+            "cluster": proxy.node.cluster,
+            "peer": proxy.peer,
+            "metadata": proxy.node.metadata,
+        })
+    };
+    Json(monitor.server.status().iter().map(connection).collect())
+}
+
+/// What `lateen wait --for=distribution` asks: whether a revision has been pushed, and who has not
+/// yet accepted everything.
+async fn pushz(State(monitor): State<Monitor>) -> Json<Value> {
+    let pushed: u64 = monitor.server.version().parse().unwrap_or_default();
+    let proxies = monitor.server.status();
+    let pending = proxies
+        .iter()
+        .filter(|p| !p.synced())
+        .map(|p| p.node.short_id());
+    Json(json!({
+        "revision": monitor.mesh.store().revision(),
+        "pushed": pushed,
+        "proxies": proxies.len(),
+        "pending": pending.collect::<Vec<_>>(),
+    }))
+}
+
+async fn configz(State(monitor): State<Monitor>) -> Json<Value> {
+    let (_, objects) = monitor.mesh.store().list(|_| true);
+    let document = |object: &std::sync::Arc<lateen_store::Stored>| {
+        let mut document = object.document();
+        document["source"] = json!(object.source);
+        document
+    };
+    Json(objects.iter().map(document).collect())
+}
+
+async fn registryz(State(monitor): State<Monitor>) -> Json<Value> {
+    let snapshot = monitor.mesh.snapshot();
+    let service = |service: &std::sync::Arc<lateen_model::Service>| {
+        let ports = service.ports.iter().map(|port| {
+            json!({
+                "name": port.name,
+                "port": port.number,
+                "protocol": format!("{:?}", port.protocol),
+            })
+        });
+        json!({
+            "hostname": &*service.hostname,
+            "name": service.name,
+            "namespace": service.namespace,
+            "resolution": format!("{:?}", service.resolution),
+            "ports": ports.collect::<Vec<_>>(),
+        })
+    };
+    Json(snapshot.services().map(service).collect())
+}
+
+async fn endpointz(State(monitor): State<Monitor>) -> Json<Value> {
+    let snapshot = monitor.mesh.snapshot();
+    let services = snapshot.services().map(|service| {
+        let endpoints = snapshot.endpoints(&service.hostname);
+        let by_port = endpoints.by_port.iter().map(|(port, endpoints)| {
+            let endpoint = |endpoint: &lateen_model::Endpoint| {
+                json!({
+                    "address": format!("{}:{}", endpoint.workload.address, endpoint.port),
+                    "workload": endpoint.workload.name,
+                    "namespace": endpoint.workload.namespace,
+                    "labels": endpoint.workload.labels,
+                    "healthy": endpoint.workload.healthy,
+                    "weight": endpoint.workload.weight,
+                })
+            };
+            let endpoints: Vec<Value> = endpoints.iter().map(endpoint).collect();
+            json!({"svc": format!("{}:{port}", service.hostname), "ep": endpoints})
+        });
+        by_port.collect::<Vec<_>>()
+    });
+    Json(services.flatten().collect())
+}
+
+async fn directoryz(State(monitor): State<Monitor>) -> Json<Value> {
+    Json(json!(monitor.directory.map(|directory| directory.status())))
+}
+
+/// What the control plane would send a connected proxy now, by type. The proxy's own
+/// `/config_dump` says what it uses.
+async fn config_dump(
+    State(monitor): State<Monitor>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let wanted = query.get("proxyID").or_else(|| query.get("proxy_id"));
+    let Some(wanted) = wanted else {
+        let text = "say which proxy: /debug/config_dump?proxyID=NAME.NAMESPACE\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
+    };
+    let proxies = monitor.server.status();
+    let Some(proxy) = proxies
+        .iter()
+        .find(|p| p.node.short_id() == *wanted || p.node.id == *wanted)
+    else {
+        let text = format!("the proxy {wanted:?} is not connected; see /debug/connections\n");
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    let snapshot = monitor.mesh.snapshot();
+    let types = type_url::PUSH_ORDER.iter().filter_map(|url| {
+        let status = proxy.types.get(*url)?;
+        // What it asked for by name is what it was sent so far.
+        let names = (!status.wildcard).then(|| status.resources.keys().cloned().collect());
+        let resources = monitor
+            .discovery
+            .generate(&snapshot, &proxy.node, url, names.as_ref());
+        let resources: Vec<Value> = resources
+            .iter()
+            .map(|r| json!({"name": r.name, "version": r.version, "bytes": r.any.value.len()}))
+            .collect();
+        Some((type_url::short(url).to_owned(), json!(resources)))
+    });
+    Json(Value::Object(types.collect())).into_response()
+}

@@ -1,0 +1,236 @@
+//! The control plane as a whole: what starts when, and how it ends.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use lateen_store::{Directory, DirectoryOptions, Limits, Store};
+use lateen_xds::Server;
+use lateen_xds::debounce::Settings;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::advice;
+use crate::error::ControlError;
+use crate::mesh::{self, Mesh};
+use crate::monitoring::{self, Monitor};
+use crate::options::Options;
+use crate::rest::{self, Api};
+use crate::source::Discovery;
+
+/// How long open requests and streams get to end.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Where a control plane listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub xds: SocketAddr,
+    pub api: SocketAddr,
+    pub monitoring: SocketAddr,
+}
+
+/// A control plane that runs.
+pub struct Control {
+    addresses: Addresses,
+    leaving: watch::Sender<bool>,
+    tasks: JoinSet<Result<(), ControlError>>,
+    _directory: Option<Arc<Directory>>,
+}
+
+/// Runs a control plane until `shutdown`, or until a part of it fails.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), ControlError> {
+    let mut control = Control::start(options).await?;
+    let addresses = control.addresses();
+    tracing::info!(
+        xds = %addresses.xds,
+        api = %addresses.api,
+        monitoring = %addresses.monitoring,
+        "the control plane is ready"
+    );
+    let outcome = tokio::select! {
+        () = shutdown => Ok(()),
+        failed = control.failed() => Err(failed),
+    };
+    control.stop().await;
+    outcome
+}
+
+impl Control {
+    /// Loads all configuration, then listens. Ready when it returns.
+    pub async fn start(options: Options) -> Result<Self, ControlError> {
+        let listeners = Listeners::bind(&options).await?;
+        let addresses = listeners.addresses()?;
+        let opened = options.clone();
+        let opening = tokio::task::spawn_blocking(move || open(&opened)).await;
+        let (store, directory) = opening.map_err(|error| ControlError::Task {
+            task: "opening the store",
+            reason: error.to_string(),
+        })??;
+        let mesh = Arc::new(Mesh::new(store.clone()));
+        let snapshot = mesh.snapshot();
+        let discovery = Arc::new(Discovery::new());
+        let server = Server::new(
+            discovery.clone(),
+            mesh::first_push(snapshot.clone()),
+            lateen_xds::Limits::default(),
+        );
+        let (leaving, left) = watch::channel(false);
+        let advising = mesh.clone();
+        let api = Api {
+            store,
+            advice: Arc::new(move |object| advice::warnings(&advising.refresh(), object)),
+            leaving: left.clone(),
+        };
+        let for_sweeping = discovery.clone();
+        let monitor = Monitor {
+            mesh: mesh.clone(),
+            server: server.clone(),
+            discovery,
+            directory: directory.clone(),
+            started: Instant::now(),
+        };
+        let debug = monitoring::debug::router(monitor.clone());
+        let api =
+            rest::router(api).merge(debug.clone().layer(axum::middleware::from_fn(rest::guard)));
+        let monitoring = monitoring::router(monitor).merge(debug);
+        let settings = Settings {
+            quiet: options.debounce_after,
+            max: options.debounce_max,
+        };
+
+        let mut tasks = JoinSet::new();
+        tasks.spawn(http(listeners.api, api, left.clone()));
+        tasks.spawn(http(listeners.monitoring, monitoring, left.clone()));
+        let (xds, until) = (server.clone(), left.clone());
+        tasks.spawn(async move {
+            xds.serve(listeners.xds, gone(until)).await;
+            Ok(())
+        });
+        tasks.spawn(async move {
+            tokio::select! {
+                ended = mesh::follow(mesh, server, for_sweeping, settings, snapshot) => Ok(ended?),
+                () = gone(left) => Ok(()),
+            }
+        });
+        Ok(Self {
+            addresses,
+            leaving,
+            tasks,
+            _directory: directory,
+        })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Completes when a part of the control plane ended by itself.
+    pub async fn failed(&mut self) -> ControlError {
+        let reason = match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => return error,
+            Some(Err(error)) => error.to_string(),
+            Some(Ok(Ok(()))) | None => "it returned".to_owned(),
+        };
+        ControlError::Task {
+            task: "a server of the control plane",
+            reason,
+        }
+    }
+
+    /// Ends watches and streams, finishes open requests, closes the store.
+    pub async fn stop(mut self) {
+        self.leaving.send_replace(true);
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
+            tracing::warn!("some connections did not end in time and are cut");
+        }
+    }
+}
+
+struct Listeners {
+    xds: TcpListener,
+    api: TcpListener,
+    monitoring: TcpListener,
+}
+
+impl Listeners {
+    /// All or none, before anything else happens: a taken port is the likeliest failure.
+    async fn bind(options: &Options) -> Result<Self, ControlError> {
+        let bind = |port, purpose, flag| async move {
+            let address = SocketAddr::new(options.bind, port);
+            let listener = TcpListener::bind(address).await;
+            listener.map_err(|source| ControlError::Listen {
+                purpose,
+                address,
+                flag,
+                source,
+            })
+        };
+        Ok(Self {
+            xds: bind(options.xds_port, "xDS", "--xds-port").await?,
+            api: bind(options.api_port, "the API", "--api-port").await?,
+            monitoring: bind(options.monitoring_port, "monitoring", "--monitoring-port").await?,
+        })
+    }
+
+    fn addresses(&self) -> Result<Addresses, ControlError> {
+        let of = |listener: &TcpListener| {
+            listener.local_addr().map_err(|error| ControlError::Task {
+                task: "a listening socket",
+                reason: error.to_string(),
+            })
+        };
+        Ok(Addresses {
+            xds: of(&self.xds)?,
+            api: of(&self.api)?,
+            monitoring: of(&self.monitoring)?,
+        })
+    }
+}
+
+type Opened = (Arc<Store>, Option<Arc<Directory>>);
+
+fn open(options: &Options) -> Result<Opened, ControlError> {
+    let limits = Limits {
+        revisions: options.history,
+        ..Limits::default()
+    };
+    let store = Arc::new(Store::open(&options.data_dir.join("store.redb"), limits)?);
+    let retired = Directory::retire_others(&store, options.config.as_deref())?;
+    if retired > 0 {
+        tracing::info!(
+            objects = retired,
+            "removed the objects of a directory used before"
+        );
+    }
+    let directory = match &options.config {
+        None => None,
+        Some(path) => {
+            let directory = Directory::start(store.clone(), path, DirectoryOptions::default())?;
+            Some(Arc::new(directory))
+        }
+    };
+    Ok((store, directory))
+}
+
+async fn http(
+    listener: TcpListener,
+    router: Router,
+    leaving: watch::Receiver<bool>,
+) -> Result<(), ControlError> {
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(gone(leaving))
+        .await;
+    served.map_err(|error| ControlError::Task {
+        task: "an HTTP server",
+        reason: error.to_string(),
+    })
+}
+
+async fn gone(mut leaving: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is leaving too.
+    let _ = leaving.wait_for(|leaving| *leaving).await;
+}
