@@ -1,6 +1,9 @@
 //! `lateen control`: the control plane as a process of its own.
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+use lateen_control::Options;
 
 use crate::failure::{Failure, Outcome};
 
@@ -31,6 +34,20 @@ pub struct Args {
     #[arg(long, value_name = "PORT", default_value_t = 15088)]
     pub api_port: u16,
 
+    /// Push to proxies when configuration was quiet for this long
+    #[arg(long, value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    #[arg(env = "PILOT_DEBOUNCE_AFTER")]
+    pub debounce_after: Duration,
+
+    /// Push at the latest this long after the first change
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    #[arg(env = "PILOT_DEBOUNCE_MAX")]
+    pub debounce_max: Duration,
+
+    /// Revisions of the configuration kept for history and rollback
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub history: u64,
+
     /// Leave when standard input ends: the parent process holds it open
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -40,7 +57,54 @@ pub fn run(args: Args) -> Outcome {
     if args.exit_with_parent {
         lateen_local::exit_with_parent();
     }
-    Err(Failure::other(
-        "the control plane is not part of this build yet",
-    ))
+    log_to_stderr();
+    let options = Options {
+        config: args.config,
+        bind: args.bind,
+        xds_port: args.xds_port,
+        monitoring_port: args.monitoring_port,
+        api_port: args.api_port,
+        debounce_after: args.debounce_after,
+        debounce_max: args.debounce_max,
+        history: args.history,
+        ..Options::new(args.data_dir)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(lateen_control::run(options, asked_to_leave())).map_err(Failure::other)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    lateen_api::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// `LATEEN_LOG` takes tracing's filters (`debug`, `lateen_xds=trace,info`).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LATEEN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
+    // An error means that a logger is there already.
+    let _ = subscriber.try_init();
+}
+
+/// Completes at the first SIGINT or SIGTERM.
+async fn asked_to_leave() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => drop(signals.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
 }
