@@ -135,7 +135,10 @@ fn circuit_breakers(
 }
 
 /// How the proxy finds the endpoints.
-#[expect(deprecated, reason = "the fields that replace them are not yet in every Envoy that Istio supports")]
+#[expect(
+    deprecated,
+    reason = "the fields that replace them are not yet in every Envoy that Istio supports"
+)]
 fn discover(
     made: &mut cluster::Cluster,
     service: &Service,

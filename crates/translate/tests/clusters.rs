@@ -1,0 +1,239 @@
+//! Services and DestinationRules to clusters and endpoints.
+
+mod support;
+
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use lateen_model::Changes;
+use lateen_translate::{endpoint_resources, type_url};
+use prost::Message;
+use support::*;
+
+fn cluster(documents: &str, name: &str) -> Cluster {
+    let snapshot = snapshot(documents);
+    let made = one(&snapshot, &sidecar(), type_url::CLUSTER, name)
+        .unwrap_or_else(|| panic!("no cluster {name}"));
+    Cluster::decode(made.bytes.as_slice()).unwrap()
+}
+
+fn rule(spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews, namespace: default}}\nspec:\n  host: reviews\n{spec}"
+    )
+}
+
+const REVIEWS: &str = "outbound|9080||reviews.default.svc.cluster.local";
+
+#[test]
+fn names_are_istios() {
+    let snapshot = snapshot(&rule("  subsets: [{name: v1, labels: {version: v1}}]\n"));
+    let mut names: Vec<String> = clusters(&snapshot, &sidecar())
+        .into_iter()
+        .map(|c| c.name)
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "BlackHoleCluster",
+            "PassthroughCluster",
+            "inbound|15102||",
+            "outbound|3306||mysql.default.svc.cluster.local",
+            "outbound|80||istio-ingressgateway.istio-system.svc.cluster.local",
+            "outbound|9080|v1|reviews.default.svc.cluster.local",
+            "outbound|9080||ratings.default.svc.cluster.local",
+            "outbound|9080||reviews.default.svc.cluster.local",
+            "outbound|9090||ratings.default.svc.cluster.local",
+        ]
+    );
+}
+
+#[test]
+fn limits_are_lifted_unless_set_and_the_balancer_is_least_request() {
+    let plain = cluster("", REVIEWS);
+    let limits = &plain.circuit_breakers.unwrap().thresholds[0];
+    assert_eq!(limits.max_requests.unwrap().value, u32::MAX);
+    assert_eq!(plain.connect_timeout.unwrap().seconds, 10);
+    assert_eq!(plain.lb_policy, 1, "LEAST_REQUEST");
+    let set = cluster(
+        &rule(
+            "  trafficPolicy:\n    loadBalancer: {simple: ROUND_ROBIN}\n    connectionPool:\n      \
+             tcp: {maxConnections: 7, connectTimeout: 2s}\n      http: {http1MaxPendingRequests: 8, http2MaxRequests: 9, maxRetries: 3}\n",
+        ),
+        REVIEWS,
+    );
+    let limits = &set.circuit_breakers.unwrap().thresholds[0];
+    let value = |v: Option<envoy_types::pb::google::protobuf::UInt32Value>| v.unwrap().value;
+    assert_eq!(
+        (
+            value(limits.max_connections),
+            value(limits.max_pending_requests),
+            value(limits.max_requests),
+            value(limits.max_retries)
+        ),
+        (7, 8, 9, 3)
+    );
+    assert_eq!(set.connect_timeout.unwrap().seconds, 2);
+    assert_eq!(set.lb_policy, 0, "ROUND_ROBIN");
+}
+
+#[test]
+fn port_settings_do_not_inherit_and_subset_settings_do() {
+    let document = rule(
+        r#"  trafficPolicy:
+    loadBalancer: {simple: ROUND_ROBIN}
+    connectionPool: {tcp: {maxConnections: 7}}
+    portLevelSettings: [{port: {number: 9080}, loadBalancer: {simple: RANDOM}}]
+  subsets:
+  - {name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
+"#,
+    );
+    let limit = |c: &Cluster| {
+        c.circuit_breakers.as_ref().unwrap().thresholds[0]
+            .max_connections
+            .unwrap()
+            .value
+    };
+    let whole = cluster(&document, REVIEWS);
+    assert_eq!(
+        (whole.lb_policy, limit(&whole)),
+        (3, u32::MAX),
+        "RANDOM, and no limit"
+    );
+    let subset = cluster(
+        &document,
+        "outbound|9080|v1|reviews.default.svc.cluster.local",
+    );
+    assert_eq!(
+        (subset.lb_policy, limit(&subset)),
+        (0, u32::MAX),
+        "ROUND_ROBIN over the port's settings"
+    );
+}
+
+#[test]
+fn a_subset_has_the_endpoints_with_its_labels_and_unhealthy_ones_are_left_out() {
+    let down = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: reviews-v3, namespace: default}\n\
+                spec: {address: 127.0.0.1, ports: {http: 15122}, labels: {app: reviews, version: v3}}\n\
+                status: {conditions: [{type: Healthy, status: \"False\"}]}\n---\n";
+    let document = format!(
+        "{down}{}",
+        rule("  subsets: [{name: v2, labels: {version: v2}}, {name: v3, labels: {version: v3}}]\n")
+    );
+    let snapshot = snapshot(&document);
+    let ports = |name: &str| -> Vec<u32> {
+        let all = endpoints(&snapshot, &sidecar());
+        let found = all.iter().find(|one| one.cluster_name == name).unwrap();
+        let lb = found
+            .endpoints
+            .iter()
+            .flat_map(|locality| &locality.lb_endpoints);
+        lb.map(|one| {
+            format!("{one:?}")
+                .split("PortValue(")
+                .nth(1)
+                .unwrap()
+                .split(')')
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap()
+        })
+        .collect()
+    };
+    assert_eq!(ports(REVIEWS), [15102, 15112]);
+    assert_eq!(
+        ports("outbound|9080|v2|reviews.default.svc.cluster.local"),
+        [15112]
+    );
+    assert!(ports("outbound|9080|v3|reviews.default.svc.cluster.local").is_empty());
+}
+
+#[test]
+fn an_unrelated_change_finds_every_resource_again() {
+    let translator = translator();
+    let before = snapshot("");
+    let after = next(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: x, namespace: default}\n\
+         spec: {hosts: [ratings], http: [{route: [{destination: {host: ratings, port: {number: 9080}}}]}]}\n",
+        Some(&before),
+    );
+    let proxy = sidecar();
+    for url in [type_url::CLUSTER, type_url::ENDPOINT, type_url::LISTENER] {
+        let old = translator.generate(&before, &proxy, url, None);
+        let new = translator.generate(&after, &proxy, url, None);
+        assert!(
+            old.iter().zip(&new).all(|(a, b)| Arc::ptr_eq(a, b)),
+            "{url}"
+        );
+    }
+    let old = translator.generate(&before, &proxy, type_url::ROUTE, None);
+    let new = translator.generate(&after, &proxy, type_url::ROUTE, None);
+    assert_ne!(old[0].bytes, new[0].bytes);
+}
+
+#[test]
+fn a_change_of_health_is_a_change_of_these_endpoints_only() {
+    let workload = |status: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: ratings-v1, namespace: default}}\n\
+             spec: {{address: 127.0.0.1, labels: {{app: ratings}}}}\n\
+             status: {{conditions: [{{type: Healthy, status: \"{status}\"}}]}}\n"
+        )
+    };
+    let before = snapshot(&workload("True"));
+    let after = next(&workload("False"), Some(&before));
+    let Changes::Endpoints(hosts) = after.changes_since(&before) else {
+        panic!("more than endpoints changed")
+    };
+    assert_eq!(
+        endpoint_resources(&after, &hosts)
+            .into_iter()
+            .collect::<Vec<_>>(),
+        [
+            "outbound|9080||ratings.default.svc.cluster.local",
+            "outbound|9090||ratings.default.svc.cluster.local"
+        ]
+    );
+    assert_eq!(
+        next(&workload("False"), Some(&after)).changes_since(&after),
+        Changes::Endpoints(Default::default())
+    );
+}
+
+#[test]
+fn http2_is_spoken_where_declared_or_asked_for() {
+    let options = |c: &Cluster| {
+        use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
+        let any = c.typed_extension_protocol_options.values().next()?;
+        let options = upstream::HttpProtocolOptions::decode(any.value.as_slice()).unwrap();
+        Some(format!("{:?}", options.upstream_protocol_options))
+    };
+    assert_eq!(options(&cluster("", REVIEWS)), None);
+    let grpc = cluster("", "outbound|9090||ratings.default.svc.cluster.local");
+    assert!(options(&grpc).unwrap().contains("Http2ProtocolOptions"));
+    let upgraded = rule("  trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: UPGRADE}}}\n");
+    assert!(
+        options(&cluster(&upgraded, REVIEWS))
+            .unwrap()
+            .contains("Http2ProtocolOptions")
+    );
+}
+
+#[test]
+fn a_service_entry_resolved_by_dns_is_a_strict_dns_cluster_of_its_host() {
+    let document = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: weather, namespace: default}\n\
+                    spec: {hosts: [weather.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}\n";
+    let made = cluster(document, "outbound|80||weather.example.com");
+    let text = format!("{:?}", made.load_assignment);
+    assert!(
+        text.contains("weather.example.com") && text.contains("PortValue(80)"),
+        "{text}"
+    );
+    use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+        ClusterDiscoveryType, DiscoveryType,
+    };
+    let strict_dns = ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32);
+    assert_eq!(made.cluster_discovery_type, Some(strict_dns));
+}
