@@ -29,7 +29,7 @@ mod re2;
 mod request;
 pub mod route;
 
-pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink};
+pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, LogFilter};
 pub use address::{Address, CidrRange, HostPort};
 pub use cluster::{
     Cluster, ClusterKind, DnsFamily, HttpProtocol, LbPolicy, LocalityLb, Priority, RetryBudget,

@@ -5,8 +5,8 @@
 //! whether such a cluster exists is found out per request.
 
 mod action;
-mod domains;
-mod index;
+pub(crate) mod domains;
+pub(crate) mod index;
 mod matcher;
 mod retry;
 mod rewrite;

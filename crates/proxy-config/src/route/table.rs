@@ -59,7 +59,9 @@ impl VirtualHost {
     /// must be the same for all decisions about one request.
     pub fn route(&self, request: &impl RequestView, random: u64) -> Option<&Arc<Route>> {
         let path = matched_path(request.path(), self.ignore_path_parameters);
-        self.index.find(&self.routes, path, |route| route.matcher.matches(request, path, random))
+        self.index.find(&self.routes, path, |route| {
+            route.matcher.matches(request, path, random)
+        })
     }
 }
 
@@ -86,7 +88,5 @@ pub struct Route {
     pub decorator: Option<Decorator>,
     /// How much of a request body may be kept for a retry; [`None`]: the listener's buffer limit.
     pub request_body_buffer_limit: Option<u64>,
-    /// Name of the route in statistics; empty: none.
-    pub stat_prefix: Arc<str>,
     pub metadata: Option<Arc<Metadata>>,
 }

@@ -80,11 +80,30 @@ pub struct FormatError {
     pub reason: String,
 }
 
+/// Envoy's own default.
+pub const ENVOY_DEFAULT: &str = "";
+
 impl Format {
     /// Compiles a text format.
     pub fn text(format: &str) -> Result<Self, FormatError> {
         let _ = format;
         Ok(Self { tokens: Vec::new() })
+    }
+
+    /// Compiles a JSON format.
+    pub fn json(format: &serde_json::Map<String, serde_json::Value>) -> Result<Self, FormatError> {
+        let _ = format;
+        Ok(Self { tokens: Vec::new() })
+    }
+
+    /// The text, when there is no operator in it.
+    pub fn literal(&self) -> Option<&str> {
+        None
+    }
+
+    /// What in it never has a value in this proxy.
+    pub fn without_effect(&self) -> &[String] {
+        &[]
     }
 
     /// Appends one rendering to `out`.

@@ -1,0 +1,309 @@
+//! `FilterChain`: its match, its transport, its network filters.
+
+use super::access_log::access_logs;
+use super::hcm::http_connection_manager;
+use super::scope::{At, reject, report};
+use super::values::{
+    any, cidr, decode, duration, flag, known, limit, metadata, non_empty, port, required,
+};
+use crate::{
+    CidrRange, ConfigError, FilterChain, FilterChainMatch, Network, SourceType, TcpCluster,
+    TcpProxy,
+};
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::listener::v3 as pb;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use envoy_types::pb::google::protobuf::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Network filters that only observe.
+pub(crate) const OBSERVERS: &[(&str, &str)] = &[
+    (
+        "envoy.tcp.metadataexchange.config.MetadataExchange",
+        "peer metadata is not exchanged",
+    ),
+    (
+        "stats.PluginConfig",
+        "Istio's standard metrics are not made",
+    ),
+];
+
+pub(crate) fn filter_chain(
+    message: pb::FilterChain,
+    at: At<'_>,
+) -> Result<FilterChain, ConfigError> {
+    let pb::FilterChain {
+        filter_chain_match,
+        filters,
+        use_proxy_proto,
+        metadata: chain_metadata,
+        transport_socket,
+        transport_socket_connect_timeout,
+        name,
+    } = message;
+    if flag(use_proxy_proto, false) {
+        return Err(at
+            .field("use_proxy_proto")
+            .error("use the proxy_protocol listener filter"));
+    }
+    plain_transport(transport_socket, at.field("transport_socket"))?;
+    let match_at = at.field("filter_chain_match");
+    Ok(FilterChain {
+        name: name.into(),
+        matches: filter_chain_match
+            .map(|m| chain_match(m, match_at))
+            .transpose()?
+            .unwrap_or_default(),
+        network: network(filters, at)?,
+        transport_connect_timeout: limit(
+            transport_socket_connect_timeout,
+            None,
+            at.field("transport_socket_connect_timeout"),
+        )?,
+        metadata: metadata(chain_metadata, at.field("metadata"))?,
+    })
+}
+
+/// Only plain TCP so far: TLS must never be left out silently.
+pub(crate) fn plain_transport(
+    socket: Option<core::TransportSocket>,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    use core::transport_socket::ConfigType;
+    let Some(core::TransportSocket { name, config_type }) = socket else {
+        return Ok(());
+    };
+    let kind = match &config_type {
+        Some(ConfigType::TypedConfig(config)) => any(config).0,
+        None => "",
+    };
+    match (kind, name.as_str()) {
+        ("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", _)
+        | ("", "envoy.transport_sockets.raw_buffer") => Ok(()),
+        _ => Err(at.error(format!(
+            "the transport socket '{name}' ({kind}) is not supported yet"
+        ))),
+    }
+}
+
+fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainMatch, ConfigError> {
+    use pb::filter_chain_match::ConnectionSourceType;
+    let pb::FilterChainMatch {
+        destination_port,
+        prefix_ranges,
+        address_suffix,
+        suffix_len,
+        direct_source_prefix_ranges,
+        source_type,
+        source_prefix_ranges,
+        source_ports,
+        server_names,
+        transport_protocol,
+        application_protocols,
+    } = message;
+    // Envoy has never implemented these two (listener_components.proto).
+    reject!(at; address_suffix, suffix_len);
+    let port_of = |value, field: &str| match port(value, at.field(field)) {
+        Ok(0) => Err(at.field(field).error("must be between 1 and 65535")),
+        other => other,
+    };
+    Ok(FilterChainMatch {
+        destination_port: destination_port
+            .map(|v| port_of(v.value, "destination_port"))
+            .transpose()?,
+        destination_ranges: ranges(prefix_ranges, "prefix_ranges", at)?,
+        source_type: match known(source_type, at.field("source_type"))? {
+            ConnectionSourceType::Any => SourceType::Any,
+            ConnectionSourceType::SameIpOrLoopback => SourceType::SameIpOrLoopback,
+            ConnectionSourceType::External => SourceType::External,
+        },
+        direct_source_ranges: ranges(
+            direct_source_prefix_ranges,
+            "direct_source_prefix_ranges",
+            at,
+        )?,
+        source_ranges: ranges(source_prefix_ranges, "source_prefix_ranges", at)?,
+        source_ports: source_ports
+            .into_iter()
+            .map(|p| port_of(p, "source_ports"))
+            .collect::<Result<_, _>>()?,
+        server_names: server_names
+            .into_iter()
+            .enumerate()
+            .map(|(i, name)| server_name(&name, at.item("server_names", i)))
+            .collect::<Result<_, _>>()?,
+        transport_protocol: transport_protocol.into(),
+        application_protocols: application_protocols
+            .into_iter()
+            .map(String::into)
+            .collect(),
+    })
+}
+
+fn server_name(name: &str, at: At<'_>) -> Result<Box<str>, ConfigError> {
+    let name = name.to_ascii_lowercase();
+    let plain = match name.strip_prefix("*.") {
+        Some(suffix) => format!(".{suffix}"),
+        None => name,
+    };
+    if plain.is_empty() || plain.contains('*') {
+        return Err(at.error("must be a name, or '*.' and a name"));
+    }
+    Ok(plain.into())
+}
+
+fn ranges(
+    messages: Vec<core::CidrRange>,
+    field: &str,
+    at: At<'_>,
+) -> Result<Vec<CidrRange>, ConfigError> {
+    messages
+        .into_iter()
+        .enumerate()
+        .map(|(i, r)| cidr(r, at.item(field, i)))
+        .collect()
+}
+
+fn network(filters: Vec<pb::Filter>, at: At<'_>) -> Result<Network, ConfigError> {
+    use pb::filter::ConfigType;
+    let mut terminal = Network::Close;
+    let last = filters.len();
+    for (i, filter) in filters.into_iter().enumerate() {
+        let at = at.item("filters", i);
+        let pb::Filter { name, config_type } = filter;
+        let config = match config_type {
+            Some(ConfigType::TypedConfig(config)) => config,
+            Some(ConfigType::ConfigDiscovery(_)) => {
+                return Err(at.field("config_discovery").not_supported());
+            }
+            None => return Err(at.field("typed_config").error("is required")),
+        };
+        match network_filter(&name, &config, at.field("typed_config"))? {
+            Some(network) if i + 1 == last => terminal = network,
+            Some(_) => return Err(at.error("a terminal filter must be the last one")),
+            None if i + 1 == last => {
+                return Err(at.error(
+                    "the last filter must be envoy.filters.network.http_connection_manager or \
+                     envoy.filters.network.tcp_proxy",
+                ));
+            }
+            None => {}
+        }
+    }
+    Ok(terminal)
+}
+
+/// A terminal filter, or nothing for one that only observes.
+fn network_filter(name: &str, config: &Any, at: At<'_>) -> Result<Option<Network>, ConfigError> {
+    match any(config) {
+        (
+            "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            bytes,
+        ) => {
+            let manager = http_connection_manager(decode(bytes, at)?, at)?;
+            Ok(Some(Network::Http(Arc::new(manager))))
+        }
+        ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", bytes) => Ok(Some(
+            Network::Tcp(Arc::new(tcp_proxy(decode(bytes, at)?, at)?)),
+        )),
+        (kind, _) => match OBSERVERS.iter().find(|(observer, _)| *observer == kind) {
+            Some((_, what)) => {
+                at.notice(what);
+                Ok(None)
+            }
+            None => Err(at.error(format!(
+                "the network filter '{name}' ({kind}) is not supported yet"
+            ))),
+        },
+    }
+}
+
+fn tcp_proxy(message: tcp::TcpProxy, at: At<'_>) -> Result<TcpProxy, ConfigError> {
+    let tcp::TcpProxy {
+        stat_prefix,
+        on_demand,
+        metadata_match,
+        idle_timeout,
+        downstream_idle_timeout,
+        upstream_idle_timeout,
+        access_log,
+        max_connect_attempts,
+        backoff_options,
+        hash_policy,
+        tunneling_config,
+        max_downstream_connection_duration,
+        max_downstream_connection_duration_jitter_percentage,
+        access_log_flush_interval,
+        flush_access_log_on_connected,
+        access_log_options,
+        proxy_protocol_tlvs,
+        proxy_protocol_tlv_merge_policy,
+        upstream_connect_mode,
+        max_early_data_bytes,
+        check_drain_close,
+        cluster_specifier,
+    } = message;
+    reject!(at; on_demand, metadata_match, tunneling_config, proxy_protocol_tlvs, upstream_connect_mode);
+    report!(at, "idle_timeout holds for both sides"; downstream_idle_timeout, upstream_idle_timeout);
+    report!(at, "a failed connect is tried again at once"; backoff_options);
+    report!(at, "no cluster hashes connections"; hash_policy);
+    report!(at, "connections end at the limit exactly"; max_downstream_connection_duration_jitter_percentage);
+    report!(at, "a connection is logged when it ends"; access_log_flush_interval);
+    report!(at, "a connection is logged when it ends"; flush_access_log_on_connected, access_log_options);
+    report!(at, "no PROXY header is sent"; proxy_protocol_tlv_merge_policy);
+    report!(at, "connecting does not wait for data"; max_early_data_bytes);
+    report!(at, "connections close when the drain ends"; check_drain_close);
+    Ok(TcpProxy {
+        stat_prefix: non_empty(stat_prefix, at.field("stat_prefix"))?.into(),
+        cluster: tcp_cluster(cluster_specifier, at)?,
+        idle_timeout: limit(
+            idle_timeout,
+            Some(Duration::from_secs(3600)),
+            at.field("idle_timeout"),
+        )?,
+        max_connect_attempts: max_connect_attempts.map_or(1, |v| v.value).max(1),
+        max_connection_duration: duration(
+            max_downstream_connection_duration,
+            at.field("max_downstream_connection_duration"),
+        )?,
+        access_log: access_logs(access_log, at)?,
+    })
+}
+
+fn tcp_cluster(
+    specifier: Option<tcp::tcp_proxy::ClusterSpecifier>,
+    at: At<'_>,
+) -> Result<TcpCluster, ConfigError> {
+    use tcp::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+    match required(specifier, at.field("cluster"))? {
+        ClusterSpecifier::Cluster(name) => Ok(TcpCluster::One(
+            non_empty(name, at.field("cluster"))?.into(),
+        )),
+        ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }) => {
+            let at = at.field("weighted_clusters");
+            let mut weighted = Vec::with_capacity(clusters.len());
+            for (i, cluster) in clusters.into_iter().enumerate() {
+                let at = at.item("clusters", i);
+                let ClusterWeight {
+                    name,
+                    weight,
+                    metadata_match,
+                } = cluster;
+                reject!(at; metadata_match);
+                if weight == 0 {
+                    return Err(at.field("weight").error("must be above zero"));
+                }
+                weighted.push((Arc::from(non_empty(name, at.field("name"))?), weight));
+            }
+            if weighted.is_empty() {
+                return Err(at.field("clusters").error("needs at least one cluster"));
+            }
+            let total = weighted.iter().map(|(_, weight)| u64::from(*weight)).sum();
+            Ok(TcpCluster::Weighted {
+                clusters: weighted,
+                total,
+            })
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! HTTP filters of connection managers, and their configuration per route.
+
+use super::scope::{At, report};
+use super::values::{any, decode, flag, non_empty, required};
+use crate::{ConfigError, HttpFilter, RouterFilter};
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use envoy_types::pb::google::protobuf::Any;
+use std::collections::HashMap;
+
+/// Filters that only observe; a request and its answer are the same without them.
+const OBSERVERS: &[(&str, &str)] = &[
+    (
+        "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+        "gRPC messages are not counted",
+    ),
+    (
+        "stats.PluginConfig",
+        "Istio's standard metrics are not made",
+    ),
+    (
+        "io.istio.http.peer_metadata.Config",
+        "peer metadata is not exchanged",
+    ),
+    (
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+        "ALPN is not overridden, there is no TLS to upstreams",
+    ),
+    (
+        "envoy.extensions.filters.http.istio_stats.v3.PluginConfig",
+        "Istio's standard metrics are not made",
+    ),
+];
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
+const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
+/// `xds.type.v3.TypedStruct`: a configuration as JSON, for types a control plane has not compiled in.
+/// Only the name of the type is read.
+#[derive(Clone, PartialEq, prost::Message)]
+struct TypedStruct {
+    #[prost(string, tag = "1")]
+    type_url: String,
+}
+
+const TYPED_STRUCTS: &[&str] = &["xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct"];
+
+/// The filters of a connection manager; the last is the router.
+pub(crate) fn http_filters(
+    messages: Vec<hcm::HttpFilter>,
+    at: At<'_>,
+) -> Result<Vec<HttpFilter>, ConfigError> {
+    let last = messages.len();
+    let mut filters = Vec::new();
+    for (i, message) in messages.into_iter().enumerate() {
+        let at = at.item("http_filters", i);
+        let filter = http_filter(message, at)?;
+        let terminal = matches!(filter, Some(HttpFilter::Router(_)));
+        if terminal != (i + 1 == last) {
+            return Err(
+                at.error("the last filter must be envoy.filters.http.router, and no other may be")
+            );
+        }
+        filters.extend(filter);
+    }
+    if filters.is_empty() {
+        return Err(at
+            .field("http_filters")
+            .error("needs envoy.filters.http.router"));
+    }
+    Ok(filters)
+}
+
+fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter>, ConfigError> {
+    use hcm::http_filter::ConfigType;
+    let hcm::HttpFilter {
+        name,
+        is_optional,
+        disabled,
+        config_type,
+    } = message;
+    let name = non_empty(name, at.field("name"))?;
+    let config = match config_type {
+        Some(ConfigType::TypedConfig(config)) => config,
+        Some(ConfigType::ConfigDiscovery(_)) => {
+            return Err(at.field("config_discovery").not_supported());
+        }
+        None => return Err(at.field("typed_config").error("is required")),
+    };
+    let at = at.field("typed_config");
+    let (kind, bytes, in_struct) = unwrap_struct(&config, at)?;
+    if disabled {
+        at.notice(format!("the filter '{name}' is disabled"));
+        return Ok(None);
+    }
+    match kind.as_str() {
+        ROUTER if !in_struct => Ok(Some(HttpFilter::Router(router_filter(
+            decode(bytes, at)?,
+            at,
+        )?))),
+        CORS => Ok(None),
+        // Without a configuration it injects nothing; faults come with routes, which reject them.
+        FAULT if !in_struct && decode::<HttpFault>(bytes, at)? == HttpFault::default() => Ok(None),
+        kind => observer_or_error(&name, kind, is_optional, at).map(|()| None),
+    }
+}
+
+/// Filters for requests on their way to an upstream: only the codec, which is always there.
+pub(crate) fn upstream_filters(
+    messages: Vec<hcm::HttpFilter>,
+    field: &str,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    use hcm::http_filter::ConfigType;
+    for (i, message) in messages.into_iter().enumerate() {
+        let at = at.item(field, i);
+        let hcm::HttpFilter {
+            name,
+            is_optional,
+            disabled,
+            config_type,
+        } = message;
+        let kind = match &config_type {
+            Some(ConfigType::TypedConfig(config)) => any(config).0,
+            _ => "",
+        };
+        if kind != UPSTREAM_CODEC && !disabled {
+            observer_or_error(&name, kind, is_optional, at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Configuration of filters for one route, virtual host or weighted cluster.
+pub(crate) fn per_filter_config(
+    configs: HashMap<String, Any>,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    let mut configs: Vec<_> = configs.into_iter().collect();
+    configs.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, config) in &configs {
+        let at = at.key("typed_per_filter_config", name);
+        match any(config) {
+            ("envoy.config.route.v3.FilterConfig", bytes) => {
+                let FilterConfig {
+                    config,
+                    is_optional,
+                    disabled,
+                } = decode(bytes, at)?;
+                let Some(config) = config else {
+                    if disabled {
+                        at.notice("no filter is there to disable");
+                    }
+                    continue;
+                };
+                one_per_filter_config(name, &config, is_optional, at)?;
+            }
+            _ => one_per_filter_config(name, config, false, at)?,
+        }
+    }
+    Ok(())
+}
+
+fn one_per_filter_config(
+    name: &str,
+    config: &Any,
+    is_optional: bool,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    let (kind, bytes, in_struct) = unwrap_struct(config, at)?;
+    if kind == FAULT && !in_struct && decode::<HttpFault>(bytes, at)? == HttpFault::default() {
+        return Ok(());
+    }
+    observer_or_error(name, &kind, is_optional, at)
+}
+
+/// Observers are reported. So is a filter that the control plane itself calls optional, unless it
+/// guards requests.
+fn observer_or_error(
+    name: &str,
+    kind: &str,
+    is_optional: bool,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    const GUARDS: &[&str] = &[
+        "rbac",
+        "jwt",
+        "authz",
+        "auth",
+        "oauth2",
+        "csrf",
+        "ratelimit",
+        "rate_limit",
+    ];
+    if let Some((_, what)) = OBSERVERS.iter().find(|(observer, _)| *observer == kind) {
+        at.notice(what);
+        return Ok(());
+    }
+    if is_optional && !GUARDS.iter().any(|guard| kind.contains(guard)) {
+        at.notice(format!(
+            "the optional filter '{name}' ({kind}) does nothing"
+        ));
+        return Ok(());
+    }
+    Err(at.error(format!("the filter '{name}' ({kind}) is not supported yet")))
+}
+
+/// The type of a configuration, looking through `TypedStruct`; whether it was in one.
+fn unwrap_struct<'c>(config: &'c Any, at: At<'_>) -> Result<(String, &'c [u8], bool), ConfigError> {
+    let (kind, bytes) = any(config);
+    if !TYPED_STRUCTS.contains(&kind) {
+        return Ok((kind.to_owned(), bytes, false));
+    }
+    let TypedStruct { type_url } = decode(bytes, at)?;
+    Ok((
+        type_url.rsplit('/').next().unwrap_or_default().to_owned(),
+        bytes,
+        true,
+    ))
+}
+
+fn router_filter(message: router::Router, at: At<'_>) -> Result<RouterFilter, ConfigError> {
+    let router::Router {
+        dynamic_stats,
+        start_child_span,
+        upstream_log,
+        upstream_log_options,
+        suppress_envoy_headers,
+        strict_check_headers,
+        respect_expected_rq_timeout,
+        suppress_grpc_request_failure_code_stats,
+        upstream_http_filters,
+        reject_connect_request_early_data,
+    } = message;
+    super::scope::reject!(at; strict_check_headers, upstream_log);
+    report!(at, "spans are not made"; start_child_span);
+    report!(at, "there is no upstream log"; upstream_log_options);
+    report!(at, "gRPC failures are counted by HTTP status"; suppress_grpc_request_failure_code_stats);
+    if !flag(dynamic_stats, true) {
+        at.field("dynamic_stats").notice("statistics stay on");
+    }
+    if flag(reject_connect_request_early_data, false) {
+        return Err(at
+            .field("reject_connect_request_early_data")
+            .not_supported());
+    }
+    upstream_filters(upstream_http_filters, "upstream_http_filters", at)?;
+    Ok(RouterFilter {
+        suppress_envoy_headers,
+        respect_expected_rq_timeout,
+    })
+}
+
+/// A typed extension whose type decides; its name is only for people.
+pub(crate) fn extension_type(
+    message: Option<envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig>,
+    at: At<'_>,
+) -> Result<Any, ConfigError> {
+    required(
+        required(message, at)?.typed_config,
+        at.field("typed_config"),
+    )
+}
