@@ -12,7 +12,7 @@ use crate::diagnostic::{Diagnostic, Severity};
 use crate::field::Field;
 use crate::node::{Node, Value};
 use crate::path::Path;
-use crate::schema::message;
+use crate::schema::{choice, message};
 use crate::yaml;
 
 message! {
@@ -45,6 +45,7 @@ message! {
         effective working_dir "workingDir": String,
         /// Answers 200 when the application is ready.
         effective readiness_path "readinessPath": String,
+        effective proxy: ProxyKind,
     }
 }
 
@@ -67,6 +68,17 @@ message! {
         effective https_port "httpsPort": Option<u16>,
         /// Answers 200 through the gateway when the mesh is ready.
         effective readiness_path "readinessPath": String,
+        effective proxy: ProxyKind,
+    }
+}
+
+choice! {
+    /// Who runs the proxy of a workload or gateway.
+    pub enum ProxyKind {
+        #[default]
+        effective Lateen = "lateen",
+        /// The person does, from the bootstrap that is written for it.
+        effective External = "external",
     }
 }
 

@@ -74,7 +74,9 @@ pub fn run(args: Args) -> Outcome {
         .enable_all()
         .build()
         .map_err(|error| Failure::other(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(lateen_control::run(options, asked_to_leave())).map_err(Failure::other)
+    runtime
+        .block_on(lateen_control::run(options, asked_to_leave()))
+        .map_err(Failure::other)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -2,9 +2,18 @@
 
 use std::path::PathBuf;
 
+use lateen_local::demo;
+use lateen_local::mesh::Seed;
+
 use crate::failure::{Failure, Outcome};
+use crate::session::{self, Session};
+use crate::up;
 
 /// Start a whole mesh with the Bookinfo application on this machine
+///
+/// Starts a control plane, an ingress gateway and six workloads, each with a sidecar of its own,
+/// all on 127.0.0.1, without Kubernetes and without root. What you apply is kept in the run
+/// directory and is there again at the next start. Ctrl-C stops everything.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Port of the ingress gateway: http://127.0.0.1:PORT/productpage
@@ -29,6 +38,20 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Outcome {
-    let _ = args;
-    Err(Failure::other("the demo is not part of this build yet"))
+    let source = up::Source {
+        name: "demo.yaml".to_owned(),
+        text: demo::MESH.to_owned(),
+        directory: PathBuf::from("/"),
+    };
+    let plan = up::plan(&source, args.port_base, Some(args.port))?;
+    let (seed, _) = Seed::from_text("gateway.yaml", demo::GATEWAY).map_err(Failure::other)?;
+    session::run(Session {
+        plan,
+        run_dir: args.run_dir,
+        seeds: vec![seed],
+        watched: up::watched(args.config)?,
+        json: args.json,
+        page: demo::PAGE,
+        example: Some(demo::EXAMPLE),
+    })
 }

@@ -1,13 +1,22 @@
 //! `lateen up`: a mesh of the person's own services on this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use lateen_api::{Diagnostic, parse_mesh_file};
+use lateen_local::mesh::{Seed, SeedError};
+use lateen_local::plan::{self, Plan, PlanOptions};
 
 use crate::failure::{Failure, Outcome};
+use crate::session::{self, Session, say};
 
 /// Start a mesh of your own services, described in a file
+///
+/// The file lists workloads: their service, ports, labels and command. Each is started with a
+/// sidecar of its own, on 127.0.0.1, without Kubernetes and without root. docs/mesh-file.md has
+/// every field and an example.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The mesh file: workloads, their ports and commands (docs/mesh-file.md)
+    /// The mesh file
     #[arg(
         short = 'f',
         long = "file",
@@ -15,6 +24,10 @@ pub struct Args {
         default_value = "mesh.yaml"
     )]
     pub file: PathBuf,
+
+    /// Port of the first gateway, instead of the file's
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
 
     /// First of the ports that proxies, applications and the control plane use
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
@@ -34,6 +47,108 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Outcome {
-    let _ = args;
-    Err(Failure::other("up is not part of this build yet"))
+    let source = Source::read(&args.file)?;
+    let plan = plan(&source, args.port_base, args.port)?;
+    let mut seeds = Vec::new();
+    for path in &plan.config {
+        for (seed, warnings) in Seed::from_path(path).map_err(seed_failure)? {
+            warnings.iter().for_each(|warning| say(warning));
+            seeds.push(seed);
+        }
+    }
+    session::run(Session {
+        plan,
+        run_dir: args.run_dir,
+        seeds,
+        watched: watched(args.config)?,
+        json: args.json,
+        page: "/",
+        example: None,
+    })
+}
+
+fn seed_failure(error: SeedError) -> Failure {
+    match error {
+        SeedError::Invalid(_) => Failure::data(error),
+        SeedError::Read { .. } => Failure::other(error),
+    }
+}
+
+/// The text of a mesh file and where it comes from.
+#[derive(Debug)]
+pub struct Source {
+    /// What errors call it.
+    pub name: String,
+    pub text: String,
+    /// What relative paths in it start from.
+    pub directory: PathBuf,
+}
+
+impl Source {
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let name = path.display().to_string();
+        let fail = |error: std::io::Error| {
+            let message = format!(
+                "cannot read the mesh file {name}: {error}; name one with -f, or try `lateen demo`"
+            );
+            Failure::other(message)
+        };
+        let bytes = std::fs::read(path).map_err(fail)?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Failure::data(format!("{name} is not UTF-8 text; save it as UTF-8")))?;
+        let path = path.canonicalize().map_err(fail)?;
+        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        Ok(Self {
+            name,
+            text,
+            directory,
+        })
+    }
+}
+
+/// Parses and plans a mesh file; every error is shown with its line.
+pub fn plan(source: &Source, port_base: u16, gateway_port: Option<u16>) -> Result<Plan, Failure> {
+    let directory = source.directory.clone();
+    let options = PlanOptions {
+        port_base,
+        gateway_port,
+        directory,
+    };
+    parse_mesh_file(&source.name, &source.text)
+        .and_then(|parsed| plan::plan(&parsed, &options))
+        .map_err(|diagnostics| invalid(source, &diagnostics))
+}
+
+fn invalid(source: &Source, diagnostics: &[Diagnostic]) -> Failure {
+    let rendered: String = diagnostics
+        .iter()
+        .map(|diagnostic| diagnostic.render(&source.text, false))
+        .collect();
+    let count = diagnostics.len();
+    let errors = if count == 1 {
+        "an error".to_owned()
+    } else {
+        format!("{count} errors")
+    };
+    Failure::data(format!(
+        "{} has {errors}\n{}",
+        source.name,
+        rendered.trim_end()
+    ))
+}
+
+/// A directory to watch must exist; the control plane would only say so in its log.
+pub fn watched(config: Option<PathBuf>) -> Result<Option<PathBuf>, Failure> {
+    let Some(path) = config else { return Ok(None) };
+    match path.canonicalize() {
+        Ok(path) if path.is_dir() => Ok(Some(path)),
+        Ok(_) => Err(Failure::usage(format!(
+            "--config {} is not a directory; use `lateen apply -f` for a file",
+            path.display()
+        ))),
+        Err(error) => Err(Failure::usage(format!(
+            "--config {}: {error}",
+            path.display()
+        ))),
+    }
 }

@@ -2,7 +2,9 @@
 
 pub mod bookinfo;
 pub mod bootstrap;
+pub mod demo;
 pub mod http;
+pub mod mesh;
 mod objects;
 mod parent;
 pub mod plan;

@@ -62,8 +62,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Settings from the environment: `HOSTNAME` names the workload as in a pod, `HTTP_PROXY` is
-    /// the way to the neighbours.
+    /// Settings from the environment: `LATEEN_WORKLOAD` names the workload, `HTTP_PROXY` is the way
+    /// to the neighbours.
     pub fn from_environment(app: App, version: &str) -> Self {
         let workload = std::env::var("LATEEN_WORKLOAD")
             .unwrap_or_else(|_| format!("{}-{version}", app.name()));

@@ -205,11 +205,11 @@ fn check_unique_workloads(findings: &mut Findings<'_>) {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for (index, workload) in file.workloads.iter().enumerate() {
         let path = Path::root().key("workloads").index(index).key("name");
-        if let Some(first) = seen.insert(&workload.name, index) {
-            if !workload.name.is_empty() {
-                let message = format!("workloads[{first}] has the name {:?} too", workload.name);
-                findings.error(&path, message, "a workload's name is unique in the mesh");
-            }
+        if let Some(first) = seen.insert(&workload.name, index)
+            && !workload.name.is_empty()
+        {
+            let message = format!("workloads[{first}] has the name {:?} too", workload.name);
+            findings.error(&path, message, "a workload's name is unique in the mesh");
         }
         if RESERVED.contains(&workload.name.as_str()) {
             let message = format!("{:?} is a process of the mesh itself", workload.name);

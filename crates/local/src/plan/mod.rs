@@ -17,7 +17,11 @@ mod ports;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use lateen_api::mesh_file::ProxyKind;
 use lateen_api::{Diagnostic, ParsedMeshFile};
+use serde_json::Value;
+
+use crate::bootstrap;
 
 pub use ports::{PortUse, TakenPort, check_free};
 
@@ -65,6 +69,8 @@ pub struct Gateway {
     pub http: u16,
     pub https: u16,
     pub readiness_path: Option<String>,
+    /// The person runs this gateway's proxy.
+    pub external_proxy: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +118,8 @@ pub struct Workload {
     pub env: BTreeMap<String, String>,
     pub directory: PathBuf,
     pub readiness_path: Option<String>,
+    /// The person runs this workload's sidecar.
+    pub external_proxy: bool,
     /// The sidecar's admin port.
     pub admin: u16,
     /// Where the sidecar takes the application's HTTP requests.
@@ -155,6 +163,60 @@ impl TcpOutbound {
 impl Workload {
     pub fn version(&self) -> &str {
         self.labels.get("version").map_or("", String::as_str)
+    }
+}
+
+/// Why a proxy's ports cannot be moved.
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    #[error("there is no workload {0:?}")]
+    Unknown(String),
+    #[error("the ports of the proxy of {0:?} do not fit below 65536; choose a lower port")]
+    TooHigh(String),
+}
+
+impl Plan {
+    /// Gives the listeners of one proxy ports of their own from `first` on. What else is in the
+    /// plan keeps its ports, applications included.
+    pub fn move_proxy(&mut self, name: &str, first: u16) -> Result<(), MoveError> {
+        let mut next = Some(first);
+        let mut take = || {
+            let port = next.ok_or_else(|| MoveError::TooHigh(name.to_owned()))?;
+            next = port.checked_add(1);
+            Ok::<u16, MoveError>(port)
+        };
+        if let Some(gateway) = self
+            .gateways
+            .iter_mut()
+            .find(|gateway| gateway.name == name)
+        {
+            gateway.admin = take()?;
+            return Ok(());
+        }
+        let workload = self
+            .workloads
+            .iter_mut()
+            .find(|workload| workload.name == name);
+        let workload = workload.ok_or_else(|| MoveError::Unknown(name.to_owned()))?;
+        (workload.admin, workload.outbound) = (take()?, take()?);
+        for port in &mut workload.ports {
+            port.inbound = take()?;
+        }
+        for tcp in &mut workload.tcp_outbound {
+            tcp.local = take()?;
+        }
+        Ok(())
+    }
+
+    /// The bootstrap of the proxy of a workload or gateway.
+    pub fn bootstrap_of(&self, name: &str) -> Option<Value> {
+        let gateway = self.gateways.iter().find(|gateway| gateway.name == name);
+        let workload = self.workloads.iter().find(|workload| workload.name == name);
+        match (gateway, workload) {
+            (Some(gateway), _) => Some(bootstrap::gateway(self, gateway)),
+            (None, Some(workload)) => Some(bootstrap::sidecar(self, workload)),
+            (None, None) => None,
+        }
     }
 }
 
@@ -203,6 +265,7 @@ fn planned_gateways(file: &lateen_api::MeshFile, options: &PlanOptions) -> Vec<G
                     .https_port
                     .unwrap_or(http.saturating_add(HTTPS_OFFSET)),
                 readiness_path: set(&gateway.readiness_path),
+                external_proxy: gateway.proxy == ProxyKind::External,
             }
         })
         .collect();
@@ -282,6 +345,7 @@ fn planned_workload(
         env: workload.env.clone(),
         directory: options.directory.join(Path::new(&workload.working_dir)),
         readiness_path: set(&workload.readiness_path),
+        external_proxy: workload.proxy == ProxyKind::External,
         admin: 0,
         outbound: 0,
         ports: ports.collect(),

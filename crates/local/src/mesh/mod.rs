@@ -1,0 +1,280 @@
+//! A mesh that runs on this machine: from a plan to processes and objects, and back to nothing.
+//!
+//! The order of things: every port is checked; the control plane and the applications start; as
+//! soon as the control plane answers, the mesh's objects are put into it and the proxies start.
+//! From then on a workload that is not ready is marked so in its WorkloadEntry, and traffic avoids
+//! it. Nothing here knows how the demo differs from a person's own mesh: both are a mesh file.
+
+mod api;
+mod launch;
+mod publish;
+mod rows;
+mod seed;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use api::ApiError;
+pub use rows::{Row, rows};
+pub use seed::{Seed, SeedError};
+
+use crate::http::Client;
+use crate::plan::{Plan, TakenPort, check_free};
+use crate::rundir::{RunDir, RunDirError};
+use crate::supervise::{Killer, State, Status, Supervisor, Table};
+use api::Api;
+use publish::Publisher;
+
+/// How long the processes of a mesh that was killed may take to leave their ports.
+const LEFTOVERS: Duration = Duration::from_secs(4);
+/// Patience with the page behind a gateway while waiting for it.
+const PAGE_PATIENCE: Duration = Duration::from_secs(2);
+const PAGE_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for everything to be ready: slow applications are given time, not eternity.
+const SETTLE: Duration = Duration::from_secs(60);
+/// A process that was started again this often before it was ever ready has failed.
+const HOPELESS: u32 = 2;
+/// Name of the control plane's process and log.
+pub const CONTROL: &str = "control";
+
+/// What to start.
+#[derive(Debug)]
+pub struct MeshOptions {
+    /// The `lateen` binary, which is every process of ours.
+    pub lateen: PathBuf,
+    pub run_dir: RunDir,
+    pub plan: Plan,
+    /// Configuration of the first start in this run directory.
+    pub seeds: Vec<Seed>,
+    /// Directory of YAML that the control plane watches.
+    pub watched: Option<PathBuf>,
+}
+
+/// Why a mesh did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    #[error(transparent)]
+    Port(#[from] TakenPort),
+    #[error(transparent)]
+    Seed(#[from] SeedError),
+    #[error("cannot write {path}: {source}; check the run directory")]
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the control plane does not start: {reason}; its log is {log}")]
+    Control { reason: String, log: PathBuf },
+    #[error("the control plane refused the mesh's own objects: {0}")]
+    Objects(#[from] ApiError),
+}
+
+/// How a start went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything is ready, and every gateway's readiness path answers through the mesh.
+    Ready,
+    /// Something fails again and again; it is being restarted, the rest serves.
+    Failing,
+}
+
+/// A mesh that is running.
+#[derive(Debug)]
+pub struct Mesh {
+    plan: Arc<Plan>,
+    run_dir: RunDir,
+    supervisor: Supervisor,
+    table: watch::Receiver<Table>,
+    publisher: Option<JoinHandle<()>>,
+    client: Client,
+    seeds: Vec<Seed>,
+    lateen: PathBuf,
+}
+
+impl Mesh {
+    /// Checks the ports and starts the control plane and the applications.
+    pub async fn start(options: MeshOptions) -> Result<Self, StartError> {
+        let MeshOptions {
+            lateen,
+            run_dir,
+            plan,
+            seeds,
+            watched,
+        } = options;
+        check_ports(&plan, run_dir.was_killed()).await?;
+        launch::write_bootstraps(&plan, &run_dir)?;
+        let plan = Arc::new(plan);
+        let mut supervisor = Supervisor::new(&run_dir.logs());
+        supervisor.start(launch::control(
+            &plan,
+            &lateen,
+            &run_dir,
+            watched.as_deref(),
+        ));
+        for workload in &plan.workloads {
+            supervisor.start(launch::app(&lateen, workload));
+        }
+        let table = supervisor.watch();
+        let client = Client::direct();
+        Ok(Self {
+            plan,
+            run_dir,
+            supervisor,
+            table,
+            publisher: None,
+            client,
+            seeds,
+            lateen,
+        })
+    }
+
+    /// Puts the mesh's objects into the control plane, starts the proxies, and waits until
+    /// everything is ready or something has failed for good.
+    pub async fn settle(&mut self) -> Result<Outcome, StartError> {
+        let api = Api::new(self.plan.control.api);
+        tokio::select! {
+            ready = api.wait() => ready,
+            failed = self.control_failed() => return Err(failed),
+        }
+        let publisher = Publisher::new(api.clone(), self.plan.clone(), self.table.clone());
+        publisher.put_all().await?;
+        for gateway in &self.plan.gateways {
+            self.supervisor
+                .start(launch::gateway(&self.lateen, &self.run_dir, gateway));
+        }
+        for workload in &self.plan.workloads {
+            self.supervisor
+                .start(launch::sidecar(&self.lateen, &self.run_dir, workload));
+        }
+        if !self.run_dir.is_seeded() {
+            seed::apply(&api, &self.seeds).await?;
+            let path = self.run_dir.path().to_owned();
+            self.run_dir
+                .set_seeded()
+                .map_err(|source| StartError::Write { path, source })?;
+        }
+        let outcome = self.wait_until_settled().await;
+        self.publisher = Some(tokio::spawn(publisher.follow()));
+        Ok(outcome)
+    }
+
+    async fn wait_until_settled(&mut self) -> Outcome {
+        match tokio::time::timeout(SETTLE, self.all_ready()).await {
+            Ok(Ok(())) => Outcome::Ready,
+            Ok(Err(Hopeless)) | Err(_) => Outcome::Failing,
+        }
+    }
+
+    /// Waits for every process, and then for every gateway's page through the whole mesh.
+    async fn all_ready(&self) -> Result<(), Hopeless> {
+        let mut table = self.table.clone();
+        let settled = table.wait_for(|table| {
+            table
+                .iter()
+                .all(|status| status.state == State::Ready || is_hopeless(status))
+        });
+        if settled.await.map_err(|_| Hopeless)?.iter().any(is_hopeless) {
+            return Err(Hopeless);
+        }
+        for gateway in &self.plan.gateways {
+            let Some(path) = &gateway.readiness_path else {
+                continue;
+            };
+            let url = format!("http://127.0.0.1:{}{path}", gateway.http);
+            loop {
+                let answer = self.client.get(&url, PAGE_PATIENCE).await;
+                if answer.is_ok_and(|response| response.status().is_success()) {
+                    break;
+                }
+                if self.table.borrow().iter().any(is_hopeless) {
+                    return Err(Hopeless);
+                }
+                tokio::time::sleep(PAGE_POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the control plane to have failed for good.
+    async fn control_failed(&self) -> StartError {
+        let mut table = self.table.clone();
+        let failed = table.wait_for(|table| {
+            table
+                .iter()
+                .any(|status| status.name == CONTROL && is_hopeless(status))
+        });
+        let reason = match failed.await.ok().and_then(|table| {
+            table
+                .iter()
+                .find(|status| status.name == CONTROL)
+                .map(|status| status.state.clone())
+        }) {
+            Some(State::Restarting {
+                reason,
+                last_line: Some(line),
+            }) => format!("{reason}: {line}"),
+            Some(State::Restarting { reason, .. }) => reason,
+            _ => "it ends again and again".to_owned(),
+        };
+        StartError::Control {
+            reason,
+            log: self.run_dir.logs().join(format!("{CONTROL}.log")),
+        }
+    }
+
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub fn run_dir(&self) -> &RunDir {
+        &self.run_dir
+    }
+
+    /// The state of every process, now and whenever it changes.
+    pub fn watch(&self) -> watch::Receiver<Table> {
+        self.table.clone()
+    }
+
+    /// Hurries a [`Mesh::stop`] that is under way.
+    pub fn killer(&self) -> Killer {
+        self.supervisor.killer()
+    }
+
+    /// Stops every process, gracefully at first.
+    pub async fn stop(mut self) {
+        if let Some(publisher) = self.publisher.take() {
+            // Its workloads are about to be down, and their entries must not say so next time.
+            publisher.abort();
+        }
+        self.supervisor.stop().await;
+        self.run_dir.close();
+    }
+}
+
+/// Something will not become ready by waiting.
+struct Hopeless;
+
+/// Whether a process was restarted in vain.
+fn is_hopeless(status: &Status) -> bool {
+    let starting = matches!(status.state, State::Restarting { .. } | State::Starting);
+    starting && status.restarts >= HOPELESS
+}
+
+async fn check_ports(plan: &Plan, was_killed: bool) -> Result<(), TakenPort> {
+    let ports = plan.ports();
+    let began = std::time::Instant::now();
+    loop {
+        match check_free(&ports) {
+            // What a killed mesh left behind is about to notice that and leave.
+            Err(_) if was_killed && began.elapsed() < LEFTOVERS => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            result => return result,
+        }
+    }
+}
