@@ -46,9 +46,12 @@ pub fn run(args: Args) -> Outcome {
     };
     let mut plan = up::plan(&source, args.port_base, args.port)?;
     if let Some(first) = args.proxy_ports {
-        plan.move_proxy(&args.workload, first).map_err(Failure::usage)?;
+        plan.move_proxy(&args.workload, first)
+            .map_err(Failure::usage)?;
     }
-    let bootstrap = plan.bootstrap_of(&args.workload).ok_or_else(|| unknown(&plan, &args.workload))?;
+    let bootstrap = plan
+        .bootstrap_of(&args.workload)
+        .ok_or_else(|| unknown(&plan, &args.workload))?;
     writeln!(anstream::stdout(), "{bootstrap:#}").map_err(Failure::other)
 }
 
@@ -56,5 +59,8 @@ fn unknown(plan: &Plan, name: &str) -> Failure {
     let workloads = plan.workloads.iter().map(|workload| workload.name.as_str());
     let gateways = plan.gateways.iter().map(|gateway| gateway.name.as_str());
     let known: Vec<&str> = gateways.chain(workloads).collect();
-    Failure::usage(format!("there is no workload {name:?}; there are {}", known.join(", ")))
+    Failure::usage(format!(
+        "there is no workload {name:?}; there are {}",
+        known.join(", ")
+    ))
 }

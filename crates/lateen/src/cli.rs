@@ -10,7 +10,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
-use crate::{control, demo, hidden, proxy, up};
+use crate::{bootstrap, control, demo, hidden, proxy, up};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -37,6 +37,7 @@ pub enum Command {
     Up(up::Args),
     Control(control::Args),
     Proxy(proxy::Args),
+    Bootstrap(bootstrap::Args),
     #[command(hide = true, disable_version_flag = true)]
     Bookinfo(hidden::BookinfoArgs),
     #[command(hide = true)]
@@ -50,6 +51,7 @@ pub fn dispatch(command: Command) -> Outcome {
         Command::Up(args) => up::run(args),
         Command::Control(args) => control::run(args),
         Command::Proxy(args) => proxy::run(args),
+        Command::Bootstrap(args) => bootstrap::run(args),
         Command::Bookinfo(args) => hidden::bookinfo(args),
         Command::RunChild(args) => hidden::run_child(args),
     }

@@ -57,6 +57,9 @@ pub fn bookinfo(args: BookinfoArgs) -> Outcome {
 }
 
 pub fn run_child(args: RunChildArgs) -> Outcome {
-    let _ = args;
-    Err(Failure::other("run-child is not part of this build yet"))
+    match lateen_local::supervise::run_child(&args.command) {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(Failure::silent(code)),
+        Err(error) => Err(Failure::other(error)),
+    }
 }

@@ -3,12 +3,16 @@
 //! It parses arguments, calls one function of one crate, and turns the outcome into a message and
 //! an exit code. It has no logic of its own: a verb that grows logic moves it into a crate.
 
+mod bootstrap;
 mod cli;
 mod control;
 mod demo;
 mod failure;
 mod hidden;
+mod progress;
 mod proxy;
+mod session;
+mod summary;
 mod up;
 
 use std::process::ExitCode;

@@ -30,7 +30,12 @@ pub struct Progress {
 impl Progress {
     /// Shows progress until aborted; what was drawn on a terminal is removed then.
     pub async fn follow(plan: Plan, logs: PathBuf, mut table: watch::Receiver<Table>) {
-        let mut progress = Self { plan, logs, shown: Vec::new(), drawn: 0 };
+        let mut progress = Self {
+            plan,
+            logs,
+            shown: Vec::new(),
+            drawn: 0,
+        };
         let interactive = session::is_interactive();
         loop {
             let rows = rows(&progress.plan, &table.borrow_and_update(), &progress.logs);
@@ -74,7 +79,9 @@ impl Progress {
             let style = Style::new().fg_color(Some(color.into()));
             let state: String = row.state.chars().take(60).collect();
             let name = &row.workload;
-            text.push_str(&format!("\x1b[2K  {style}{mark}{style:#} {name:width$}  {state}\n"));
+            text.push_str(&format!(
+                "\x1b[2K  {style}{mark}{style:#} {name:width$}  {state}\n"
+            ));
         }
         self.drawn = rows.len();
         let _ = anstream::stderr().write_all(text.as_bytes());

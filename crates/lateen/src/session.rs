@@ -128,7 +128,12 @@ fn event(row: &Row) -> String {
     if row.ready {
         return format!("{} is ready again", row.workload);
     }
-    format!("{}: {} (log: {})", row.workload, row.state, row.log.display())
+    format!(
+        "{}: {} (log: {})",
+        row.workload,
+        row.state,
+        row.log.display()
+    )
 }
 
 async fn stop(mesh: Mesh, mut signals: Signals) {

@@ -27,8 +27,11 @@ pub struct Summary<'a> {
 
 impl Summary<'_> {
     pub fn print(&self, as_json: bool) {
-        let rows =
-            rows(self.mesh.plan(), &self.mesh.watch().borrow(), &self.mesh.run_dir().logs());
+        let rows = rows(
+            self.mesh.plan(),
+            &self.mesh.watch().borrow(),
+            &self.mesh.run_dir().logs(),
+        );
         let text = match as_json {
             true => format!("{}\n", self.json(&rows)),
             false => self.text(&rows),
@@ -45,8 +48,14 @@ impl Summary<'_> {
         let mut text = table(rows);
         let took = seconds(self.took);
         let (mark, what) = match self.ready {
-            true => (Style::new().bold().fg_color(Some(AnsiColor::Green.into())), "Ready"),
-            false => (Style::new().bold().fg_color(Some(AnsiColor::Red.into())), "Not all ready"),
+            true => (
+                Style::new().bold().fg_color(Some(AnsiColor::Green.into())),
+                "Ready",
+            ),
+            false => (
+                Style::new().bold().fg_color(Some(AnsiColor::Red.into())),
+                "Not all ready",
+            ),
         };
         text.push_str(&format!("\n{mark}{what}{mark:#} after {took}"));
         if let Some(url) = self.url() {
@@ -54,13 +63,19 @@ impl Summary<'_> {
         }
         text.push_str("\n\n");
         let commands = self.commands();
-        let width = commands.iter().map(|(_, command)| command.len()).max().unwrap_or(0);
+        let width = commands
+            .iter()
+            .map(|(_, command)| command.len())
+            .max()
+            .unwrap_or(0);
         text.push_str(&format!("{bold}Worth trying{bold:#}\n"));
         for (what, command) in &commands {
             text.push_str(&format!("  {command:width$}  {dim}# {what}{dim:#}\n"));
         }
         let run_dir = self.mesh.run_dir().path().display();
-        text.push_str(&format!("\n{dim}State and logs are in {run_dir}. Ctrl-C stops everything.{dim:#}\n"));
+        text.push_str(&format!(
+            "\n{dim}State and logs are in {run_dir}. Ctrl-C stops everything.{dim:#}\n"
+        ));
         text
     }
 
@@ -90,11 +105,20 @@ impl Summary<'_> {
             ));
         } else if let Some(url) = self.url() {
             commands.push(("through the gateway", format!("curl -i {url}")));
-            commands.push(("what the mesh knows", format!("{lateen} get services -A{server}")));
+            commands.push((
+                "what the mesh knows",
+                format!("{lateen} get services -A{server}"),
+            ));
         } else {
-            commands.push(("what the mesh knows", format!("{lateen} get services -A{server}")));
+            commands.push((
+                "what the mesh knows",
+                format!("{lateen} get services -A{server}"),
+            ));
         }
-        commands.push(("has every proxy got it?", format!("{lateen} proxy-status{server}")));
+        commands.push((
+            "has every proxy got it?",
+            format!("{lateen} proxy-status{server}"),
+        ));
         commands
     }
 
@@ -179,7 +203,11 @@ fn table(rows: &[Row]) -> String {
     let cells = |row: &Row| {
         [
             row.workload.clone(),
-            if row.version.is_empty() { "-".to_owned() } else { row.version.clone() },
+            if row.version.is_empty() {
+                "-".to_owned()
+            } else {
+                row.version.clone()
+            },
             row.address.clone(),
             row.sidecar.clone().unwrap_or_else(|| "-".to_owned()),
             row.state.clone(),
@@ -187,7 +215,11 @@ fn table(rows: &[Row]) -> String {
     };
     let lines: Vec<[String; 5]> = rows.iter().map(cells).collect();
     let width = |column: usize| {
-        let longest = lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+        let longest = lines
+            .iter()
+            .map(|line| line[column].len())
+            .max()
+            .unwrap_or(0);
         longest.max(HEAD[column].len()) + 3
     };
     let widths: [usize; 4] = std::array::from_fn(width);
@@ -201,7 +233,11 @@ fn table(rows: &[Row]) -> String {
         for (cell, width) in line.iter().zip(&widths) {
             text.push_str(&format!("{cell:width$}"));
         }
-        let color = if row.ready { AnsiColor::Green } else { AnsiColor::Red };
+        let color = if row.ready {
+            AnsiColor::Green
+        } else {
+            AnsiColor::Red
+        };
         let state = Style::new().fg_color(Some(color.into()));
         text.push_str(&format!("{state}{}{state:#}\n", line[4]));
     }
@@ -211,9 +247,13 @@ fn table(rows: &[Row]) -> String {
 /// How this binary can be called from where the person stands: by name if it is on the path, else
 /// by the shorter of its relative and absolute paths.
 fn command_name() -> String {
-    let Ok(own) = std::env::current_exe() else { return "lateen".to_owned() };
+    let Ok(own) = std::env::current_exe() else {
+        return "lateen".to_owned();
+    };
     let on_path = std::env::var_os("PATH").is_some_and(|path| {
-        let found = std::env::split_paths(&path).map(|dir| dir.join("lateen")).find(|p| p.is_file());
+        let found = std::env::split_paths(&path)
+            .map(|dir| dir.join("lateen"))
+            .find(|p| p.is_file());
         found.and_then(|found| found.canonicalize().ok()) == own.canonicalize().ok()
     });
     if on_path {
@@ -230,5 +270,9 @@ fn command_name() -> String {
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:@%,".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }

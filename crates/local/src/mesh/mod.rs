@@ -143,11 +143,21 @@ impl Mesh {
         }
         let publisher = Publisher::new(api.clone(), self.plan.clone(), self.table.clone());
         publisher.put_all().await?;
-        for gateway in &self.plan.gateways {
+        for gateway in self
+            .plan
+            .gateways
+            .iter()
+            .filter(|gateway| !gateway.external_proxy)
+        {
             self.supervisor
                 .start(launch::gateway(&self.lateen, &self.run_dir, gateway));
         }
-        for workload in &self.plan.workloads {
+        for workload in self
+            .plan
+            .workloads
+            .iter()
+            .filter(|workload| !workload.external_proxy)
+        {
             self.supervisor
                 .start(launch::sidecar(&self.lateen, &self.run_dir, workload));
         }

@@ -9,6 +9,9 @@ use super::launch::{app_name, sidecar_name};
 use crate::plan::Plan;
 use crate::supervise::{State, Status, Table};
 
+/// The proxy is the person's own; whether it is ready is not known here.
+const EXTERNAL: &str = "external proxy";
+
 /// One line of the table.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,8 +59,12 @@ pub fn rows(plan: &Plan, table: &Table, logs: &Path) -> Vec<Row> {
             version: String::new(),
             address: format!("127.0.0.1:{}", gateway.http),
             sidecar: Some(format!("127.0.0.1:{}", gateway.admin)),
-            ready: is_ready(proxy),
-            state: describe(&[proxy]),
+            ready: gateway.external_proxy || is_ready(proxy),
+            state: if gateway.external_proxy {
+                EXTERNAL.to_owned()
+            } else {
+                describe(&[proxy])
+            },
             pid: None,
             sidecar_pid: proxy.and_then(|status| status.pid),
             restarts: proxy.map_or(0, |status| status.restarts),
@@ -76,8 +83,12 @@ pub fn rows(plan: &Plan, table: &Table, logs: &Path) -> Vec<Row> {
             version: workload.version().to_owned(),
             address: format!("127.0.0.1:{port}"),
             sidecar: Some(format!("127.0.0.1:{}", workload.admin)),
-            ready: is_ready(app) && is_ready(sidecar),
-            state: describe(&[app, sidecar]),
+            ready: is_ready(app) && (workload.external_proxy || is_ready(sidecar)),
+            state: match workload.external_proxy {
+                true if is_ready(app) => EXTERNAL.to_owned(),
+                true => describe(&[app]),
+                false => describe(&[app, sidecar]),
+            },
             pid: app.and_then(|status| status.pid),
             sidecar_pid: sidecar.and_then(|status| status.pid),
             restarts: [app, sidecar]
