@@ -3,11 +3,37 @@
 //! Istio says these things in `istioctl analyze`, with the codes used here. They are warnings: an
 //! object may be written before the ones it names.
 
-use lateen_api::{Diagnostic, Object};
+use lateen_analysis::Finding;
+use lateen_api::{Diagnostic, Object, Severity};
 use lateen_model::MeshSnapshot;
 
-/// Warnings about `object` in a mesh that is otherwise as in `snapshot`.
+/// Warnings about `object` in the mesh of `snapshot`, of which it is a part.
 pub(crate) fn warnings(snapshot: &MeshSnapshot, object: &Object) -> Vec<Diagnostic> {
-    let _ = (snapshot, object);
-    Vec::new()
+    let namespace = match object.meta.namespace.as_str() {
+        "" => "default",
+        namespace => namespace,
+    };
+    let about = |finding: &Finding| {
+        finding.subject.kind == object.kind.info().name
+            && finding.subject.name == object.meta.name
+            && finding.subject.namespace == namespace
+    };
+    lateen_analysis::findings(snapshot)
+        .into_iter()
+        .filter(about)
+        .map(diagnostic)
+        .collect()
+}
+
+fn diagnostic(finding: Finding) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Warning,
+        code: Some(finding.code),
+        message: finding.message,
+        file: String::new(),
+        line: 0,
+        column: 0,
+        path: finding.path,
+        suggestion: None,
+    }
 }
