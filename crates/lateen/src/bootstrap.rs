@@ -1,6 +1,6 @@
 //! `lateen bootstrap`: the bootstrap of one proxy, for stock Envoy or for a look.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use lateen_local::demo;
@@ -52,7 +52,11 @@ pub fn run(args: Args) -> Outcome {
     let bootstrap = plan
         .bootstrap_of(&args.workload)
         .ok_or_else(|| unknown(&plan, &args.workload))?;
-    writeln!(anstream::stdout(), "{bootstrap:#}").map_err(Failure::other)
+    match writeln!(anstream::stdout(), "{bootstrap:#}") {
+        // `| head` has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(Failure::other),
+    }
 }
 
 fn unknown(plan: &Plan, name: &str) -> Failure {

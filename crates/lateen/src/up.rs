@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lateen_api::{Diagnostic, parse_mesh_file};
 use lateen_local::mesh::{Seed, SeedError};
-use lateen_local::plan::{self, Plan, PlanOptions};
+use lateen_local::plan::{self, Plan, PlanError, PlanOptions};
 
 use crate::failure::{Failure, Outcome};
 use crate::session::{self, Session, say};
@@ -115,8 +115,12 @@ pub fn plan(source: &Source, port_base: u16, gateway_port: Option<u16>) -> Resul
         directory,
     };
     parse_mesh_file(&source.name, &source.text)
+        .map_err(PlanError::File)
         .and_then(|parsed| plan::plan(&parsed, &options))
-        .map_err(|diagnostics| invalid(source, &diagnostics))
+        .map_err(|error| match error {
+            PlanError::File(diagnostics) => invalid(source, &diagnostics),
+            PlanError::Ports(error) => Failure::usage(error),
+        })
 }
 
 fn invalid(source: &Source, diagnostics: &[Diagnostic]) -> Failure {

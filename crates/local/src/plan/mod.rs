@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::bootstrap;
 
-pub use ports::{PortUse, TakenPort, check_free};
+pub use ports::{PortUse, PortsError, TakenPort, check_free};
 
 /// Where the `Service` and `WorkloadEntry` of gateways live, as in Istio.
 pub const ROOT_NAMESPACE: &str = "istio-system";
@@ -220,9 +220,18 @@ impl Plan {
     }
 }
 
-/// Plans a mesh file. Every error at once; errors about fields carry their place in the file.
-pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, Vec<Diagnostic>> {
-    check::check(parsed)?;
+/// Why a mesh file cannot be run.
+#[derive(Debug)]
+pub enum PlanError {
+    /// What is wrong in the file, with its places: every error at once.
+    File(Vec<Diagnostic>),
+    /// The file is right, its ports do not fit this machine.
+    Ports(PortsError),
+}
+
+/// Plans a mesh file.
+pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, PlanError> {
+    check::check(parsed).map_err(PlanError::File)?;
     let file = &parsed.file;
     let services = services(file);
     let workloads: Vec<Workload> = file
@@ -246,7 +255,7 @@ pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, Vec<
             .map(|path| options.directory.join(path))
             .collect(),
     };
-    ports::assign(&mut plan, parsed, options.port_base)?;
+    ports::assign(&mut plan, options.port_base).map_err(PlanError::Ports)?;
     Ok(plan)
 }
 

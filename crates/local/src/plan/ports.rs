@@ -1,11 +1,8 @@
 //! Which port everything gets, and whether those ports are free.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
-
-use lateen_api::{Diagnostic, ParsedMeshFile, Path};
 
 use super::{ControlPorts, Plan, Protocol, TcpOutbound};
 
@@ -15,18 +12,22 @@ const API: u16 = 88;
 const FIRST_BLOCK: u16 = 100;
 const BLOCK: u16 = 10;
 
-/// Gives every listener of the plan its port. The errors are one: a port is needed twice, or the
-/// ports do not fit below 65536.
-pub(super) fn assign(
-    plan: &mut Plan,
-    parsed: &ParsedMeshFile,
-    base: u16,
-) -> Result<(), Vec<Diagnostic>> {
-    let beyond = || {
-        let message = format!("the mesh needs ports beyond 65535 when they begin at {base}");
-        let remedy = "choose a lower --port-base".to_owned();
-        vec![parsed.error(&Path::root().key("workloads"), message, Some(remedy))]
-    };
+/// Why the ports of a mesh cannot be chosen.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    #[error("the mesh needs ports beyond 65535 when they begin at {0}; choose a lower --port-base")]
+    Beyond(u16),
+    #[error(
+        "port {} is needed twice: by {} and by {}; choose another --port or --port-base, or \
+         another port in the mesh file",
+        .first.port, .first.what, .second.what
+    )]
+    Twice { first: PortUse, second: PortUse },
+}
+
+/// Gives every listener of the plan its port.
+pub(super) fn assign(plan: &mut Plan, base: u16) -> Result<(), PortsError> {
+    let beyond = || PortsError::Beyond(base);
     let at = |offset: u16| base.checked_add(offset).ok_or_else(beyond);
     plan.control = ControlPorts {
         xds: at(XDS)?,
@@ -53,7 +54,7 @@ pub(super) fn assign(
         let mut take = || {
             let port = next;
             next = next.checked_add(1).ok_or_else(beyond)?;
-            Ok::<u16, Vec<Diagnostic>>(port)
+            Ok::<u16, PortsError>(port)
         };
         (workload.admin, workload.outbound) = (take()?, take()?);
         for port in &mut workload.ports {
@@ -76,14 +77,7 @@ pub(super) fn assign(
         block = block.checked_add(blocks * BLOCK).ok_or_else(beyond)?;
     }
     match twice(plan) {
-        Some((first, second)) => {
-            let message = format!(
-                "port {} is needed twice: by {first} and by {second}",
-                first.port
-            );
-            let remedy = "choose another port, --port or --port-base".to_owned();
-            Err(vec![parsed.error(&Path::root(), message, Some(remedy))])
-        }
+        Some((first, second)) => Err(PortsError::Twice { first, second }),
         None => Ok(()),
     }
 }
@@ -95,12 +89,6 @@ pub struct PortUse {
     pub what: String,
     /// What gives this listener another port.
     pub remedy: &'static str,
-}
-
-impl fmt::Display for PortUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)
-    }
 }
 
 impl Plan {

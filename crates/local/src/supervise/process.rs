@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe::Receiver;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -150,6 +150,9 @@ async fn reached(stop: &mut watch::Receiver<Stop>, urgency: Stop) {
 /// A process that was started and its belongings.
 struct Running {
     child: Child,
+    /// Our end of the child's standard input, which ends when we do. Kept here because waiting
+    /// for a `Child` closes the one in it.
+    _tie: Option<ChildStdin>,
     pid: Option<u32>,
     last: LastLine,
     pump: JoinHandle<()>,
@@ -179,7 +182,7 @@ impl Running {
         if let Some(directory) = &spec.directory {
             command.current_dir(directory);
         }
-        let child = command
+        let mut child = command
             .spawn()
             .map_err(|error| fail(&format!("cannot start {}", spec.program.display()), error))?;
         // The command holds our copies of the pipe's write end.
@@ -197,8 +200,10 @@ impl Running {
         let last = LastLine::default();
         let output = Receiver::from_owned_fd(OwnedFd::from(reader))?;
         let pump = tokio::spawn(log::pump(output, log, last.clone()));
+        let tie = child.stdin.take();
         Ok(Self {
             child,
+            _tie: tie,
             pid,
             last,
             pump,
