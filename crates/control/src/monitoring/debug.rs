@@ -28,6 +28,7 @@ pub(crate) fn router(monitor: Monitor) -> Router {
         .route("/debug/directoryz", get(directoryz))
         .route("/debug/config_dump", get(config_dump))
         .route("/debug/versionz", get(|| async { Json(super::version()) }))
+        // Everything is loaded before anything is served, so to answer is to be ready.
         .route("/ready", get(|| async { "" }))
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(|| async { "ok" }))

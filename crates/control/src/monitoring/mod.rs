@@ -40,14 +40,10 @@ pub(crate) fn router(monitor: Monitor) -> Router {
             )
         }
     };
-    Router::new()
-        .route("/metrics", get(metrics))
-        // Everything is loaded before anything is served, so to answer is to be ready.
-        .route("/ready", get(|| async { "" }))
-        .route(
-            "/version",
-            get(|| async { axum::Json(version()).into_response() }),
-        )
+    Router::new().route("/metrics", get(metrics)).route(
+        "/version",
+        get(|| async { axum::Json(version()).into_response() }),
+    )
 }
 
 /// istiod's version document, which `istioctl version` reads.

@@ -69,7 +69,8 @@ impl ApiError {
         let causes = errors
             .iter()
             .map(|error| {
-                let mut cause = json!({"reason": "FieldValueInvalid", "message": text(error)});
+                let mut cause =
+                    json!({"reason": "FieldValueInvalid", "message": without_path(error)});
                 if !error.path.is_empty() {
                     cause["field"] = json!(error.path);
                 }
@@ -187,20 +188,25 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// A finding without its place: `spec.http[0].route: message; suggestion`.
+/// A finding without its line: `spec.http[0].route: message; suggestion`.
 pub(crate) fn text(diagnostic: &Diagnostic) -> String {
-    let mut text = String::new();
-    if let Some(code) = diagnostic.code {
-        text.push_str(&format!("[{code}] "));
+    match &*diagnostic.path {
+        "" => without_path(diagnostic),
+        path => format!("{path}: {}", without_path(diagnostic)),
     }
-    if !diagnostic.path.is_empty() {
-        text.push_str(&format!("{}: ", diagnostic.path));
-    }
-    text.push_str(&diagnostic.message);
-    if let Some(suggestion) = &diagnostic.suggestion {
-        text.push_str(&format!("; {suggestion}"));
-    }
-    text
+}
+
+fn without_path(diagnostic: &Diagnostic) -> String {
+    let code = diagnostic
+        .code
+        .map(|code| format!("[{code}] "))
+        .unwrap_or_default();
+    let suggestion = diagnostic
+        .suggestion
+        .as_ref()
+        .map(|s| format!("; {s}"))
+        .unwrap_or_default();
+    format!("{code}{}{suggestion}", diagnostic.message)
 }
 
 fn resource(key: &ObjectKey) -> String {
