@@ -2,16 +2,44 @@
 //!
 //! A [`Format`] is made once, when configuration arrives; an operator it does not know is an error
 //! then, never an empty field later. Rendering appends to the caller's buffer from a [`Source`].
-//! Used for access-log lines (text and JSON) and for header values.
+//! Used for access-log lines (text and JSON), header values and bodies of local replies.
+//! Reference: <https://www.envoyproxy.io/docs/envoy/latest/configuration/observability/access_log/usage>
 //!
-//! Invariant: rendering allocates nothing besides what the buffer needs to grow.
+//! Invariant: rendering allocates nothing besides what the buffer needs to grow (and a copy of a text
+//! that has to be escaped for JSON).
 
 mod field;
+mod json;
+mod operators;
+mod parse;
+mod render;
+mod time;
 
 pub use field::Field;
 
+use json::Json;
+use parse::Token;
 use std::net::SocketAddr;
 use std::time::SystemTime;
+
+/// Envoy's own default, used when a log gives no format.
+pub const ENVOY_DEFAULT: &str = concat!(
+    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" ",
+    "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\"\n",
+);
+
+/// The text format Istio configures when none is asked for (pilot/pkg/model/telemetry_logging.go).
+pub const ISTIO_DEFAULT: &str = concat!(
+    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% ",
+    "\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" ",
+    "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% ",
+    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% ",
+    "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n",
+);
 
 /// Which header block an operator reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +65,7 @@ pub enum Value<'a> {
     Address(SocketAddr),
     /// A point in time, rendered in the operator's own time format.
     Time(SystemTime),
-    /// Several words, joined with commas (response flags).
+    /// Several words, joined with commas (response flags); `-` when there is none.
     List(&'a [&'static str]),
 }
 
@@ -60,19 +88,26 @@ pub trait Source {
 /// What stands where a value is absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// `-`, as in access logs.
+    /// `-` in text, `null` in JSON, as in access logs.
     Dash,
-    /// Nothing, as in header values and with `omit_empty_values`.
+    /// Nothing, as in header values and with `omit_empty_values`; JSON leaves the key out.
     Empty,
 }
 
 /// A compiled format.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Format {
-    tokens: Vec<()>,
+    program: Program,
+    without_effect: Vec<String>,
 }
 
-/// A format string that cannot be compiled.
+#[derive(Clone, Debug, PartialEq)]
+enum Program {
+    Text(Vec<Token>),
+    Json(Json),
+}
+
+/// A format that cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct FormatError {
@@ -80,34 +115,56 @@ pub struct FormatError {
     pub reason: String,
 }
 
-/// Envoy's own default.
-pub const ENVOY_DEFAULT: &str = "";
-
 impl Format {
-    /// Compiles a text format.
+    /// Compiles a text format. `%%` is one `%`.
     pub fn text(format: &str) -> Result<Self, FormatError> {
-        let _ = format;
-        Ok(Self { tokens: Vec::new() })
+        let mut without_effect = Vec::new();
+        let tokens = parse::tokens(format, &mut without_effect)?;
+        Ok(Self {
+            program: Program::Text(tokens),
+            without_effect,
+        })
     }
 
-    /// Compiles a JSON format.
+    /// Compiles a JSON format: an object whose strings are formats. A string that is one operator
+    /// and nothing else keeps the type of its value.
     pub fn json(format: &serde_json::Map<String, serde_json::Value>) -> Result<Self, FormatError> {
-        let _ = format;
-        Ok(Self { tokens: Vec::new() })
+        let mut without_effect = Vec::new();
+        let program = Program::Json(json::object(format, &mut without_effect)?);
+        Ok(Self {
+            program,
+            without_effect,
+        })
     }
 
     /// The text, when there is no operator in it.
     pub fn literal(&self) -> Option<&str> {
-        None
+        match &self.program {
+            Program::Text(tokens) => match tokens.as_slice() {
+                [] => Some(""),
+                [Token::Literal(text)] => Some(text),
+                _ => None,
+            },
+            Program::Json(_) => None,
+        }
     }
 
-    /// What in it never has a value in this proxy.
+    /// Operators in it that never have a value here, each with a sentence for people.
     pub fn without_effect(&self) -> &[String] {
-        &[]
+        &self.without_effect
     }
 
-    /// Appends one rendering to `out`.
+    /// Appends one rendering to `out`. JSON ends with a line feed; text ends as its format says.
     pub fn render(&self, source: &impl Source, missing: Missing, out: &mut Vec<u8>) {
-        let _ = (source, missing, out, &self.tokens);
+        match &self.program {
+            Program::Text(tokens) => render::text(tokens, source, missing, out),
+            Program::Json(json) => {
+                json.render(source, missing, out);
+                out.push(b'\n');
+            }
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
