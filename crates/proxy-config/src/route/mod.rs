@@ -25,3 +25,6 @@ pub use retry::{RetryOn, RetryPolicy};
 pub use rewrite::without_query;
 pub use strings::{StringMatcher, StringTest};
 pub use table::{RequireTls, Route, RouteTable, VirtualHost};
+
+#[cfg(test)]
+mod tests;

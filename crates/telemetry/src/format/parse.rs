@@ -90,11 +90,7 @@ fn operator<'f>(
 ) -> Result<(Token, &'f str), FormatError> {
     let name_end = text
         .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .ok_or_else(|| {
-            error(format!(
-                "'%{text}' has no closing '%'; write '%%' for a percent sign"
-            ))
-        })?;
+        .ok_or_else(|| unclosed(text))?;
     let (name, mut rest) = text.split_at(name_end);
     let mut arguments = None;
     if let Some(inner) = rest.strip_prefix('(') {
@@ -115,11 +111,7 @@ fn operator<'f>(
         max_length = Some(length);
         rest = &digits[end..];
     }
-    let rest = rest.strip_prefix('%').ok_or_else(|| {
-        error(format!(
-            "'%{name}' has no closing '%'; write '%%' for a percent sign"
-        ))
-    })?;
+    let rest = rest.strip_prefix('%').ok_or_else(|| unclosed(text))?;
     let what = meaning(name, arguments, without_effect)?;
     Ok((Token::Value { what, max_length }, rest))
 }
