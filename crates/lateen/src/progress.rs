@@ -1,28 +1,27 @@
 //! What a person sees while a mesh comes up: a list that is redrawn on a terminal, plain lines
 //! anywhere else.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use lateen_local::mesh::{Row, rows};
+use lateen_local::mesh::{Condition, Row, rows};
 use lateen_local::plan::Plan;
 use lateen_local::supervise::Table;
 use tokio::sync::watch;
 
-use crate::session;
+use crate::session::{self, Events};
 
 /// Between two drawings of the list.
 const FRAME: Duration = Duration::from_millis(60);
-const WAITING: &str = "waiting";
 
 /// The progress of one start.
 #[derive(Debug)]
 pub struct Progress {
-    plan: Plan,
-    logs: PathBuf,
-    shown: Vec<String>,
+    ready: BTreeSet<String>,
+    failures: Events,
     /// Lines on the terminal that the next drawing replaces.
     drawn: usize,
 }
@@ -31,14 +30,13 @@ impl Progress {
     /// Shows progress until aborted; what was drawn on a terminal is removed then.
     pub async fn follow(plan: Plan, logs: PathBuf, mut table: watch::Receiver<Table>) {
         let mut progress = Self {
-            plan,
-            logs,
-            shown: Vec::new(),
+            ready: BTreeSet::new(),
+            failures: Events::new(logs),
             drawn: 0,
         };
         let interactive = session::is_interactive();
         loop {
-            let rows = rows(&progress.plan, &table.borrow_and_update(), &progress.logs);
+            let rows = rows(&plan, &table.borrow_and_update());
             if interactive {
                 progress.draw(&rows);
                 tokio::time::sleep(FRAME).await;
@@ -52,14 +50,13 @@ impl Progress {
     }
 
     fn print_new(&mut self, rows: &[Row]) {
-        self.shown.resize(rows.len(), WAITING.to_owned());
-        for (shown, row) in self.shown.iter_mut().zip(rows) {
-            if *shown != row.state {
-                // Starting and waiting come and go within milliseconds.
-                if row.ready || !is_passing(&row.state) {
-                    session::say(&format!("{}: {}", row.workload, row.state));
-                }
-                shown.clone_from(&row.state);
+        self.failures
+            .of(rows)
+            .iter()
+            .for_each(|event| session::say(event));
+        for row in rows.iter().filter(|row| row.is_ready()) {
+            if self.ready.insert(row.workload.clone()) {
+                session::say(&format!("{} is {}", row.workload, row.state()));
             }
         }
     }
@@ -71,13 +68,13 @@ impl Progress {
             text.push_str(&format!("\x1b[{}A", self.drawn));
         }
         for row in rows {
-            let (mark, color) = match (row.ready, is_passing(&row.state)) {
-                (true, _) => ("✓", AnsiColor::Green),
-                (false, true) => ("·", AnsiColor::BrightBlack),
-                (false, false) => ("✗", AnsiColor::Red),
+            let (mark, color) = match row.condition {
+                Condition::Ready | Condition::ExternalProxy => ("✓", AnsiColor::Green),
+                Condition::Failing { .. } => ("✗", AnsiColor::Red),
+                _ => ("·", AnsiColor::BrightBlack),
             };
             let style = Style::new().fg_color(Some(color.into()));
-            let state: String = row.state.chars().take(60).collect();
+            let state: String = row.state().chars().take(60).collect();
             let name = &row.workload;
             text.push_str(&format!(
                 "\x1b[2K  {style}{mark}{style:#} {name:width$}  {state}\n"
@@ -94,9 +91,4 @@ impl Drop for Progress {
             let _ = write!(anstream::stderr(), "\x1b[{}A\x1b[J", self.drawn);
         }
     }
-}
-
-fn is_passing(state: &str) -> bool {
-    let state = state.trim_start_matches("sidecar ");
-    state == "starting" || state == WAITING
 }

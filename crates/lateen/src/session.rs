@@ -3,14 +3,16 @@
 //!
 //! Progress and events go to stderr, the result to stdout, so that `--json` can be piped.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lateen_local::mesh::{Mesh, MeshOptions, Outcome as MeshOutcome, Row, Seed, StartError, rows};
+use lateen_local::mesh::{
+    Condition, Mesh, MeshOptions, Outcome as MeshOutcome, Row, Seed, StartError, rows,
+};
 use lateen_local::plan::Plan;
 use lateen_local::rundir::RunDir;
-use lateen_local::supervise::Table;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, Outcome};
@@ -106,34 +108,58 @@ fn write_example(session: &Session, run_dir: &RunDir) -> Option<PathBuf> {
 /// Says what changes after the start, until a signal comes.
 async fn report_changes(mesh: &Mesh, signals: &mut Signals) {
     let mut table = mesh.watch();
-    let logs = mesh.run_dir().logs();
-    let now = |table: &Table| rows(mesh.plan(), table, &logs);
-    let mut shown = now(&table.borrow_and_update());
+    let mut events = Events::new(mesh.run_dir().logs());
+    // The table that was printed has said how everything is now.
+    events.of(&rows(mesh.plan(), &table.borrow_and_update()));
     loop {
         tokio::select! {
             _ = signals.any() => return,
             changed = table.changed() => if changed.is_err() { return },
         }
-        let rows = now(&table.borrow_and_update());
-        for (before, row) in shown.iter().zip(&rows) {
-            if before.state != row.state && (row.ready || row.state != "starting") {
-                say(&event(row));
-            }
-        }
-        shown = rows;
+        let rows = rows(mesh.plan(), &table.borrow_and_update());
+        events.of(&rows).iter().for_each(|event| say(event));
     }
 }
 
-fn event(row: &Row) -> String {
-    if row.ready {
-        return format!("{} is ready again", row.workload);
+/// Failures and recoveries, each said once: a process that fails in the same way again and again
+/// is no news.
+#[derive(Debug)]
+pub struct Events {
+    logs: PathBuf,
+    failing: BTreeMap<String, String>,
+}
+
+impl Events {
+    pub fn new(logs: PathBuf) -> Self {
+        Self {
+            logs,
+            failing: BTreeMap::new(),
+        }
     }
-    format!(
-        "{}: {} (log: {})",
-        row.workload,
-        row.state,
-        row.log.display()
-    )
+
+    /// What is new in these rows.
+    pub fn of(&mut self, rows: &[Row]) -> Vec<String> {
+        let mut news = Vec::new();
+        for row in rows {
+            if row.is_ready() && self.failing.remove(&row.workload).is_some() {
+                news.push(format!("{} is ready again", row.workload));
+            }
+            let Condition::Failing { process, .. } = &row.condition else {
+                continue;
+            };
+            let state = row.state();
+            if self.failing.get(&row.workload) != Some(&state) {
+                let log = self.logs.join(format!("{process}.log"));
+                news.push(format!(
+                    "{}: {state} (log: {})",
+                    row.workload,
+                    log.display()
+                ));
+                self.failing.insert(row.workload.clone(), state);
+            }
+        }
+        news
+    }
 }
 
 async fn stop(mesh: Mesh, mut signals: Signals) {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use lateen_local::mesh::{Mesh, Row, rows};
+use lateen_local::mesh::{CONTROL, Mesh, Row, rows};
+use lateen_local::plan::{Gateway, Workload};
 use serde_json::{Value, json};
 
 use crate::session::seconds;
@@ -27,11 +28,7 @@ pub struct Summary<'a> {
 
 impl Summary<'_> {
     pub fn print(&self, as_json: bool) {
-        let rows = rows(
-            self.mesh.plan(),
-            &self.mesh.watch().borrow(),
-            &self.mesh.run_dir().logs(),
-        );
+        let rows = rows(self.mesh.plan(), &self.mesh.watch().borrow());
         let text = match as_json {
             true => format!("{}\n", self.json(&rows)),
             false => self.text(&rows),
@@ -63,14 +60,9 @@ impl Summary<'_> {
         }
         text.push_str("\n\n");
         let commands = self.commands();
-        let width = commands
-            .iter()
-            .map(|(_, command)| command.len())
-            .max()
-            .unwrap_or(0);
         text.push_str(&format!("{bold}Worth trying{bold:#}\n"));
         for (what, command) in &commands {
-            text.push_str(&format!("  {command:width$}  {dim}# {what}{dim:#}\n"));
+            text.push_str(&format!("  {dim}# {what}{dim:#}\n  {command}\n"));
         }
         let run_dir = self.mesh.run_dir().path().display();
         text.push_str(&format!(
@@ -125,58 +117,17 @@ impl Summary<'_> {
     fn json(&self, rows: &[Row]) -> Value {
         let plan = self.mesh.plan();
         let row = |name: &str| rows.iter().find(|row| row.workload == name);
-        let pid = |name: &str| row(name).and_then(|row| row.pid);
-        let sidecar_pid = |name: &str| row(name).and_then(|row| row.sidecar_pid);
-        let state = |name: &str| row(name).map(|row| row.state.clone());
         let workloads: Vec<Value> = plan
             .workloads
             .iter()
-            .map(|workload| {
-                let name = workload.name.as_str();
-                let ports: Vec<Value> = workload
-                    .ports
-                    .iter()
-                    .map(|port| {
-                        json!({
-                            "name": port.name,
-                            "port": port.service,
-                            "inboundPort": port.inbound,
-                            "appPort": port.app,
-                        })
-                    })
-                    .collect();
-                json!({
-                    "name": name,
-                    "namespace": workload.namespace,
-                    "service": workload.service,
-                    "version": workload.version(),
-                    "address": row(name).map(|row| row.address.clone()),
-                    "ports": ports,
-                    "adminPort": workload.admin,
-                    "outboundPort": workload.outbound,
-                    "pid": pid(name),
-                    "sidecarPid": sidecar_pid(name),
-                    "ready": row(name).is_some_and(|row| row.ready),
-                    "state": state(name),
-                })
-            })
+            .filter_map(|workload| Some(workload_json(workload, row(&workload.name)?)))
             .collect();
         let gateways: Vec<Value> = plan
             .gateways
             .iter()
-            .map(|gateway| {
-                json!({
-                    "name": gateway.name,
-                    "namespace": gateway.namespace,
-                    "url": format!("http://127.0.0.1:{}", gateway.http),
-                    "port": gateway.http,
-                    "httpsPort": gateway.https,
-                    "adminPort": gateway.admin,
-                    "pid": sidecar_pid(&gateway.name),
-                    "state": state(&gateway.name),
-                })
-            })
+            .filter_map(|gateway| Some(gateway_json(gateway, row(&gateway.name)?)))
             .collect();
+        let control = row(CONTROL);
         json!({
             "ready": self.ready,
             "seconds": self.took.as_secs_f64(),
@@ -188,13 +139,56 @@ impl Summary<'_> {
                 "xdsPort": plan.control.xds,
                 "monitoringPort": plan.control.monitoring,
                 "apiPort": plan.control.api,
-                "pid": pid(lateen_local::mesh::CONTROL),
-                "state": state(lateen_local::mesh::CONTROL),
+                "pid": control.and_then(|row| row.pid),
+                "state": control.map(Row::state),
             },
             "gateways": gateways,
             "workloads": workloads,
         })
     }
+}
+
+fn gateway_json(gateway: &Gateway, row: &Row) -> Value {
+    json!({
+        "name": gateway.name,
+        "namespace": gateway.namespace,
+        "url": format!("http://127.0.0.1:{}", gateway.http),
+        "port": gateway.http,
+        "httpsPort": gateway.https,
+        "adminPort": gateway.admin,
+        "pid": row.sidecar_pid,
+        "ready": row.is_ready(),
+        "state": row.state(),
+    })
+}
+
+fn workload_json(workload: &Workload, row: &Row) -> Value {
+    let ports: Vec<Value> = workload
+        .ports
+        .iter()
+        .map(|port| {
+            json!({
+                "name": port.name,
+                "port": port.service,
+                "inboundPort": port.inbound,
+                "appPort": port.app,
+            })
+        })
+        .collect();
+    json!({
+        "name": workload.name,
+        "namespace": workload.namespace,
+        "service": workload.service,
+        "version": workload.version(),
+        "address": row.address,
+        "ports": ports,
+        "adminPort": workload.admin,
+        "outboundPort": workload.outbound,
+        "pid": row.pid,
+        "sidecarPid": row.sidecar_pid,
+        "ready": row.is_ready(),
+        "state": row.state(),
+    })
 }
 
 /// Columns as kubectl draws them: upper-case heads, two or more blanks between.
@@ -210,7 +204,7 @@ fn table(rows: &[Row]) -> String {
             },
             row.address.clone(),
             row.sidecar.clone().unwrap_or_else(|| "-".to_owned()),
-            row.state.clone(),
+            row.state(),
         ]
     };
     let lines: Vec<[String; 5]> = rows.iter().map(cells).collect();
@@ -233,7 +227,7 @@ fn table(rows: &[Row]) -> String {
         for (cell, width) in line.iter().zip(&widths) {
             text.push_str(&format!("{cell:width$}"));
         }
-        let color = if row.ready {
+        let color = if row.is_ready() {
             AnsiColor::Green
         } else {
             AnsiColor::Red

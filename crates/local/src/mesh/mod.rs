@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use api::ApiError;
-pub use rows::{Row, rows};
+pub use rows::{Condition, Row, rows};
 pub use seed::{Seed, SeedError};
 
 use crate::http::Client;

@@ -1,130 +1,169 @@
-//! The table that a person sees: one row per workload, gateway and control plane.
-
-use std::path::{Path, PathBuf};
-
-use serde::Serialize;
+//! The table that a person sees: one row for the control plane and for each gateway and workload.
 
 use super::CONTROL;
 use super::launch::{app_name, sidecar_name};
-use crate::plan::Plan;
+use crate::plan::{Gateway, Plan, Workload};
 use crate::supervise::{State, Status, Table};
 
-/// The proxy is the person's own; whether it is ready is not known here.
-const EXTERNAL: &str = "external proxy";
-
 /// One line of the table.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub workload: String,
     pub version: String,
     /// Where it takes requests: host and port.
     pub address: String,
     /// The admin address of its proxy; none for the control plane.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<String>,
-    pub ready: bool,
-    pub state: String,
+    pub condition: Condition,
     /// The application's or the control plane's process; none for a gateway.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sidecar_pid: Option<u32>,
+    /// Of its processes together.
     pub restarts: u32,
-    pub log: PathBuf,
+}
+
+/// How a workload is, both of its processes considered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// A process waits for its turn.
+    Waiting,
+    Starting,
+    Ready,
+    /// The application is ready; the person runs the proxy.
+    ExternalProxy,
+    Stopped,
+    Failing {
+        /// Name of the process, and of its log.
+        process: String,
+        /// What happened and the last line that was printed.
+        reason: String,
+    },
+}
+
+impl Row {
+    pub fn is_ready(&self) -> bool {
+        matches!(self.condition, Condition::Ready | Condition::ExternalProxy)
+    }
+
+    /// The condition in a few words.
+    pub fn state(&self) -> String {
+        match &self.condition {
+            Condition::Waiting => "waiting".to_owned(),
+            Condition::Starting => "starting".to_owned(),
+            Condition::Ready => "ready".to_owned(),
+            Condition::ExternalProxy => "external proxy".to_owned(),
+            Condition::Stopped => "stopped".to_owned(),
+            Condition::Failing { process, reason } if *process == self.workload => reason.clone(),
+            Condition::Failing { reason, .. } => format!("sidecar {reason}"),
+        }
+    }
 }
 
 /// The rows of a mesh: control plane, gateways, workloads.
-pub fn rows(plan: &Plan, table: &Table, logs: &Path) -> Vec<Row> {
-    let find = |name: &str| table.iter().find(|status| status.name == name);
-    let log = |name: &str| logs.join(format!("{name}.log"));
-    let mut rows = Vec::new();
-    let control = find(CONTROL);
-    rows.push(Row {
+pub fn rows(plan: &Plan, table: &Table) -> Vec<Row> {
+    let gateways = plan
+        .gateways
+        .iter()
+        .map(|gateway| gateway_row(gateway, table));
+    let workloads = plan
+        .workloads
+        .iter()
+        .map(|workload| workload_row(workload, table));
+    std::iter::once(control_row(plan, table))
+        .chain(gateways)
+        .chain(workloads)
+        .collect()
+}
+
+fn control_row(plan: &Plan, table: &Table) -> Row {
+    let control = find(table, CONTROL);
+    Row {
         workload: CONTROL.to_owned(),
         version: String::new(),
         address: format!("127.0.0.1:{}", plan.control.api),
         sidecar: None,
-        ready: is_ready(control),
-        state: describe(&[control]),
+        condition: condition(&[control]),
         pid: control.and_then(|status| status.pid),
         sidecar_pid: None,
         restarts: control.map_or(0, |status| status.restarts),
-        log: log(CONTROL),
-    });
-    for gateway in &plan.gateways {
-        let proxy = find(&gateway.name);
-        rows.push(Row {
-            workload: gateway.name.clone(),
-            version: String::new(),
-            address: format!("127.0.0.1:{}", gateway.http),
-            sidecar: Some(format!("127.0.0.1:{}", gateway.admin)),
-            ready: gateway.external_proxy || is_ready(proxy),
-            state: if gateway.external_proxy {
-                EXTERNAL.to_owned()
-            } else {
-                describe(&[proxy])
-            },
-            pid: None,
-            sidecar_pid: proxy.and_then(|status| status.pid),
-            restarts: proxy.map_or(0, |status| status.restarts),
-            log: log(&gateway.name),
-        });
     }
-    for workload in &plan.workloads {
-        let name = app_name(&workload.name);
-        let (app, sidecar) = (find(&name), find(&sidecar_name(&workload.name)));
-        let port = workload
-            .ports
-            .first()
-            .map_or(workload.outbound, |port| port.inbound);
-        rows.push(Row {
-            workload: workload.name.clone(),
-            version: workload.version().to_owned(),
-            address: format!("127.0.0.1:{port}"),
-            sidecar: Some(format!("127.0.0.1:{}", workload.admin)),
-            ready: is_ready(app) && (workload.external_proxy || is_ready(sidecar)),
-            state: match workload.external_proxy {
-                true if is_ready(app) => EXTERNAL.to_owned(),
-                true => describe(&[app]),
-                false => describe(&[app, sidecar]),
-            },
-            pid: app.and_then(|status| status.pid),
-            sidecar_pid: sidecar.and_then(|status| status.pid),
-            restarts: [app, sidecar]
-                .into_iter()
-                .flatten()
-                .map(|status| status.restarts)
-                .sum(),
-            log: log(&name),
-        });
-    }
-    rows
 }
 
-fn is_ready(status: Option<&Status>) -> bool {
-    status.is_some_and(|status| status.state == State::Ready)
+fn gateway_row(gateway: &Gateway, table: &Table) -> Row {
+    let proxy = find(table, &gateway.name);
+    Row {
+        workload: gateway.name.clone(),
+        version: String::new(),
+        address: format!("127.0.0.1:{}", gateway.http),
+        sidecar: Some(format!("127.0.0.1:{}", gateway.admin)),
+        condition: match gateway.external_proxy {
+            true => Condition::ExternalProxy,
+            false => condition(&[proxy]),
+        },
+        pid: None,
+        sidecar_pid: proxy.and_then(|status| status.pid),
+        restarts: proxy.map_or(0, |status| status.restarts),
+    }
 }
 
-/// The first of the processes that is not ready, and why.
-fn describe(processes: &[Option<&Status>]) -> String {
-    for (process, who) in processes.iter().zip(["", "sidecar "]) {
-        let text = match process.map(|status| &status.state) {
-            None => "waiting".to_owned(),
-            Some(State::Ready) => continue,
-            Some(State::Starting) => "starting".to_owned(),
-            Some(State::Stopped) => "stopped".to_owned(),
-            Some(State::Unready(reason)) => format!("not ready: {reason}"),
-            Some(State::Restarting {
+fn workload_row(workload: &Workload, table: &Table) -> Row {
+    let app = find(table, &app_name(&workload.name));
+    let sidecar = find(table, &sidecar_name(&workload.name));
+    let port = workload
+        .ports
+        .first()
+        .map_or(workload.outbound, |port| port.inbound);
+    let condition = match workload.external_proxy {
+        true => match condition(&[app]) {
+            Condition::Ready => Condition::ExternalProxy,
+            other => other,
+        },
+        false => condition(&[app, sidecar]),
+    };
+    Row {
+        workload: workload.name.clone(),
+        version: workload.version().to_owned(),
+        address: format!("127.0.0.1:{port}"),
+        sidecar: Some(format!("127.0.0.1:{}", workload.admin)),
+        condition,
+        pid: app.and_then(|status| status.pid),
+        sidecar_pid: sidecar.and_then(|status| status.pid),
+        restarts: [app, sidecar]
+            .into_iter()
+            .flatten()
+            .map(|status| status.restarts)
+            .sum(),
+    }
+}
+
+fn find<'a>(table: &'a Table, name: &str) -> Option<&'a Status> {
+    table.iter().find(|status| status.name == name)
+}
+
+/// That of the first process that is not ready.
+fn condition(processes: &[Option<&Status>]) -> Condition {
+    for status in processes {
+        let Some(status) = status else {
+            return Condition::Waiting;
+        };
+        let reason = match &status.state {
+            State::Ready => continue,
+            State::Starting => return Condition::Starting,
+            State::Stopped => return Condition::Stopped,
+            State::Unready(reason) => format!("not ready: {reason}"),
+            State::Restarting {
                 reason,
                 last_line: None,
-            }) => reason.clone(),
-            Some(State::Restarting {
+            } => reason.clone(),
+            State::Restarting {
                 reason,
                 last_line: Some(line),
-            }) => format!("{reason}: {line}"),
+            } => format!("{reason}: {line}"),
         };
-        return format!("{who}{text}");
+        return Condition::Failing {
+            process: status.name.clone(),
+            reason,
+        };
     }
-    "ready".to_owned()
+    Condition::Ready
 }
