@@ -1,0 +1,107 @@
+//! Findings between objects, as `istioctl analyze` words them.
+
+use std::sync::Arc;
+
+use expect_test::{Expect, expect};
+use lateen_model::{MeshSettings, MeshSnapshot};
+
+const SERVICES: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: default}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec: {selector: {istio: ingressgateway}, ports: [{name: http2, port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: istio-ingressgateway, namespace: istio-system}
+spec: {address: 127.0.0.1, labels: {istio: ingressgateway}}
+---
+"#;
+
+fn check(documents: &str, expect: Expect) {
+    let yaml = format!("{SERVICES}{documents}");
+    let parsed = lateen_api::parse("test.yaml", &yaml, lateen_api::Mode::Strict);
+    assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
+    let objects: Vec<_> = parsed.objects.into_iter().map(|p| p.object).collect();
+    let snapshot = MeshSnapshot::build(objects.iter(), 1, Arc::new(MeshSettings::default()), None);
+    let found = lateen_analysis::findings(&snapshot);
+    let lines: String = found
+        .iter()
+        .map(|finding| format!("{}: {finding}\n", finding.path))
+        .collect();
+    expect.assert_eq(&lines);
+}
+
+fn virtual_service(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: {name}, namespace: default}}\nspec: {{{spec}}}\n---\n"
+    )
+}
+
+#[test]
+fn names_that_lead_nowhere_are_found_with_their_paths() {
+    check(
+        &virtual_service(
+            "canary",
+            "hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v9}}]}, \
+             {route: [{destination: {host: nosuch}}]}, {route: [{destination: {host: reviews, port: {number: 1}}}]}]",
+        ),
+        expect![[r#"
+            spec.http[0].route[0].destination.subset: Error [IST0101] (VirtualService default/canary) Referenced host+subset in destinationrule not found: "reviews+v9"
+            spec.http[1].route[0].destination.host: Error [IST0101] (VirtualService default/canary) Referenced host not found: "nosuch"
+            spec.http[2].route[0].destination.port.number: Error [IST0101] (VirtualService default/canary) Referenced host:port not found: "reviews:1"
+        "#]],
+    );
+}
+
+#[test]
+fn a_gateway_of_another_namespace_is_suggested_by_its_full_name() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: public, namespace: istio-system}\n\
+                   spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}]}\n---\n";
+    check(
+        &(gateway.to_string()
+            + &virtual_service(
+                "api",
+                "hosts: [a.b], gateways: [public], http: [{route: [{destination: {host: reviews}}]}]",
+            )),
+        expect![[r#"
+            spec.gateways[0]: Error [IST0101] (VirtualService default/api) Referenced gateway not found: "default/public"; did you mean "istio-system/public"?
+        "#]],
+    );
+}
+
+#[test]
+fn two_rules_for_one_mesh_host_are_told_which_one_wins() {
+    let spec = "hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]";
+    check(
+        &(virtual_service("a", spec) + &virtual_service("b", spec)),
+        expect![[r#"
+            spec.hosts: Error [IST0109] (VirtualService default/a) The VirtualServices default/a,default/b associated with mesh gateway define the same host reviews.default.svc.cluster.local which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. default/a wins, being the oldest.
+            spec.hosts: Error [IST0109] (VirtualService default/b) The VirtualServices default/a,default/b associated with mesh gateway define the same host reviews.default.svc.cluster.local which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. default/a wins, being the oldest.
+        "#]],
+    );
+}
+
+#[test]
+fn gateways_without_proxies_and_ports_without_services_are_found() {
+    let gateway = |name: &str, selector: &str, port: u32| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec: {{selector: {{istio: {selector}}}, servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: [\"*\"]}}]}}\n---\n"
+        )
+    };
+    check(
+        &(gateway("a", "nosuch", 80)
+            + &gateway("b", "ingressgateway", 8080)
+            + &gateway("c", "ingressgateway", 80)),
+        expect![[r#"
+            spec.selector: Error [IST0101] (Gateway default/a) Referenced selector not found: "istio=nosuch"
+            spec.servers[0].port.number: Warning [IST0104] (Gateway default/b) The gateway is listening on a target port (port 8080) that is not defined in the Service associated with its workload instances
+        "#]],
+    );
+}
