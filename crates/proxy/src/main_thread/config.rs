@@ -1,0 +1,215 @@
+//! The proxy's configuration as it stands: every resource with its generations, version, error,
+//! and what it waits for. A plain value; what must happen outside goes through [`Outside`].
+//!
+//! Invariants ("nothing half-applied"):
+//! - A cluster reaches the workers together with its endpoints, or after it waited for them in
+//!   vain for [`INIT_FETCH_TIMEOUT`].
+//! - A route table replaces its predecessor when every new cluster that it names is there.
+//! - A listener accepts when its route tables and clusters are there; at start, when all clusters
+//!   of the first update are.
+//! - A resource that is rejected leaves the last good one serving.
+
+mod apply;
+mod refers;
+mod settle;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use envoy_types::pb::google::protobuf::Any;
+use lateen_proxy_config::{Cluster, EndpointSet, Listener, Notice, route::RouteTable};
+
+use crate::worker::WorkerUpdate;
+
+/// How long a resource waits for another before it goes on without it: Envoy's default
+/// `config_source.initial_fetch_timeout`.
+pub const INIT_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// All resources. Fields are read by admin; only the methods in this module change them.
+#[derive(Debug)]
+pub struct Config {
+    pub clusters: BTreeMap<Arc<str>, Entry<Cluster>>,
+    /// By EDS service name.
+    pub endpoints: BTreeMap<Arc<str>, Entry<EndpointSet>>,
+    pub listeners: BTreeMap<Arc<str>, Entry<Listener>>,
+    /// Discovered tables only; inline ones are part of their listener.
+    pub routes: BTreeMap<Arc<str>, Entry<RouteTable>>,
+    /// What the workers have of each cluster: from EDS, inline, or DNS.
+    pub cluster_endpoints: BTreeMap<Arc<str>, Arc<EndpointSet>>,
+    /// `system_version_info` of the last update, by type URL.
+    pub versions: BTreeMap<String, String>,
+    wait: Wait,
+}
+
+/// One resource under its name.
+#[derive(Debug)]
+pub struct Entry<T> {
+    pub origin: Origin,
+    /// What serves now.
+    pub active: Option<Generation<T>>,
+    /// What will, once what it needs is there.
+    pub warming: Option<Generation<T>>,
+    /// The last update was refused; cleared by the next good one.
+    pub error: Option<UpdateFailure>,
+}
+
+impl<T> Default for Entry<T> {
+    fn default() -> Self {
+        Self {
+            origin: Origin::Ads,
+            active: None,
+            warming: None,
+            error: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// From the bootstrap file; discovery neither changes nor removes it.
+    Static,
+    Ads,
+}
+
+/// One accepted version of a resource.
+#[derive(Clone, Debug)]
+pub struct Generation<T> {
+    pub version_info: String,
+    /// As received, for `config_dump`.
+    pub any: Arc<Any>,
+    pub last_updated: SystemTime,
+    pub value: Arc<T>,
+    /// Fields that were accepted without effect.
+    pub notices: Vec<Notice>,
+    since: Instant,
+    refers: Arc<refers::Refers>,
+}
+
+/// Envoy's `UpdateFailureState`.
+#[derive(Clone, Debug)]
+pub struct UpdateFailure {
+    pub failed: Arc<Any>,
+    pub last_attempt: SystemTime,
+    pub details: String,
+    pub version_info: String,
+}
+
+/// What the configuration causes elsewhere.
+pub(super) trait Outside {
+    /// Tells the workers. Only a listener can fail.
+    fn worker(&mut self, update: WorkerUpdate) -> Result<(), String>;
+    fn subscribe(&mut self, type_url: &'static str, name: &str);
+    fn unsubscribe(&mut self, type_url: &'static str, name: &str);
+    /// Begin (or begin anew) to resolve the names of a DNS cluster.
+    fn resolve(&mut self, cluster: &Arc<Cluster>);
+    fn stop_resolving(&mut self, cluster: &str);
+    /// A listener's version was bound, failed to, or was overtaken by a later one.
+    fn listener_decided(&mut self, name: &str, version: &str, outcome: Result<(), String>);
+}
+
+/// Book-keeping that nobody else reads.
+#[derive(Debug, Default)]
+struct Wait {
+    /// Discovery is used at all.
+    discovery: bool,
+    first_clusters: bool,
+    first_listeners: bool,
+    /// Clusters of the first update have warmed; from here on listeners need not wait for all.
+    clusters_initialized: bool,
+    live: bool,
+    /// EDS service name -> clusters that use it.
+    eds_users: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The reverse: cluster -> EDS service names.
+    eds_of: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// The control plane says that these do not exist.
+    eds_missing: BTreeSet<Arc<str>>,
+    rds_missing: BTreeSet<Arc<str>>,
+    /// Route tables asked for.
+    rds_names: BTreeSet<Arc<str>>,
+    /// First resolution of these DNS clusters is over, with or without result.
+    resolved: BTreeSet<Arc<str>>,
+    warming_clusters: BTreeSet<Arc<str>>,
+    warming_routes: BTreeSet<Arc<str>>,
+    warming_listeners: BTreeSet<Arc<str>>,
+    /// Gone from discovery, but named by tables that are about to be replaced.
+    leaving_clusters: BTreeSet<Arc<str>>,
+}
+
+impl Config {
+    pub(super) fn new(discovery: bool) -> Self {
+        Self {
+            clusters: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            listeners: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            cluster_endpoints: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            wait: Wait {
+                discovery,
+                ..Wait::default()
+            },
+        }
+    }
+
+    /// The first clusters and listeners have arrived and are up.
+    pub fn is_live(&self) -> bool {
+        self.wait.live
+    }
+
+    /// Clusters the control plane has not delivered endpoints for, tables without routes, and so
+    /// on: what a person looks for when the proxy does not become ready.
+    pub fn waits_for(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.wait.discovery && !self.wait.first_clusters {
+            reasons.push("clusters from the control plane".to_owned());
+        }
+        if self.wait.discovery && !self.wait.first_listeners {
+            reasons.push("listeners from the control plane".to_owned());
+        }
+        reasons.extend(
+            self.wait
+                .warming_clusters
+                .iter()
+                .map(|n| format!("endpoints of cluster {n}")),
+        );
+        reasons.extend(
+            self.wait
+                .warming_listeners
+                .iter()
+                .map(|n| format!("listener {n} to warm")),
+        );
+        reasons
+    }
+
+    /// When something that waits will have waited long enough.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let clusters = self
+            .wait
+            .warming_clusters
+            .iter()
+            .filter_map(|n| since(&self.clusters, n));
+        let routes = self
+            .wait
+            .warming_routes
+            .iter()
+            .filter_map(|n| since(&self.routes, n));
+        let listeners = self
+            .wait
+            .warming_listeners
+            .iter()
+            .filter_map(|n| since(&self.listeners, n));
+        clusters
+            .chain(routes)
+            .chain(listeners)
+            .min()
+            .map(|since| since + INIT_FETCH_TIMEOUT)
+    }
+}
+
+fn since<T>(entries: &BTreeMap<Arc<str>, Entry<T>>, name: &str) -> Option<Instant> {
+    Some(entries.get(name)?.warming.as_ref()?.since)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! The main thread: reads the bootstrap, keeps the stream to the control plane, compiles what
+//! comes, gives it to the workers in an order that never shows half a configuration, resolves
+//! names, and ends the process in good order. It serves no request.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `bootstrap.rs` | the bootstrap file |
+//! | `config.rs`, `config/` | every resource, what it waits for, and when it becomes active: a plain value |
+//! | `run.rs` | the loop that connects the above with sockets, timers and signals |
+//! | `dns.rs`, `drain.rs`, `logging.rs` | names, the end, logs |
+//! | `state.rs` | what admin reads |
+
+mod args;
+mod bootstrap;
+pub mod config;
+mod dns;
+mod drain;
+mod logging;
+mod run;
+mod state;
+
+pub use args::{Options, ProxyArgs};
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use logging::{LevelError, LogControl};
+pub use run::{RunError, run};
+pub use state::{ControlPlane, Phase, ProxyState, Request};

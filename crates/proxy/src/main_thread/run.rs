@@ -1,0 +1,377 @@
+//! The main loop: one thread, one small runtime, everything that is not traffic.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use lateen_proxy_config::Cluster;
+use lateen_xds::client::{Client, Config as AdsConfig, Event, Reply, Update};
+use lateen_xds::{Rejection, type_url};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use super::config::Outside;
+use super::dns::{Resolved, Resolver};
+use super::drain::{self, Signals};
+use super::{
+    Bootstrap, BootstrapError, LevelError, LogControl, Options, Phase, ProxyState, Request,
+};
+use crate::worker::{StartError, WorkerUpdate, Workers, default_concurrency};
+
+/// Why a proxy could not run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    #[error(transparent)]
+    Level(#[from] LevelError),
+    #[error(transparent)]
+    Workers(#[from] StartError),
+    #[error("cannot start the runtime of the main thread: {0}")]
+    Runtime(std::io::Error),
+    #[error(
+        "cannot listen on the admin address {address}: {source}; stop what uses it or change \
+         admin.address in {path}"
+    )]
+    Admin {
+        address: std::net::SocketAddr,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: static_resources: {name}: {reason}")]
+    Static {
+        path: PathBuf,
+        name: String,
+        reason: String,
+    },
+}
+
+/// Runs a proxy until it is told to stop. Returns after a clean end.
+pub fn run(options: Options) -> Result<(), RunError> {
+    let log = LogControl::start(&options.log_level)?;
+    if options.exit_with_parent {
+        exit_with_parent();
+    }
+    let bootstrap = Bootstrap::read(&options.config_path)?;
+    for notice in &bootstrap.notices {
+        tracing::warn!(file = %options.config_path.display(), field = notice.path, "{}", notice.what);
+    }
+    let concurrency = if options.concurrency == 0 {
+        default_concurrency()
+    } else {
+        options.concurrency
+    };
+    let workers = Arc::new(Workers::start(concurrency)?);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // Only name resolution blocks; two threads with small stacks are enough for it.
+        .max_blocking_threads(2)
+        .thread_stack_size(512 * 1024)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .map_err(RunError::Runtime)?;
+    let (state, requests) = ProxyState::new(&bootstrap, options, workers, log);
+    runtime.block_on(MainLoop::serve(state, requests, bootstrap))
+}
+
+/// The parent holds our standard input open and never writes: when it dies, however it dies, the
+/// read ends.
+fn exit_with_parent() {
+    let watch = || {
+        let mut sink = std::io::sink();
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
+        std::process::exit(0);
+    };
+    let thread = std::thread::Builder::new()
+        .name("parent".into())
+        .stack_size(64 * 1024);
+    if let Err(error) = thread.spawn(watch) {
+        tracing::warn!(%error, "cannot watch the parent process");
+    }
+}
+
+struct MainLoop {
+    state: Arc<ProxyState>,
+    ads: Option<Client>,
+    resolver: Resolver,
+    /// LDS answers that wait for listeners to be bound.
+    owed: VecDeque<Owed>,
+}
+
+/// An answer to the control plane that is not complete yet.
+struct Owed {
+    reply: Reply,
+    /// Listener name and version.
+    undecided: BTreeSet<(String, String)>,
+    rejections: Vec<Rejection>,
+}
+
+/// One step's view of the world outside the configuration.
+struct Effects<'a> {
+    workers: &'a Workers,
+    ads: Option<&'a Client>,
+    resolver: &'a mut Resolver,
+    decided: Vec<(String, String, Result<(), String>)>,
+}
+
+impl Outside for Effects<'_> {
+    fn worker(&mut self, update: WorkerUpdate) -> Result<(), String> {
+        self.workers
+            .update(update)
+            .map_err(|error| error.to_string())
+    }
+
+    fn subscribe(&mut self, type_url: &'static str, name: &str) {
+        if let Some(ads) = self.ads {
+            ads.subscribe(type_url, [name.to_owned()]);
+        }
+    }
+
+    fn unsubscribe(&mut self, type_url: &'static str, name: &str) {
+        if let Some(ads) = self.ads {
+            ads.unsubscribe(type_url, [name.to_owned()]);
+        }
+    }
+
+    fn resolve(&mut self, cluster: &Arc<Cluster>) {
+        self.resolver.start(cluster.clone());
+    }
+
+    fn stop_resolving(&mut self, cluster: &str) {
+        self.resolver.stop(cluster);
+    }
+
+    fn listener_decided(&mut self, name: &str, version: &str, outcome: Result<(), String>) {
+        if let Err(reason) = &outcome {
+            tracing::warn!(listener = name, reason, "listener refused");
+        }
+        self.decided
+            .push((name.to_owned(), version.to_owned(), outcome));
+    }
+}
+
+impl MainLoop {
+    async fn serve(
+        state: Arc<ProxyState>,
+        mut requests: mpsc::UnboundedReceiver<Request>,
+        bootstrap: Bootstrap,
+    ) -> Result<(), RunError> {
+        let mut signals = Signals::listen().map_err(RunError::Runtime)?;
+        let (resolver, mut resolved) = Resolver::new();
+        let (ads, mut events) = match bootstrap.ads.clone() {
+            Some(target) => {
+                let (client, events) = Client::start(AdsConfig::new(target, state.node.clone()));
+                client.subscribe_all(type_url::CLUSTER);
+                client.subscribe_all(type_url::LISTENER);
+                (Some(client), Some(events))
+            }
+            None => (None, None),
+        };
+        let mut main = Self {
+            state,
+            ads,
+            resolver,
+            owed: VecDeque::new(),
+        };
+        main.state.set_phase(Phase::Initializing);
+        main.step(|config, now, out| config.settle(now, out));
+        loop {
+            main.note_phase();
+            let deadline = main.state.config().next_deadline();
+            tokio::select! {
+                event = next(&mut events) => main.event(event),
+                Some(resolved) = resolved.recv() => main.resolved(resolved),
+                () = sleep_until(deadline) => main.step(|config, now, out| config.settle(now, out)),
+                Some(request) = requests.recv() => {
+                    if main.request(request) {
+                        main.state.workers.shutdown(Duration::from_millis(500));
+                        return Ok(());
+                    }
+                }
+                _ = signals.next() => {
+                    drain::drain(&main.state, &main.state.options, &mut signals).await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Changes the configuration, then gives the answers that have become complete.
+    fn step<T>(
+        &mut self,
+        change: impl FnOnce(&mut super::config::Config, Instant, &mut dyn Outside) -> T,
+    ) -> T {
+        let mut out = Effects {
+            workers: &self.state.workers,
+            ads: self.ads.as_ref(),
+            resolver: &mut self.resolver,
+            decided: Vec::new(),
+        };
+        let result = change(&mut self.state.config(), Instant::now(), &mut out);
+        for (name, version, outcome) in out.decided {
+            self.decided(name, version, outcome);
+        }
+        self.answer();
+        result
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Connected => {
+                tracing::info!("connected to the control plane");
+                self.state.note_control_plane(|control| {
+                    control.connected = true;
+                    control.since = Some(SystemTime::now());
+                    control.last_error = None;
+                });
+            }
+            Event::Disconnected { reason, retry_in } => {
+                tracing::warn!(reason, ?retry_in, "no control plane; serving on as before");
+                self.state.note_control_plane(|control| {
+                    if control.connected {
+                        control.since = Some(SystemTime::now());
+                    }
+                    control.connected = false;
+                    control.reconnects += 1;
+                    control.last_error = Some(reason);
+                });
+            }
+            Event::Update(update) => self.update(update),
+        }
+    }
+
+    fn update(&mut self, update: Update) {
+        let Update {
+            type_url: url,
+            version,
+            resources,
+            removed,
+            reply,
+        } = update;
+        let started = Instant::now();
+        let is_listeners = url == type_url::LISTENER;
+        let mut owed = Owed {
+            reply,
+            undecided: BTreeSet::new(),
+            rejections: Vec::new(),
+        };
+        if is_listeners {
+            owed.undecided = resources
+                .iter()
+                .map(|r| (r.name.clone(), r.version.clone()))
+                .collect();
+        }
+        let mut out = Effects {
+            workers: &self.state.workers,
+            ads: self.ads.as_ref(),
+            resolver: &mut self.resolver,
+            decided: Vec::new(),
+        };
+        let rejections = {
+            let mut config = self.state.config();
+            config.versions.insert(url.clone(), version.clone());
+            config.apply(&url, &resources, &removed, started, &mut out)
+        };
+        let decided = out.decided;
+        for rejection in &rejections {
+            let (name, reason) = (&rejection.name, &rejection.reason);
+            tracing::warn!(kind = type_url::short(&url), name, reason, "refused");
+            owed.undecided.retain(|(listener, _)| listener != name);
+        }
+        tracing::debug!(
+            kind = type_url::short(&url), version, resources = resources.len(),
+            removed = removed.len(), refused = rejections.len(), took = ?started.elapsed(), "update"
+        );
+        self.state.note_control_plane(|control| {
+            control.updates += 1;
+            control.rejected_updates += u64::from(!rejections.is_empty());
+        });
+        owed.rejections = rejections;
+        if is_listeners {
+            self.owed.push_back(owed);
+        } else {
+            owed.reply.reject(owed.rejections);
+        }
+        for (name, version, outcome) in decided {
+            self.decided(name, version, outcome);
+        }
+        self.answer();
+    }
+
+    fn decided(&mut self, name: String, version: String, outcome: Result<(), String>) {
+        let key = (name, version);
+        for owed in &mut self.owed {
+            if owed.undecided.remove(&key)
+                && let Err(reason) = &outcome
+            {
+                let reason = reason.clone();
+                owed.rejections.push(Rejection {
+                    name: key.0.clone(),
+                    reason,
+                });
+            }
+        }
+    }
+
+    /// Gives the answers of which every listener is decided.
+    fn answer(&mut self) {
+        while self
+            .owed
+            .front()
+            .is_some_and(|owed| owed.undecided.is_empty())
+        {
+            if let Some(owed) = self.owed.pop_front() {
+                owed.reply.reject(owed.rejections);
+            }
+        }
+    }
+
+    fn resolved(&mut self, resolved: Resolved) {
+        let Resolved { cluster, endpoints } = resolved;
+        self.step(|config, now, out| config.resolved(&cluster, endpoints, now, out));
+    }
+
+    /// True: the process is to end.
+    fn request(&mut self, request: Request) -> bool {
+        match request {
+            Request::Quit => return true,
+            Request::FailHealthcheck(failed) => self.state.workers.set_draining(failed),
+            Request::DrainListeners { graceful: false } => self.state.workers.stop_listening(),
+            Request::DrainListeners { graceful: true } => {
+                self.state.workers.set_draining(true);
+                let (workers, wait) = (self.state.workers.clone(), self.state.options.max_drain);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    workers.stop_listening();
+                });
+            }
+        }
+        false
+    }
+
+    fn note_phase(&self) {
+        if self.state.phase() == Phase::Initializing && self.state.config().is_live() {
+            self.state.set_phase(Phase::Live);
+            let took = self.state.started.elapsed().unwrap_or_default();
+            tracing::info!(?took, "ready");
+        }
+    }
+}
+
+async fn next(events: &mut Option<mpsc::Receiver<Event>>) -> Event {
+    match events {
+        Some(events) => match events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
