@@ -174,8 +174,9 @@ impl Decoder {
     pub fn string<'a>(&mut self, node: &'a Node) -> Option<&'a str> {
         let suggestion = match &node.value {
             Value::String(text) => return Some(text),
-            Value::Int(_, text) | Value::Float(_, text) => Some(format!("quote it: {text:?}")),
-            Value::Bool(value) => Some(format!("quote it: \"{value}\"")),
+            Value::Bool(_, text) | Value::Int(_, text) | Value::Float(_, text) => {
+                Some(format!("quote it: {text:?}"))
+            }
             _ => None,
         };
         self.mistyped(node, "a string", suggestion)

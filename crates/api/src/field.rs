@@ -54,7 +54,7 @@ impl Field for bool {
 
     fn decode(node: &Node, decoder: &mut Decoder) -> Option<Self> {
         match &node.value {
-            Value::Bool(value) => Some(*value),
+            Value::Bool(value, _) => Some(*value),
             Value::String(text) if text == "true" || text == "false" => decoder.mistyped(
                 node,
                 "a boolean",

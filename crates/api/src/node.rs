@@ -22,7 +22,8 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Null,
-    Bool(bool),
+    /// With the text as written: `yes` is one, too.
+    Bool(bool, String),
     /// The text as written; it fits `i128` (anything larger is a `Float`).
     Int(i128, String),
     Float(f64, String),
@@ -101,7 +102,7 @@ impl Node {
     pub fn describe(&self) -> String {
         match &self.value {
             Value::Null => "nothing".to_owned(),
-            Value::Bool(value) => format!("the boolean {value}"),
+            Value::Bool(_, text) => format!("the boolean {text}"),
             Value::Int(_, text) | Value::Float(_, text) => format!("the number {text}"),
             Value::String(text) => format!("the string {text:?}"),
             Value::Sequence(_) => "a list".to_owned(),
@@ -114,7 +115,7 @@ impl Node {
         use serde_json::Value as Json;
         match &self.value {
             Value::Null => Json::Null,
-            Value::Bool(value) => Json::Bool(*value),
+            Value::Bool(value, _) => Json::Bool(*value),
             Value::Int(value, text) => match (i64::try_from(*value), u64::try_from(*value)) {
                 (Ok(value), _) => Json::from(value),
                 (_, Ok(value)) => Json::from(value),
@@ -138,7 +139,7 @@ impl Node {
         use serde_json::Value as Json;
         let value = match json {
             Json::Null => Value::Null,
-            Json::Bool(value) => Value::Bool(*value),
+            Json::Bool(value) => Value::Bool(*value, value.to_string()),
             Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
                 (Some(value), _, _) => Value::Int(value.into(), number.to_string()),
                 (_, Some(value), _) => Value::Int(value.into(), number.to_string()),

@@ -257,7 +257,7 @@ impl Reader {
             ) {
                 let hint = format!("add \"apiVersion: {}\"", kind.api_version());
                 if let Some(problem) = self.problems.last_mut() {
-                    problem.suggestion = Some(hint);
+                    problem.suggestion.get_or_insert(hint);
                 }
             }
             return None;
@@ -287,7 +287,7 @@ impl Reader {
             }
             Resolved::NotYet => {
                 let message = format!(
-                    "kind {name} ({api_version}) is not supported yet by this version of Lateen"
+                    "{name} ({api_version}) is not supported yet by this version of Lateen"
                 );
                 let suggestion =
                     "take the document out of the source; the others are not affected".to_owned();
@@ -404,17 +404,17 @@ fn unknown_part(kind: Kind, key: &str) -> Option<String> {
     suggest::nearest(key, PARTS.into_iter()).map(|name| format!("did you mean {name:?}?"))
 }
 
-/// A missing `host` beside a misspelt `hots`, or anything about a value that did not decode, is the
-/// same mistake twice.
+/// A missing `host` beside a misspelt `hots`, or a judgement on a value that did not decode, is the
+/// same mistake twice. Warnings judge what an object does; that is not known while parts are missing.
 fn follows_from(problem: &Problem, causes: &[Problem]) -> bool {
     causes
         .iter()
         .filter(|cause| cause.error)
-        .any(|cause| match cause.what {
-            What::UnknownField => {
-                problem.what == What::Missing && cause.path.parent() == problem.path.parent()
-            }
-            _ => problem.path.starts_with(&cause.path),
+        .any(|cause| match (cause.what, problem.what) {
+            _ if !problem.error => true,
+            (What::UnknownField, What::Missing) => cause.path.parent() == problem.path.parent(),
+            (_, What::Missing) => problem.path.starts_with(&cause.path),
+            _ => problem.path.starts_with(&cause.path) || cause.path.is_just_below(&problem.path),
         })
 }
 

@@ -63,6 +63,11 @@ impl Path {
         Path(self.0[..self.0.len().saturating_sub(1)].to_vec())
     }
 
+    /// At most two steps further down: an element's field, a map's value.
+    pub(crate) fn is_just_below(&self, top: &Path) -> bool {
+        self.starts_with(top) && self.0.len() <= top.0.len() + 2
+    }
+
     pub fn starts_with(&self, prefix: &Path) -> bool {
         self.0.starts_with(&prefix.0)
     }

@@ -302,26 +302,22 @@ impl Builder {
         Ok(Value::String(text.to_owned()))
     }
 
+    /// Only YAML's own tags, and `!` for "a string whatever it looks like".
     fn check_tag(
         &self,
         tag: Option<&Tag>,
         allowed: &[&str],
         at: Position,
     ) -> Result<(), YamlError> {
-        match tag {
-            Some(tag)
-                if !(tag.is_yaml_core_schema() && allowed.contains(&tag.suffix.as_str()))
-                    && !(tag.handle == "!" && tag.suffix.is_empty())
-                    && !(tag.handle.is_empty() && tag.suffix == "!") =>
-            {
-                Err(YamlError::new(
-                    at,
-                    format!("the tag {}{} means nothing here", tag.handle, tag.suffix),
-                )
-                .suggest("remove it"))
-            }
-            _ => Ok(()),
+        let Some(Tag { handle, suffix }) = tag else {
+            return Ok(());
+        };
+        let known = tag.is_some_and(Tag::is_yaml_core_schema) && allowed.contains(&suffix.as_str());
+        if known || matches!((handle.as_str(), suffix.as_str()), ("!", "") | ("", "!")) {
+            return Ok(());
         }
+        let error = YamlError::new(at, format!("the tag {handle}{suffix} means nothing here"));
+        Err(error.suggest("remove it"))
     }
 }
 

@@ -225,13 +225,22 @@ fn parse_events(chunk: &Chunk<'_>) -> Result<Parsed, YamlError> {
 
 /// The parser's message, with the usual cause where there is one.
 fn explain(at: Position, info: &str, chunk: &Chunk<'_>) -> YamlError {
-    let line_count = lines(chunk.text).count().max(1) as u32;
-    let at = Position {
-        line: at.line.clamp(chunk.line, chunk.line + line_count - 1),
-        ..at
+    let rows: Vec<&str> = lines(chunk.text).collect();
+    let last = chunk.line + rows.len().max(1) as u32 - 1;
+    // What is missing at the end is missing on the last line.
+    let at = if at.line > last {
+        Position {
+            line: last,
+            column: u32::MAX,
+        }
+    } else {
+        at
     };
-    let index = (at.line - chunk.line) as usize;
-    let row = lines(chunk.text).nth(index).unwrap_or_default();
+    let row = at
+        .line
+        .checked_sub(chunk.line)
+        .and_then(|index| rows.get(index as usize));
+    let row = row.copied().unwrap_or_default();
     let at = Position {
         column: at
             .column
@@ -254,6 +263,30 @@ fn explain(at: Position, info: &str, chunk: &Chunk<'_>) -> YamlError {
     }
 }
 
+/// The place of a byte of the chunk.
+fn place(chunk: &Chunk<'_>, byte: usize) -> Position {
+    let mut at = Position {
+        line: chunk.line,
+        column: 1,
+    };
+    let mut start = 0;
+    for row in lines(chunk.text) {
+        let chars = row
+            .char_indices()
+            .take_while(|(index, _)| start + index < byte)
+            .count();
+        at.column = chars.min(row.trim_end().chars().count()) as u32 + 1;
+        if start + row.len() > byte {
+            break;
+        }
+        start += row.len();
+        if start < chunk.text.len() {
+            at.line += 1;
+        }
+    }
+    at
+}
+
 /// JSON that is not YAML (tabs, surrogate pairs) is still JSON; it only loses its line numbers.
 fn json_fallback(chunk: &Chunk<'_>) -> Option<Result<Node, YamlError>> {
     let body = chunk.text.strip_prefix("---").unwrap_or(chunk.text);
@@ -270,11 +303,12 @@ fn json_fallback(chunk: &Chunk<'_>) -> Option<Result<Node, YamlError>> {
             Ok(root)
         }
         Err(error) => {
-            let line = chunk.line + (error.line().max(1) as u32 - 1);
-            let at = Position {
-                line,
-                column: error.column().max(1) as u32,
-            };
+            // Its lines end with `\n` only and its columns are bytes.
+            let before = body
+                .split_inclusive('\n')
+                .take(error.line().saturating_sub(1));
+            let byte = before.map(str::len).sum::<usize>() + error.column().saturating_sub(1);
+            let at = place(chunk, chunk.text.len() - body.len() + byte);
             let text = error.to_string();
             let text = text.split(" at line ").next().unwrap_or_default();
             Err(YamlError::new(at, format!("not valid JSON: {text}")))

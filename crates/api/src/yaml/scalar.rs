@@ -8,10 +8,10 @@ pub fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
-            return Value::Bool(true);
+            return Value::Bool(true, text.to_owned());
         }
         "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            return Value::Bool(false);
+            return Value::Bool(false, text.to_owned());
         }
         ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => {
             return Value::Float(f64::INFINITY, text.to_owned());
@@ -85,9 +85,9 @@ mod tests {
             ("~", Value::Null),
             ("null", Value::Null),
             ("nil", string("nil")),
-            ("yes", Value::Bool(true)),
-            ("Off", Value::Bool(false)),
-            ("y", Value::Bool(true)),
+            ("yes", Value::Bool(true, "yes".to_owned())),
+            ("Off", Value::Bool(false, "Off".to_owned())),
+            ("y", Value::Bool(true, "y".to_owned())),
             ("yEs", string("yEs")),
             ("80", int(80, "80")),
             ("-1", int(-1, "-1")),
