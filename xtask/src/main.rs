@@ -3,6 +3,7 @@
 //! `test` is what continuous integration runs; it sets up the programs the tests drive. `tidy`
 //! holds the rules of the code base that no compiler knows. `bench` measures us against peers.
 
+mod bench;
 mod setup;
 mod test;
 mod tidy;
@@ -24,6 +25,8 @@ struct Args {
 enum Task {
     /// Format, lints, tidy, unit, integration and interop tests; installs what they need.
     Test(test::Args),
+    /// Our proxy beside Envoy, HAProxy and nginx; saves a table in docs/benchmarks.
+    Bench(bench::Args),
     /// The rules no compiler knows: crate directions, module docs, file lengths, the feature table.
     Tidy,
     /// Install the programs that tests and benchmarks drive, and nothing else.
@@ -33,6 +36,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Tidy => tidy::run(),
         Task::Setup => setup::run().map(|_| ()),
     };

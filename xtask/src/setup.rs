@@ -18,6 +18,9 @@ const DEBIAN_PACKAGES: [(&str, &str); 5] = [
     ("haproxy", "haproxy"),
 ];
 
+/// Only for benchmarks: installing nginx on Debian may also start it as a service.
+const BENCH_PACKAGES: [(&str, &str); 1] = [("nginx", "nginx-light")];
+
 /// What the tests are told of their surroundings.
 pub struct Tools {
     /// `(name, value)` of environment variables for the tests.
@@ -26,10 +29,19 @@ pub struct Tools {
     pub missing: Vec<String>,
 }
 
-/// Installs what is missing and says where things are.
+/// Installs what tests drive and says where things are.
 pub fn run() -> Result<Tools> {
+    install(&DEBIAN_PACKAGES)
+}
+
+/// As [`run`], with the peers that only the benchmark needs.
+pub fn for_bench() -> Result<Tools> {
+    install(&[&DEBIAN_PACKAGES[..], &BENCH_PACKAGES].concat())
+}
+
+fn install(packages: &[(&str, &str)]) -> Result<Tools> {
     let mut missing = Vec::new();
-    install_debian_packages(&mut missing);
+    install_debian_packages(packages, &mut missing);
     let mut environment = Vec::new();
     match python_environment() {
         Ok(venv) => {
@@ -61,8 +73,8 @@ fn installed(program: &str) -> bool {
             .any(|dir| std::path::Path::new(dir).join(program).is_file())
 }
 
-fn install_debian_packages(missing: &mut Vec<String>) {
-    let wanted: Vec<_> = DEBIAN_PACKAGES
+fn install_debian_packages(packages: &[(&str, &str)], missing: &mut Vec<String>) {
+    let wanted: Vec<_> = packages
         .iter()
         .filter(|(program, _)| !installed(program))
         .collect();

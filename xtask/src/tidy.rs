@@ -37,6 +37,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("local", &["api", "control", "proxy"]),
     ("lateen", &["api", "store", "control", "local", "proxy"]),
     ("testkit", &[]),
+    ("bench", &["xds"]),
 ];
 
 /// A file longer than this is looked at for the missing concept, not split at random.
