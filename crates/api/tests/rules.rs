@@ -5,6 +5,11 @@
 //! the file, which `tests/schema.rs` and `tests/yaml.rs` look at. Warnings about fields without effect
 //! so far are left out.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of tests may stop a test, too"
+)]
+
 use std::path::Path;
 
 use lateen_api::{Mode, parse};

@@ -3,6 +3,11 @@
 //! `[]` means accepted and fully effective; a warning is about a field without effect so far, a
 //! deprecation or a rule that can have no effect; an error refuses the document.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the helpers of tests may stop a test, too"
+)]
+
 use std::path::Path;
 
 use lateen_api::{Mode, parse};

@@ -44,6 +44,8 @@ struct Key {
 
 pub struct Builder {
     line_offset: u32,
+    /// Where the text ends.
+    end: Position,
     stack: Vec<Frame>,
     anchors: HashMap<usize, (Node, usize)>,
     aliased_nodes: usize,
@@ -52,9 +54,17 @@ pub struct Builder {
 }
 
 impl Builder {
-    pub fn new(line_offset: u32) -> Builder {
+    /// For text that stands after `line_offset` lines of the source.
+    pub fn new(text: &str, line_offset: u32) -> Builder {
+        let (count, last) = super::lines(text).fold((0, ""), |(count, _), row| (count + 1, row));
+        let column = last.trim_end().chars().count() as u32 + 1;
+        let end = Position {
+            line: line_offset + count.max(1),
+            column,
+        };
         Builder {
             line_offset,
+            end,
             stack: Vec::new(),
             anchors: HashMap::new(),
             aliased_nodes: 0,
@@ -63,9 +73,15 @@ impl Builder {
         }
     }
 
+    /// The parser misses what is missing at the end on a line after the last; readers have no such
+    /// line.
     pub fn position(&self, marker: Marker) -> Position {
+        let line = marker.line().max(1) as u32 + self.line_offset;
+        if line > self.end.line {
+            return self.end;
+        }
         Position {
-            line: marker.line().max(1) as u32 + self.line_offset,
+            line,
             column: marker.col() as u32 + 1,
         }
     }

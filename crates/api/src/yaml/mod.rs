@@ -207,7 +207,7 @@ type Parsed = Vec<(Vec<Node>, Vec<YamlError>)>;
 
 fn parse_events(chunk: &Chunk<'_>) -> Result<Parsed, YamlError> {
     let mut parser = Parser::new_from_str(chunk.text);
-    let mut builder = Builder::new(chunk.line - 1);
+    let mut builder = Builder::new(chunk.text, chunk.line - 1);
     let mut documents = Vec::new();
     while let Some(event) = parser.next_event() {
         match event {
@@ -225,28 +225,8 @@ fn parse_events(chunk: &Chunk<'_>) -> Result<Parsed, YamlError> {
 
 /// The parser's message, with the usual cause where there is one.
 fn explain(at: Position, info: &str, chunk: &Chunk<'_>) -> YamlError {
-    let rows: Vec<&str> = lines(chunk.text).collect();
-    let last = chunk.line + rows.len().max(1) as u32 - 1;
-    // What is missing at the end is missing on the last line.
-    let at = if at.line > last {
-        Position {
-            line: last,
-            column: u32::MAX,
-        }
-    } else {
-        at
-    };
-    let row = at
-        .line
-        .checked_sub(chunk.line)
-        .and_then(|index| rows.get(index as usize));
-    let row = row.copied().unwrap_or_default();
-    let at = Position {
-        column: at
-            .column
-            .clamp(1, row.trim_end().chars().count() as u32 + 1),
-        ..at
-    };
+    let index = at.line.saturating_sub(chunk.line) as usize;
+    let row = lines(chunk.text).nth(index).unwrap_or_default();
     let error = YamlError::new(at, format!("not valid YAML: {info}"));
     let indent = row.trim_start_matches(' ');
     if indent.starts_with('\t') {
