@@ -10,7 +10,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
-use crate::{bootstrap, control, demo, hidden, proxy, up};
+use crate::{apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config, proxy_status, up, validate, version, wait};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -35,6 +35,16 @@ struct Cli {
 pub enum Command {
     Demo(demo::Args),
     Up(up::Args),
+    Apply(apply::Args),
+    Get(get::Args),
+    Delete(delete::Args),
+    Wait(wait::Args),
+    Validate(validate::Args),
+    #[command(visible_alias = "ps")]
+    ProxyStatus(proxy_status::Args),
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Args),
+    Version(version::Args),
     Control(control::Args),
     Proxy(proxy::Args),
     Bootstrap(bootstrap::Args),
@@ -49,6 +59,14 @@ pub fn dispatch(command: Command) -> Outcome {
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Up(args) => up::run(args),
+        Command::Apply(args) => apply::run(args),
+        Command::Get(args) => get::run(args),
+        Command::Delete(args) => delete::run(args),
+        Command::Wait(args) => wait::run(args),
+        Command::Validate(args) => validate::run(args),
+        Command::ProxyStatus(args) => proxy_status::run(args),
+        Command::ProxyConfig(args) => proxy_config::run(args),
+        Command::Version(args) => version::run(args),
         Command::Control(args) => control::run(args),
         Command::Proxy(args) => proxy::run(args),
         Command::Bootstrap(args) => bootstrap::run(args),

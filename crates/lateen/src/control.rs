@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Outcome {
         .map_err(Failure::other)
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     lateen_api::parse_duration(text).map_err(|error| error.to_string())
 }
 

@@ -3,17 +3,30 @@
 //! It parses arguments, calls one function of one crate, and turns the outcome into a message and
 //! an exit code. It has no logic of its own: a verb that grows logic moves it into a crate.
 
+mod apply;
 mod bootstrap;
 mod cli;
 mod control;
+mod delete;
 mod demo;
+mod documents;
 mod failure;
+mod get;
 mod hidden;
+mod output;
 mod progress;
 mod proxy;
+mod proxy_config;
+mod proxy_status;
+mod resource;
+mod rest;
 mod session;
 mod summary;
+mod table;
 mod up;
+mod validate;
+mod version;
+mod wait;
 
 use std::process::ExitCode;
 

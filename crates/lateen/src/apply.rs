@@ -1,0 +1,289 @@
+//! `lateen apply`: documents to the control plane, all of them or none.
+//!
+//! Everything is parsed here first, where lines are known, then offered to the server as a dry run;
+//! only if it takes every object are they written. They are written in the order in which they
+//! depend on each other (a DestinationRule before the VirtualService that names its subsets), so
+//! that no request meets a half-applied set.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::Method;
+use lateen_api::{Diagnostic, Kind, Mode, ParsedObject, Path, Severity};
+use serde_json::{Value, json};
+
+use crate::documents::{self, Documents, colour};
+use crate::failure::{Failure, Outcome};
+use crate::resource::{dotted, path_of};
+use crate::rest::{Answer, Call, Server, ServerArgs};
+use crate::{output, resource};
+
+/// Apply Istio or Kubernetes YAML to the mesh
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File or directory of YAML or JSON, or - for standard input; may be repeated
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    pub files: Vec<String>,
+
+    /// Namespace of objects that name none
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// Check everything, also on the server, and change nothing
+    #[arg(long)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "server")]
+    pub dry_run: Option<DryRun>,
+
+    /// Ignore unknown fields with a warning instead of refusing the document
+    #[arg(long)]
+    pub allow_unknown: bool,
+
+    /// Print the objects as they stand afterwards
+    #[arg(short = 'o', long, value_enum)]
+    pub output: Option<Output>,
+
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum DryRun {
+    None,
+    #[value(alias = "client")]
+    Server,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    Json,
+    Yaml,
+    /// kind/name
+    Name,
+}
+
+pub fn run(args: Args) -> Outcome {
+    let mode = if args.allow_unknown {
+        Mode::AllowUnknown
+    } else {
+        Mode::Strict
+    };
+    let mut documents = documents::read(&args.files, mode, "nothing was applied")?;
+    for (_, parsed) in &mut documents.objects {
+        settle_namespace(parsed, args.namespace.as_deref())?;
+    }
+    if documents.objects.is_empty() {
+        documents.print_warnings();
+        return Err(Failure::other("no objects passed to apply"));
+    }
+    let server = args.server.connect()?;
+    let mut order: Vec<usize> = (0..documents.objects.len()).collect();
+    order.sort_by_key(|index| rank(documents.objects[*index].1.object.kind));
+
+    let applying = Applying {
+        server: &server,
+        documents: &documents,
+        change: change_id(),
+    };
+    let checked = applying.all(&order, true)?;
+    documents.print_warnings();
+    let dry_run = args.dry_run == Some(DryRun::Server);
+    let answers = if dry_run {
+        checked
+    } else {
+        applying.all(&order, false)?
+    };
+    applying.print_warnings(&answers);
+    print(&documents, &answers, args.output, dry_run)
+}
+
+struct Applying<'a> {
+    server: &'a Server,
+    documents: &'a Documents,
+    change: String,
+}
+
+impl Applying<'_> {
+    /// Sends every object; the answers are in the order of the documents. A dry run goes on after
+    /// a refusal, to report them all.
+    fn all(&self, order: &[usize], dry_run: bool) -> Result<Vec<Answer>, Failure> {
+        let mut answers: Vec<Option<Answer>> = order.iter().map(|_| None).collect();
+        let mut refused = 0;
+        for (position, index) in order.iter().enumerate() {
+            let answer = self.one(*index, dry_run)?;
+            if !answer.is_good() {
+                refused += 1;
+                self.print_refusal(*index, &answer);
+                if !dry_run {
+                    let left = documents::plural(order.len() - position - 1, "object");
+                    let done = documents::plural(position, "object");
+                    let text = format!("{done} applied before the refusal, {left} not tried");
+                    return Err(Failure::other(text));
+                }
+            }
+            answers[*index] = Some(answer);
+        }
+        if refused > 0 {
+            anstream::eprintln!(
+                "\n{} refused by the server; nothing was applied",
+                documents::plural(refused, "object")
+            );
+            return Err(Failure::silent(1));
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn one(&self, index: usize, dry_run: bool) -> Result<Answer, Failure> {
+        let object = &self.documents.objects[index].1.object;
+        let query = if dry_run { "?dryRun=All" } else { "" };
+        let path = format!("{}{query}", path_of(object));
+        let mut call = Call::new(Method::PATCH, &path)
+            .header("content-type", "application/apply-patch+yaml")
+            .header("x-lateen-change", &self.change)
+            .header("x-lateen-user", std::env::var("USER").unwrap_or_default());
+        call.body = object.to_json().to_string().into_bytes();
+        self.server.call(call)
+    }
+
+    fn print_refusal(&self, index: usize, answer: &Answer) {
+        let location = &self.documents.objects[index].1.location;
+        anstream::eprintln!("{}:{}: {}", location.file, location.line, answer.refusal());
+    }
+
+    /// The server's warnings that parsing has not given already, at the lines they are about.
+    fn print_warnings(&self, answers: &[Answer]) {
+        let known: Vec<String> = self
+            .documents
+            .warnings
+            .iter()
+            .map(|(_, w)| w.message.clone())
+            .collect();
+        for (answer, (source, parsed)) in answers.iter().zip(&self.documents.objects) {
+            for text in answer.warnings() {
+                if !known.iter().any(|message| text.contains(message.as_str())) {
+                    let source = &self.documents.sources[*source].text;
+                    anstream::eprint!("{}", located(&text, parsed).render(source, colour()));
+                }
+            }
+        }
+    }
+}
+
+/// A warning `path: message` of the server, with the line of its path.
+fn located(text: &str, parsed: &ParsedObject) -> Diagnostic {
+    let (path, message) = match text.split_once(": ") {
+        Some((path, message)) if !path.contains(char::is_whitespace) => (path, message),
+        _ => ("", text),
+    };
+    let mut place = Path::root();
+    for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
+        place = match part.parse() {
+            Ok(index) => place.index(index),
+            Err(_) => place.key(part),
+        };
+    }
+    let at = parsed.locate(&place);
+    Diagnostic {
+        severity: Severity::Warning,
+        code: None,
+        message: message.to_owned(),
+        file: at.file,
+        line: at.line,
+        column: at.column,
+        path: path.to_owned(),
+        suggestion: None,
+    }
+}
+
+fn settle_namespace(parsed: &mut ParsedObject, given: Option<&str>) -> Result<(), Failure> {
+    let (object, location) = (&mut parsed.object, &parsed.location);
+    if !object.kind.info().namespaced {
+        return Ok(());
+    }
+    match given {
+        Some(given) if object.meta.namespace.is_empty() => object.meta.namespace = given.to_owned(),
+        None if object.meta.namespace.is_empty() => object.meta.namespace = "default".to_owned(),
+        Some(given) if object.meta.namespace != given => {
+            return Err(Failure::other(format!(
+                "{}:{}: the namespace of {} {:?} is {:?}, not {given:?}; pass \
+                 --namespace={} or none",
+                location.file,
+                location.line,
+                object.kind,
+                object.meta.name,
+                object.meta.namespace,
+                object.meta.namespace
+            )));
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What others refer to comes first.
+pub fn rank(kind: Kind) -> usize {
+    const ORDER: [&str; 6] = [
+        "Namespace",
+        "Service",
+        "ServiceEntry",
+        "WorkloadEntry",
+        "Gateway",
+        "DestinationRule",
+    ];
+    let name = kind.info().name;
+    ORDER
+        .iter()
+        .position(|known| *known == name)
+        .unwrap_or(ORDER.len())
+}
+
+/// Names this invocation in the history; unique enough on one machine.
+pub fn change_id() -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{:x}-{:x}", now.as_micros(), std::process::id())
+}
+
+fn print(
+    documents: &Documents,
+    answers: &[Answer],
+    form: Option<Output>,
+    dry_run: bool,
+) -> Outcome {
+    let objects = documents.objects.iter().map(|(_, parsed)| &parsed.object);
+    match form {
+        None => {
+            let note = if dry_run { " (dry run)" } else { "" };
+            for (object, answer) in objects.zip(answers) {
+                let verdict = answer.headers.get("x-lateen-verdict");
+                let verdict = verdict.and_then(|v| v.to_str().ok()).unwrap_or("applied");
+                let kind = dotted(object.kind);
+                anstream::println!("{kind}/{} {verdict}{note}", object.meta.name);
+            }
+        }
+        Some(Output::Name) => {
+            for object in objects {
+                anstream::println!("{}/{}", resource::dotted(object.kind), object.meta.name);
+            }
+        }
+        Some(form) => {
+            let mut items = Vec::new();
+            for answer in answers {
+                items.push(answer.json()?);
+            }
+            let document = list_or_one(items);
+            match form {
+                Output::Json => output::json(&document),
+                Output::Yaml | Output::Name => output::yaml(&document),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One object as it is, several as a List, as kubectl prints them.
+pub fn list_or_one(mut items: Vec<Value>) -> Value {
+    match items.len() {
+        1 => items.remove(0),
+        _ => json!({"apiVersion": "v1", "items": items, "kind": "List", "metadata": {}}),
+    }
+}

@@ -1,0 +1,154 @@
+//! `-f`: files, directories and standard input, read and parsed with every error at once.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
+
+use lateen_api::{Diagnostic, Mode, ParsedObject, parse};
+
+use crate::failure::Failure;
+
+/// Documents that were read and are right.
+#[derive(Debug)]
+pub struct Documents {
+    pub sources: Vec<Source>,
+    /// In the order of the sources, with the index of each object's source.
+    pub objects: Vec<(usize, ParsedObject)>,
+    /// What is worth saying, by source.
+    pub warnings: Vec<(usize, Diagnostic)>,
+}
+
+#[derive(Debug)]
+pub struct Source {
+    /// As messages name it.
+    pub name: String,
+    pub text: String,
+}
+
+/// Reads and parses all of `files`. If anything is wrong, prints every error with its line and
+/// fails with `EX_DATAERR`; `consequence` says what that means ("nothing was applied").
+pub fn read(files: &[String], mode: Mode, consequence: &str) -> Result<Documents, Failure> {
+    let sources = read_sources(files)?;
+    let mut documents = Documents {
+        sources,
+        objects: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let (mut report, mut errors, mut wrong_files) = (String::new(), 0, 0);
+    for (index, source) in documents.sources.iter().enumerate() {
+        let parsed = parse(&source.name, &source.text, mode);
+        wrong_files += usize::from(parsed.has_errors());
+        for diagnostic in parsed.diagnostics {
+            if diagnostic.is_error() {
+                errors += 1;
+                report.push_str(&diagnostic.render(&source.text, colour()));
+            } else {
+                documents.warnings.push((index, diagnostic));
+            }
+        }
+        documents
+            .objects
+            .extend(parsed.objects.into_iter().map(|object| (index, object)));
+    }
+    if errors == 0 {
+        return Ok(documents);
+    }
+    documents.print_warnings();
+    let _ = write!(report, "\n{}", plural(errors, "error"));
+    if documents.sources.len() > 1 {
+        let _ = write!(report, " in {}", plural(wrong_files, "file"));
+    }
+    anstream::eprintln!("{report}; {consequence}");
+    Err(Failure::silent(65))
+}
+
+impl Documents {
+    /// Warnings of parsing, with their lines.
+    pub fn print_warnings(&self) {
+        for (index, warning) in &self.warnings {
+            anstream::eprint!("{}", warning.render(&self.sources[*index].text, colour()));
+        }
+    }
+}
+
+/// `1 error`, `2 errors`.
+pub fn plural(count: usize, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+/// Whether stderr is a terminal that shows colour.
+pub fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+fn read_sources(files: &[String]) -> Result<Vec<Source>, Failure> {
+    let mut sources = Vec::new();
+    for file in files {
+        if file == "-" {
+            let mut text = String::new();
+            let read = std::io::stdin().read_to_string(&mut text);
+            read.map_err(|e| Failure::other(format!("cannot read standard input: {e}")))?;
+            sources.push(Source {
+                name: "stdin".to_owned(),
+                text,
+            });
+        } else if file.starts_with("http://") || file.starts_with("https://") {
+            return Err(Failure::usage(format!(
+                "URLs are not read; download it first: curl -sSLO {file}"
+            )));
+        } else {
+            let path = Path::new(file);
+            let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, &e))?;
+            let paths = match metadata.is_dir() {
+                true => files_below(path)?,
+                false => vec![path.to_owned()],
+            };
+            if paths.is_empty() {
+                return Err(Failure::other(format!(
+                    "the directory {file} holds no .yaml, .yml or .json files"
+                )));
+            }
+            for path in paths {
+                let text = std::fs::read_to_string(&path).map_err(|e| unreadable(&path, &e))?;
+                sources.push(Source {
+                    name: path.display().to_string(),
+                    text,
+                });
+            }
+        }
+    }
+    Ok(sources)
+}
+
+/// The documents below a directory, in the order of their names.
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    let entries = std::fs::read_dir(directory).map_err(|e| unreadable(directory, &e))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let hidden = path
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        let extension = path.extension().and_then(|e| e.to_str());
+        if hidden {
+            continue;
+        }
+        if path.is_dir() {
+            found.extend(files_below(&path)?);
+        } else if matches!(extension, Some("yaml" | "yml" | "json")) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => "; check the path, or use - for standard input",
+        std::io::ErrorKind::InvalidData => "; it is not text",
+        _ => "",
+    };
+    Failure::other(format!("cannot read {}: {error}{hint}", path.display()))
+}

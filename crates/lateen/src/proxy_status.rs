@@ -1,0 +1,241 @@
+//! `lateen proxy-status`: who is connected, and whether each proxy has accepted what it was sent.
+
+use serde_json::Value;
+
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, Format};
+use crate::rest::ServerArgs;
+use crate::table::Table;
+
+/// The order in which types are pushed and shown.
+const TYPES: [&str; 6] = ["cds", "lds", "eds", "rds", "sds", "ecds"];
+
+/// Show the connected proxies and whether each is in step with the control plane
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// One proxy, as NAME[.NAMESPACE]: show each of its resources
+    #[arg(value_name = "PROXY")]
+    pub proxy: Option<String>,
+
+    /// Namespace of the proxy
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+
+    /// A column for each type instead of one for all
+    #[arg(short = 'v', long, num_args = 0..=1, default_missing_value = "1", value_name = "LEVEL")]
+    pub verbosity: Option<u8>,
+
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value = "table")]
+    pub output: Format,
+
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+pub fn run(args: Args) -> Outcome {
+    let server = args.server.connect()?;
+    let status = server.json("/debug/syncz")?;
+    let empty = Vec::new();
+    let all = status.as_array().unwrap_or(&empty);
+    let Some(name) = &args.proxy else {
+        if !output::document(args.output, &status) {
+            print_all(
+                all,
+                server.address(),
+                args.verbosity.is_some_and(|level| level > 0),
+            );
+        }
+        return Ok(());
+    };
+    let proxy = find(all, name, args.namespace.as_deref(), "proxy")?;
+    if !output::document(args.output, proxy) {
+        print_one(proxy, server.address());
+    }
+    Ok(())
+}
+
+/// The proxy that a person means by `NAME[.NAMESPACE]` or `deployment/NAME`. Without a namespace,
+/// the default namespace first, then wherever it is.
+pub fn find<'a>(
+    all: &'a [Value],
+    name: &str,
+    namespace: Option<&str>,
+    field: &str,
+) -> Result<&'a Value, Failure> {
+    let bare = name.rsplit_once('/').map_or(name, |(_, bare)| bare);
+    let id = |proxy: &Value| proxy[field].as_str().unwrap_or_default().to_owned();
+    let exact = format!("{bare}.{}", namespace.unwrap_or("default"));
+    // The newest connection last: a proxy that reconnects may leave an old one for a moment.
+    let by = |wanted: &dyn Fn(&str) -> bool| all.iter().rev().find(|p| wanted(&id(p)));
+    let found = by(&|id| id == bare)
+        .or_else(|| by(&|id| id == exact))
+        .or_else(|| {
+            let anywhere = format!("{bare}.");
+            let elsewhere = |id: &str| {
+                id.strip_prefix(&anywhere)
+                    .is_some_and(|ns| !ns.contains('.'))
+            };
+            namespace.is_none().then(|| by(&elsewhere)).flatten()
+        });
+    found.ok_or_else(|| {
+        let mut known: Vec<String> = all.iter().map(id).collect();
+        known.dedup();
+        let known = match known.is_empty() {
+            true => "no proxy is connected".to_owned(),
+            false => format!("connected are {}", known.join(", ")),
+        };
+        Failure::other(format!(
+            "no proxy {name:?} is connected to the control plane; {known}"
+        ))
+    })
+}
+
+fn print_all(all: &[Value], server: &str, verbose: bool) {
+    if all.is_empty() {
+        anstream::eprintln!("No proxies are connected to {server}");
+        return;
+    }
+    let mut head = vec!["NAME", "CLUSTER"];
+    if verbose {
+        head.extend(["CDS", "LDS", "EDS", "RDS", "ECDS", "CONTROL", "VERSION"]);
+    } else {
+        head.extend(["CONTROL", "VERSION", "SUBSCRIBED TYPES", "STATUS"]);
+    }
+    let mut table = Table::new(5, head);
+    for proxy in all {
+        let mut row = vec![text(proxy, "proxy"), cluster(proxy)];
+        if verbose {
+            let types = ["cds", "lds", "eds", "rds", "ecds"];
+            row.extend(
+                types.map(|short| match proxy["types"][short]["state"].as_str() {
+                    None if proxy["types"].get(short).is_none() => "IGNORED".to_owned(),
+                    state => state.unwrap_or("NOT SENT").to_owned(),
+                }),
+            );
+            row.extend([server.to_owned(), version(proxy)]);
+        } else {
+            row.extend([
+                server.to_owned(),
+                version(proxy),
+                subscribed(proxy),
+                status(proxy),
+            ]);
+        }
+        table.row(row);
+    }
+    table.print();
+    print_rejections(all);
+}
+
+fn print_one(proxy: &Value, server: &str) {
+    print_all(std::slice::from_ref(proxy), server, false);
+    let mut table = Table::new(3, ["TYPE", "RESOURCE", "STATE"]);
+    for (short, state) in types(proxy) {
+        for (name, resource) in state["resources"].as_object().into_iter().flatten() {
+            let state = match resource["state"]["state"].as_str() {
+                Some("acked") => "SYNCED".to_owned(),
+                Some("sent") => "SENT, not yet acknowledged".to_owned(),
+                Some("rejected") => {
+                    format!(
+                        "REJECTED: {}",
+                        one_line(resource["state"]["reason"].as_str())
+                    )
+                }
+                other => other.unwrap_or("unknown").to_owned(),
+            };
+            table.row([short.to_uppercase(), name.clone(), state]);
+        }
+    }
+    if !table.is_empty() {
+        anstream::println!();
+        table.print();
+    }
+}
+
+/// The types a proxy asked for, in the order of a push.
+fn types(proxy: &Value) -> Vec<(&str, &Value)> {
+    let Some(types) = proxy["types"].as_object() else {
+        return Vec::new();
+    };
+    let mut types: Vec<_> = types
+        .iter()
+        .map(|(name, state)| (name.as_str(), state))
+        .collect();
+    let rank = |name: &str| {
+        TYPES
+            .iter()
+            .position(|known| *known == name)
+            .unwrap_or(TYPES.len())
+    };
+    types.sort_by_key(|(name, _)| rank(name));
+    types
+}
+
+/// `4 (CDS,LDS,EDS,RDS)`, as istioctl counts.
+fn subscribed(proxy: &Value) -> String {
+    let types = types(proxy);
+    let names: Vec<String> = types.iter().map(|(name, _)| name.to_uppercase()).collect();
+    format!("{} ({})", names.len(), names.join(","))
+}
+
+/// `SYNCED`, or each type that is not.
+fn status(proxy: &Value) -> String {
+    let behind: Vec<String> = types(proxy)
+        .into_iter()
+        .filter(|(_, state)| state["state"] != "SYNCED")
+        .map(|(name, state)| {
+            let word = match state["state"].as_str() {
+                Some("ERROR") => "REJECTED",
+                word => word.unwrap_or("unknown"),
+            };
+            format!("{word} ({})", name.to_uppercase())
+        })
+        .collect();
+    match behind.is_empty() {
+        true => "SYNCED".to_owned(),
+        false => behind.join(", "),
+    }
+}
+
+fn print_rejections(all: &[Value]) {
+    for proxy in all {
+        for (short, state) in types(proxy) {
+            let Some(message) = state["nack"]["message"].as_str() else {
+                continue;
+            };
+            anstream::println!(
+                "\n{} rejected {}: {}",
+                text(proxy, "proxy"),
+                short.to_uppercase(),
+                one_line(Some(message))
+            );
+        }
+    }
+}
+
+fn one_line(text: Option<&str>) -> String {
+    text.unwrap_or_default()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn text(proxy: &Value, field: &str) -> String {
+    proxy[field].as_str().unwrap_or_default().to_owned()
+}
+
+fn cluster(proxy: &Value) -> String {
+    proxy["cluster_id"]
+        .as_str()
+        .unwrap_or("Kubernetes")
+        .to_owned()
+}
+
+/// What the proxy says Istio's version is; its own, marked as istioctl marks it, if it does not.
+fn version(proxy: &Value) -> String {
+    match proxy["istio_version"].as_str() {
+        Some(version) if !version.is_empty() => version.to_owned(),
+        _ => format!("{}*", text(proxy, "user_agent_version")),
+    }
+}
