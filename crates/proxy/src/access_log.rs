@@ -3,18 +3,137 @@
 //! Invariant: a slow disk never slows a request. Each file's queue is bounded; what does not fit
 //! is dropped and counted.
 
-use lateen_proxy_config::AccessLogSink;
+use crate::worker::state::Worker;
+use lateen_proxy_config::{AccessLog, AccessLogFormat, AccessLogSink};
+use lateen_telemetry::format::Source;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io::Write;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
 
 /// Batches that may wait for the disk, per file. A batch is at most [`BATCH_BYTES`].
 const QUEUED_BATCHES: usize = 64;
 
 /// A worker hands lines over when it has collected this much, or after a short time.
 pub(crate) const BATCH_BYTES: usize = 16 * 1024;
+
+/// How long a line may wait in its worker.
+const FLUSH_EVERY: Duration = Duration::from_millis(200);
+
+/// One worker's lines that are not handed over yet, per sink.
+#[derive(Default)]
+pub(crate) struct LogBuffers {
+    buffers: RefCell<HashMap<AccessLogSink, Rc<LogBuffer>>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// One worker's lines for one sink.
+pub(crate) struct LogBuffer {
+    file: Arc<LogFile>,
+    bytes: RefCell<Vec<u8>>,
+    lines: Cell<u64>,
+}
+
+/// One access log of a listener, as a worker writes it.
+pub(crate) struct LogSink {
+    format: Arc<AccessLogFormat>,
+    buffer: Rc<LogBuffer>,
+    worker: std::rc::Weak<Worker>,
+}
+
+impl LogSink {
+    /// Adds one line.
+    pub(crate) fn write(&self, source: &impl Source) {
+        let mut bytes = self.buffer.bytes.borrow_mut();
+        let first = bytes.is_empty();
+        self.format
+            .program
+            .render(source, self.format.missing, &mut bytes);
+        self.buffer.lines.set(self.buffer.lines.get() + 1);
+        if bytes.len() >= BATCH_BYTES {
+            drop(bytes);
+            self.buffer.hand_over();
+        } else if first
+            && let Some(worker) = self.worker.upgrade()
+            && let Some(waker) = worker.logs.waker.borrow().as_ref()
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl LogBuffer {
+    fn hand_over(&self) {
+        let mut bytes = self.bytes.borrow_mut();
+        if !bytes.is_empty() {
+            // A worker that logs keeps a buffer of the same size for what follows.
+            let next = Vec::with_capacity(bytes.capacity().min(2 * BATCH_BYTES));
+            self.file
+                .write(std::mem::replace(&mut *bytes, next), self.lines.take());
+        }
+    }
+}
+
+impl LogBuffers {
+    /// The sinks of some access logs.
+    pub(crate) fn sinks(&self, worker: &Rc<Worker>, logs: &[AccessLog]) -> Vec<LogSink> {
+        logs.iter()
+            .map(|log| {
+                let mut buffers = self.buffers.borrow_mut();
+                let buffer = buffers.entry(log.sink.clone()).or_insert_with(|| {
+                    Rc::new(LogBuffer {
+                        file: worker.shared.access_logs.writer(&log.sink),
+                        bytes: RefCell::default(),
+                        lines: Cell::new(0),
+                    })
+                });
+                let worker = Rc::downgrade(worker);
+                LogSink {
+                    format: log.format.clone(),
+                    buffer: buffer.clone(),
+                    worker,
+                }
+            })
+            .collect()
+    }
+
+    /// Hands everything over now.
+    pub(crate) fn flush(&self) {
+        self.buffers
+            .borrow()
+            .values()
+            .for_each(|buffer| buffer.hand_over());
+    }
+
+    fn any(&self) -> bool {
+        self.buffers
+            .borrow()
+            .values()
+            .any(|buffer| !buffer.bytes.borrow().is_empty())
+    }
+}
+
+/// Runs for the life of a worker; sleeps as long as there are no lines.
+pub(crate) async fn flush_regularly(worker: Rc<Worker>) {
+    loop {
+        poll_fn(|cx| {
+            if worker.logs.any() {
+                return Poll::Ready(());
+            }
+            *worker.logs.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        tokio::time::sleep(FLUSH_EVERY).await;
+        worker.logs.flush();
+    }
+}
 
 /// The open log files of the process, by sink.
 #[derive(Default)]

@@ -12,6 +12,14 @@
 //! thread; a push or a scrape never waits on, or slows, a request.
 
 mod access_log;
+mod http;
+mod http1;
+mod http2;
+mod io;
+mod listener;
+pub mod main_thread;
 pub mod outcome;
 pub mod stats;
+mod tcp;
+mod upstream;
 pub mod worker;

@@ -188,12 +188,14 @@ pub const LATENCY_BUCKETS_MS: [f64; 19] = [
 ];
 
 /// One worker's values of one scope.
+#[derive(Debug)]
 pub struct Page {
     values: Box<[AtomicU64]>,
     /// Cumulative only when read; the last slot is above all bounds. Made on first use.
     latency: std::sync::OnceLock<Box<Latency>>,
 }
 
+#[derive(Debug)]
 struct Latency {
     buckets: [AtomicU64; LATENCY_BUCKETS_MS.len() + 1],
     sum_us: AtomicU64,
@@ -302,6 +304,18 @@ impl Registry {
     pub fn forget_endpoint(&self, cluster: &Arc<str>, address: SocketAddr) {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         pages.remove(&Scope::Endpoint(cluster.clone(), address));
+    }
+
+    /// HTTP requests being served now.
+    pub fn active_requests(&self) -> u64 {
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let http = pages
+            .iter()
+            .filter(|(scope, _)| matches!(scope, Scope::Http(_)));
+        let sum = http.flat_map(|(_, pages)| pages).fold(0u64, |sum, page| {
+            sum.wrapping_add(page.value(HttpStat::DownstreamRqActive))
+        });
+        if sum > u64::MAX / 2 { 0 } else { sum }
     }
 
     /// The sums over all workers at this moment.

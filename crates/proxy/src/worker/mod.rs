@@ -7,12 +7,13 @@
 //!
 //! Invariant: nothing here is called by a request, and no call here waits for a request.
 
-mod limits;
+pub(crate) mod limits;
 mod mailbox;
 mod run;
 mod sockets;
 pub(crate) mod state;
 mod threads;
+pub(crate) mod timers;
 
 pub use limits::{ClusterLimits, ClusterLoad, Limits};
 pub use mailbox::WorkerUpdate;
@@ -38,8 +39,8 @@ pub(crate) struct Shared {
     pub draining: AtomicBool,
     /// Downstream connections that are open now.
     pub connections: AtomicU64,
-    /// Downstream requests (and TCP connections) being served now.
-    pub requests: AtomicU64,
+    /// TCP connections being proxied now.
+    pub tcp: AtomicU64,
 }
 
 /// The data plane's threads.
@@ -76,7 +77,7 @@ impl Workers {
             access_logs: AccessLogWriters::default(),
             draining: AtomicBool::new(false),
             connections: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
+            tcp: AtomicU64::new(0),
         });
         let mut workers = Workers {
             shared,
@@ -170,7 +171,7 @@ impl Workers {
 
     /// Requests and TCP connections being served now.
     pub fn active_requests(&self) -> u64 {
-        self.shared.requests.load(Relaxed)
+        self.shared.stats.active_requests() + self.shared.tcp.load(Relaxed)
     }
 
     /// Whether clients are being asked to go elsewhere.

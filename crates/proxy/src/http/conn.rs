@@ -1,0 +1,235 @@
+//! A client's HTTP/1 connection: one request after the other, until either side has enough.
+
+use super::request;
+use super::service::HttpService;
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::headers::{HeaderBlock, Known};
+use crate::http1::encode::{self, Encoding, Persistence};
+use crate::http1::parse::{HeadError, Limits};
+use crate::http1::server::{NoRequest, ServerConn};
+use crate::io::Io;
+use crate::listener::ConnInfo;
+use crate::outcome::Outcome;
+use crate::stats::{HttpStat, Page, count_http_status};
+use crate::worker::state::{SCRATCH, Worker};
+use crate::worker::timers::Deadline;
+use lateen_proxy_config::Codec;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How long a connection that should close may wait for a request that is on its way.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// Between half-close and close when the configuration does not say.
+const DELAYED_CLOSE: Duration = Duration::from_secs(1);
+
+/// Why a connection ends.
+enum End {
+    /// The client closed, or broke off.
+    Closed,
+    Idle,
+    Drained,
+    /// The head did not come in time.
+    HeadTimeout,
+    Bad(HeadError),
+    Http2,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(io: Io, info: Rc<ConnInfo>, worker: Rc<Worker>, deadline: Rc<Deadline>) {
+    let Some(service) = info.http_service() else {
+        return;
+    };
+    let counted = Counted::new(
+        &service,
+        HttpStat::DownstreamCxHttp1Total,
+        HttpStat::DownstreamCxHttp1Active,
+    );
+    let mut conn = ServerConn::new(io, deadline);
+    let mut requests = 0u32;
+    let end = loop {
+        let Some(service) = info.http_service() else {
+            return;
+        };
+        match next_request(&mut conn, &service, &info, &worker, requests == 0).await {
+            Ok(head) => {
+                requests = requests.saturating_add(1);
+                let enough = service
+                    .manager
+                    .max_requests_per_connection
+                    .is_some_and(|m| requests >= m);
+                if enough || info.draining() {
+                    service.stats.inc(HttpStat::DownstreamCxDrainClose);
+                    conn.close_after_response();
+                }
+                request::serve(&mut conn, head, &service, &info, &worker).await;
+                count_bytes(&mut conn, &service.stats);
+                if !conn.reusable() {
+                    break End::Drained;
+                }
+            }
+            Err(end) => break end,
+        }
+    };
+    drop(counted);
+    match end {
+        End::Http2 => {
+            let deadline = crate::http::stream::Downstream::deadline(&conn).clone();
+            let (io, first) = conn.into_parts();
+            // Boxed: an HTTP/1 connection should not pay for the size of an HTTP/2 one.
+            Box::pin(crate::http2::server::serve(
+                io, first, info, worker, deadline,
+            ))
+            .await;
+        }
+        End::Closed => {}
+        End::Idle => service.stats.inc(HttpStat::DownstreamCxIdleTimeout),
+        End::Drained => close(conn, &service, &worker).await,
+        End::HeadTimeout => refuse(conn, &service, &worker, Outcome::RequestHeadersTimeout).await,
+        End::Bad(error) => refuse(conn, &service, &worker, outcome_of(error)).await,
+    }
+}
+
+fn outcome_of(error: HeadError) -> Outcome {
+    match error {
+        HeadError::TooLarge => Outcome::HeadTooLarge,
+        HeadError::Http10 => Outcome::HttpVersionNotAccepted,
+        _ => Outcome::BadRequest,
+    }
+}
+
+/// Waits for the next request; while nothing of it has come, the connection is idle.
+async fn next_request(
+    conn: &mut ServerConn,
+    service: &HttpService,
+    info: &ConnInfo,
+    worker: &Worker,
+    first: bool,
+) -> Result<RequestHead, End> {
+    let manager = &service.manager;
+    let limits = Limits {
+        // The head has to fit into the worker's buffer.
+        head_bytes: (manager.max_request_headers_bytes as usize).min(SCRATCH - 1),
+        headers: manager.max_headers_count as usize,
+    };
+    let http2 = first && manager.codec == Codec::Auto;
+    let timeouts = &manager.timeouts;
+    let in_ms = |duration: Duration| worker.timers.now() + duration.as_millis() as u64;
+    // The timers are set when the wait begins, so a request that is there already costs none.
+    let mut waiting: Option<(bool, bool)> = None;
+    poll_fn(|cx| {
+        match conn.poll_request(cx, worker, limits, &manager.http1, http2) {
+            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+            Poll::Ready(Err(NoRequest::Closed)) => return Poll::Ready(Err(End::Closed)),
+            Poll::Ready(Err(NoRequest::Bad(error))) => return Poll::Ready(Err(End::Bad(error))),
+            Poll::Ready(Err(NoRequest::Http2Preface)) => return Poll::Ready(Err(End::Http2)),
+            Poll::Pending => {}
+        }
+        let now = (conn.begun(), info.draining());
+        if waiting != Some(now) {
+            waiting = Some(now);
+            let limit = match now {
+                (true, _) => timeouts.request_headers,
+                (false, true) => Some(DRAIN_GRACE),
+                (false, false) => timeouts.idle,
+            };
+            worker.timers.set(
+                crate::http::stream::Downstream::deadline(conn),
+                limit.map(in_ms),
+            );
+        }
+        let deadline = crate::http::stream::Downstream::deadline(conn);
+        if worker.timers.poll(deadline, cx).is_pending() {
+            return Poll::Pending;
+        }
+        Poll::Ready(Err(match now {
+            (true, _) => End::HeadTimeout,
+            (false, true) => End::Drained,
+            (false, false) => End::Idle,
+        }))
+    })
+    .await
+}
+
+/// Answers what is not a request, and closes.
+async fn refuse(mut conn: ServerConn, service: &HttpService, worker: &Worker, outcome: Outcome) {
+    let row = outcome.row();
+    if let Some(stat) = row.http_stat {
+        service.stats.inc(stat);
+    }
+    count_http_status(&service.stats, row.status);
+    let mut headers = HeaderBlock::default();
+    encode::set_length(&mut headers, row.body.len() as u64);
+    if !row.body.is_empty() {
+        headers.push(Known::ContentType, b"text/plain");
+    }
+    worker.with_date(std::time::Instant::now(), |date| {
+        headers.push(Known::Date, date)
+    });
+    headers.push(Known::Server, service.manager.server_name.as_bytes());
+    let head = ResponseHead::new(row.status, headers);
+    let mut out = Vec::with_capacity(256);
+    encode::response_head(&mut out, &head, Encoding::Plain, Persistence::Close);
+    out.extend_from_slice(row.body.as_bytes());
+    poll_fn(|cx| {
+        conn.write_last(cx, &out);
+        Poll::Ready(())
+    })
+    .await;
+    close(conn, service, worker).await;
+}
+
+/// Closes so that the client can still read what was sent.
+async fn close(mut conn: ServerConn, service: &HttpService, worker: &Worker) {
+    let limit = service
+        .manager
+        .timeouts
+        .delayed_close
+        .unwrap_or(DELAYED_CLOSE);
+    let _ = tokio::time::timeout(limit, poll_fn(|cx| conn.poll_close(cx, worker))).await;
+    count_bytes(&mut conn, &service.stats);
+}
+
+fn count_bytes(conn: &mut ServerConn, stats: &Page) {
+    stats.add(
+        HttpStat::DownstreamCxRxBytes,
+        std::mem::take(&mut conn.received),
+    );
+    stats.add(
+        HttpStat::DownstreamCxTxBytes,
+        std::mem::take(&mut conn.sent),
+    );
+}
+
+/// Counts a connection as long as it lives.
+pub(crate) struct Counted {
+    stats: Arc<Page>,
+    active: HttpStat,
+}
+
+impl Counted {
+    pub(crate) fn new(service: &HttpService, total: HttpStat, active: HttpStat) -> Counted {
+        for stat in [
+            HttpStat::DownstreamCxTotal,
+            HttpStat::DownstreamCxActive,
+            total,
+            active,
+        ] {
+            service.stats.inc(stat);
+        }
+        Counted {
+            stats: service.stats.clone(),
+            active,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.stats.dec(HttpStat::DownstreamCxActive);
+        self.stats.dec(self.active);
+        self.stats.inc(HttpStat::DownstreamCxDestroy);
+    }
+}

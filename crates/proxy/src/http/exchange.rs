@@ -1,0 +1,303 @@
+//! What is known about one request while it is served, and what is made of it at its end.
+//!
+//! Invariant: every request that began is finished exactly once, with one outcome, one count and
+//! one line per access log.
+
+use super::head::{RequestHead, ResponseHead, Version};
+use super::headers::{HeaderBlock, Known};
+use super::request::Routed;
+use super::service::HttpService;
+use crate::listener::ConnInfo;
+use crate::outcome::Outcome;
+use crate::stats::{ClusterStat, EndpointStat, HttpStat, count_http_status};
+use crate::upstream::{ActiveCluster, Host};
+use crate::worker::state::Worker;
+use lateen_proxy_config::HeaderOps;
+use lateen_proxy_config::route::{ClusterTarget, RouteAction};
+use lateen_telemetry::format::{Field, Headers, Source, Value};
+use std::rc::Rc;
+use std::time::{Instant, SystemTime};
+
+/// One request.
+pub(crate) struct Exchange {
+    pub worker: Rc<Worker>,
+    pub service: Rc<HttpService>,
+    pub conn: Rc<ConnInfo>,
+    pub request: RequestHead,
+    pub response: Option<ResponseHead>,
+    /// Of the response.
+    pub trailers: Option<Box<HeaderBlock>>,
+    /// Decides everything about this request that chance decides.
+    pub random: u64,
+    pub started: Instant,
+    /// When the last try's response began.
+    pub answered: Option<Instant>,
+    pub outcome: Outcome,
+    /// Sent to the client; 0: none.
+    pub status: u16,
+    /// Bytes of bodies.
+    pub received: u64,
+    pub sent: u64,
+    pub tries: u32,
+    /// A retry was wanted but no more were allowed.
+    pub retries_exhausted: bool,
+    pub cluster: Option<Rc<ActiveCluster>>,
+    pub host: Option<Rc<Host>>,
+    pub upstream_http2: bool,
+    /// Of the route, for this request.
+    pub timeout: Option<std::time::Duration>,
+    /// Which of the weighted clusters was chosen.
+    pub weighted: Option<usize>,
+}
+
+impl Exchange {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        service: &Rc<HttpService>,
+        conn: &Rc<ConnInfo>,
+        request: RequestHead,
+    ) -> Exchange {
+        service.stats.inc(HttpStat::DownstreamRqTotal);
+        service.stats.inc(HttpStat::DownstreamRqActive);
+        service.stats.inc(match request.version {
+            Version::Http2 => HttpStat::DownstreamRqHttp2Total,
+            _ => HttpStat::DownstreamRqHttp1Total,
+        });
+        Exchange {
+            random: worker.random(),
+            worker: worker.clone(),
+            service: service.clone(),
+            conn: conn.clone(),
+            request,
+            response: None,
+            trailers: None,
+            started: Instant::now(),
+            answered: None,
+            outcome: Outcome::Answered,
+            status: 0,
+            received: 0,
+            sent: 0,
+            tries: 0,
+            retries_exhausted: false,
+            cluster: None,
+            host: None,
+            upstream_http2: false,
+            timeout: None,
+            weighted: None,
+        }
+    }
+
+    /// The header operations of the weighted cluster that was chosen.
+    pub(super) fn cluster_ops<'a>(&self, routed: Routed<'a>) -> Option<&'a HeaderOps> {
+        let RouteAction::Forward(to) = &routed.route.action else {
+            return None;
+        };
+        let ClusterTarget::Weighted(weighted) = &to.cluster else {
+            return None;
+        };
+        weighted
+            .clusters
+            .get(self.weighted?)
+            .map(|cluster| &cluster.headers)
+    }
+
+    /// The request as a format sees it.
+    pub(super) fn facts<'a>(&'a self, routed: Option<Routed<'a>>) -> Facts<'a> {
+        Facts {
+            x: self,
+            routed,
+            response: self.response.as_ref(),
+            flags: self.flags(),
+        }
+    }
+
+    fn flags(&self) -> Flags {
+        let flag = self.outcome.row().flag;
+        match (flag, self.retries_exhausted) {
+            ("", false) => Flags {
+                words: ["", ""],
+                len: 0,
+            },
+            (flag, false) => Flags {
+                words: [flag, ""],
+                len: 1,
+            },
+            ("", true) => Flags {
+                words: ["URX", ""],
+                len: 1,
+            },
+            (flag, true) => Flags {
+                words: [flag, "URX"],
+                len: 2,
+            },
+        }
+    }
+
+    /// Counts and logs the request, and gives its memory back.
+    pub(crate) fn finish(mut self, routed: Option<Routed<'_>>) {
+        let stats = &self.service.stats;
+        stats.dec(HttpStat::DownstreamRqActive);
+        if self.status != 0 {
+            count_http_status(stats, self.status);
+        }
+        let row = self.outcome.row();
+        if let Some(stat) = row.http_stat {
+            stats.inc(stat);
+        }
+        match self.outcome {
+            Outcome::DirectResponse => stats.inc(HttpStat::RqDirectResponse),
+            Outcome::Redirected => stats.inc(HttpStat::RqRedirect),
+            _ => {}
+        }
+        stats.latency(self.started.elapsed().as_micros() as u64);
+        if let Some(cluster) = &self.cluster
+            && self.outcome == Outcome::ClientGone
+        {
+            cluster.stats.inc(ClusterStat::UpstreamRqCancelled);
+        }
+        if !self.service.logs.is_empty() {
+            let facts = self.facts(routed);
+            self.service.logs.iter().for_each(|log| log.write(&facts));
+        }
+        self.worker
+            .recycle(std::mem::take(&mut self.request.headers));
+        if let Some(response) = self.response.take() {
+            self.worker.recycle(response.headers);
+        }
+    }
+
+    /// Counts what a try came to, on its endpoint.
+    pub(super) fn count_try(&self, failed: Option<Outcome>) {
+        let (Some(cluster), Some(host)) = (&self.cluster, &self.host) else {
+            return;
+        };
+        let stats = host.stats(cluster);
+        match failed {
+            None => stats.inc(EndpointStat::RqSuccess),
+            Some(Outcome::PerTryTimeout | Outcome::RouteTimeout) => {
+                stats.inc(EndpointStat::RqTimeout);
+                stats.inc(EndpointStat::RqError);
+            }
+            Some(_) => stats.inc(EndpointStat::RqError),
+        }
+    }
+}
+
+/// Up to two response flags, without allocating.
+#[derive(Clone, Copy)]
+struct Flags {
+    words: [&'static str; 2],
+    len: usize,
+}
+
+/// An [`Exchange`] with what belongs to it but is borrowed from elsewhere.
+#[derive(Clone, Copy)]
+pub(super) struct Facts<'a> {
+    x: &'a Exchange,
+    routed: Option<Routed<'a>>,
+    response: Option<&'a ResponseHead>,
+    flags: Flags,
+}
+
+impl<'a> Facts<'a> {
+    /// A response that is not part of the exchange yet.
+    pub(super) fn with_response(self, response: &'a ResponseHead) -> Facts<'a> {
+        Facts {
+            response: Some(response),
+            ..self
+        }
+    }
+}
+
+impl Source for Facts<'_> {
+    fn header(&self, of: Headers, name: &str) -> Option<&[u8]> {
+        let request = &self.x.request;
+        match of {
+            Headers::Request => match name {
+                ":method" => Some(request.method_bytes()),
+                ":path" => Some(request.path_bytes()),
+                ":authority" => Some(request.authority_bytes()),
+                ":scheme" => Some(if request.https { b"https" } else { b"http" }),
+                name => request.headers.get_name(name.as_bytes()),
+            },
+            Headers::Response => self.response?.headers.get_name(name.as_bytes()),
+            Headers::ResponseTrailers => self.x.trailers.as_ref()?.get_name(name.as_bytes()),
+        }
+    }
+
+    fn value(&self, field: Field) -> Value<'_> {
+        let x = self.x;
+        let millis = |d: std::time::Duration| Value::Number(d.as_millis() as u64);
+        match field {
+            Field::StartTime => Value::Time(SystemTime::now() - x.started.elapsed()),
+            Field::Protocol => Value::Text(x.request.version.name().as_bytes()),
+            Field::ResponseCode => Value::Number(u64::from(x.status)),
+            Field::ResponseCodeDetails => Value::Text(x.outcome.row().details.as_bytes()),
+            Field::ResponseFlags if self.flags.len == 0 => Value::Absent,
+            Field::ResponseFlags => Value::List(&self.flags.words[..self.flags.len]),
+            Field::BytesReceived => Value::Number(x.received),
+            Field::BytesSent => Value::Number(x.sent),
+            Field::Duration => millis(x.started.elapsed()),
+            Field::ResponseDuration => match x.answered {
+                Some(at) => millis(at.saturating_duration_since(x.started)),
+                None => Value::Absent,
+            },
+            Field::ResponseTxDuration => match x.answered {
+                Some(at) => millis(at.elapsed()),
+                None => Value::Absent,
+            },
+            Field::UpstreamHost | Field::UpstreamRemoteAddress => match &x.host {
+                Some(host) => Value::Address(host.address),
+                None => Value::Absent,
+            },
+            Field::UpstreamHostName => Value::text(
+                x.host
+                    .as_ref()
+                    .map(|host| &*host.hostname)
+                    .filter(|h| !h.is_empty()),
+            ),
+            Field::UpstreamCluster => {
+                Value::text(x.cluster.as_ref().map(|cluster| &*cluster.config.stat_name))
+            }
+            Field::UpstreamClusterRaw => {
+                Value::text(x.cluster.as_ref().map(|cluster| &*cluster.config.name))
+            }
+            Field::UpstreamProtocol => match &x.host {
+                Some(_) if x.upstream_http2 => Value::Text(b"HTTP/2"),
+                Some(_) => Value::Text(b"HTTP/1.1"),
+                None => Value::Absent,
+            },
+            Field::UpstreamRequestAttemptCount => Value::Number(u64::from(x.tries)),
+            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
+                Value::Address(x.conn.peer)
+            }
+            Field::DownstreamLocalAddress => Value::Address(x.conn.local),
+            Field::ConnectionId => Value::Number(x.conn.id),
+            Field::RouteName => {
+                let name = self.routed.map(|routed| &*routed.route.name);
+                Value::text(name.filter(|name| !name.is_empty()))
+            }
+            Field::FilterChainName => {
+                Value::text(Some(&*x.service.chain).filter(|n| !n.is_empty()))
+            }
+            Field::GrpcStatus => match self.grpc_status() {
+                Some(status) => Value::Number(status),
+                None => Value::Absent,
+            },
+            Field::AccessLogType => Value::Text(b"DownstreamEnd"),
+            _ => Value::Absent,
+        }
+    }
+}
+
+impl Facts<'_> {
+    fn grpc_status(&self) -> Option<u64> {
+        let trailer = self
+            .x
+            .trailers
+            .as_ref()
+            .and_then(|t| t.get(Known::GrpcStatus));
+        let value = trailer.or_else(|| self.response?.headers.get(Known::GrpcStatus))?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    }
+}

@@ -1,0 +1,741 @@
+//! Tries: choose an endpoint, get a connection, send the request, wait for the response head.
+//!
+//! Invariant: nothing is sent to the client before a try has a response head that is to be kept,
+//! so another try is always possible until then.
+
+use super::edit;
+use super::exchange::Exchange;
+use super::head::{BodyLength, ResponseHead};
+use super::headers::Known;
+use super::local;
+use super::relay;
+use super::request::Routed;
+use super::retry::{Failure, Retries};
+use super::stream::{
+    Broken, Data, Downstream, End, Piece, Sink, Source, StreamError, UpstreamStream, poll_transfer,
+};
+use crate::http1::client::ClientConn;
+use crate::http1::encode::decimal;
+use crate::http2::client::Http2Stream;
+use crate::outcome::Outcome;
+use crate::stats::ClusterStat;
+use crate::upstream::pool::{Acquired, Wanted};
+use crate::upstream::ticket::{RequestTicket, RetryTicket};
+use crate::upstream::{ActiveCluster, Host};
+use crate::worker::state::Worker;
+use lateen_proxy_config::route::{ClusterName, ClusterTarget, Forward, HostRewrite};
+use lateen_proxy_config::{ClusterKind, HeaderOps};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How much of a request body is kept for another try.
+const REPLAY_BYTES: usize = 64 * 1024;
+
+/// The upstream's side of one try, by protocol.
+pub(super) enum Upstream {
+    Http1(ClientConn),
+    Http2(Http2Stream),
+}
+
+/// A try that has a response.
+pub(super) struct Answer {
+    pub upstream: Upstream,
+    pub head: ResponseHead,
+    /// Counts the request on its endpoint as long as the response is on its way.
+    pub ticket: RequestTicket,
+}
+
+/// Where the request body stands.
+pub(super) struct RequestBody {
+    /// Its end has been read from the client.
+    pub done: bool,
+    /// Its end has left for the upstream of the current try.
+    pub sent: bool,
+    /// The upstream does not take it any more.
+    pub refused: bool,
+    /// What was read, for another try; [`None`]: too much, or nobody wants it.
+    kept: Option<Vec<u8>>,
+}
+
+impl RequestBody {
+    fn new(length: BodyLength, tunnel: bool) -> RequestBody {
+        let done = length == BodyLength::None && !tunnel;
+        RequestBody {
+            done,
+            sent: false,
+            refused: false,
+            kept: Some(Vec::new()),
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(kept) = &mut self.kept {
+            if kept.len() + bytes.len() > REPLAY_BYTES {
+                self.kept = None;
+            } else {
+                kept.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    fn replayable(&self) -> bool {
+        self.kept.is_some()
+    }
+}
+
+/// The deadlines of a request; each in the worker's milliseconds.
+#[derive(Default)]
+pub(super) struct Due {
+    pub route: Option<u64>,
+    pub per_try: Option<u64>,
+    pub idle: Option<u64>,
+    pub idle_for: Option<u64>,
+}
+
+impl Due {
+    /// Nothing has moved for no time.
+    pub(super) fn touch(&mut self, worker: &Worker) {
+        if let Some(idle) = self.idle_for {
+            self.idle = Some(worker.timers.now() + idle);
+        }
+    }
+
+    pub(super) fn arm(&self, worker: &Worker, down: &impl Downstream) {
+        let next = [self.route, self.per_try, self.idle]
+            .into_iter()
+            .flatten()
+            .min();
+        worker.timers.set(down.deadline(), next);
+    }
+
+    /// Which deadline has passed.
+    pub(super) fn passed(&self, now: u64) -> Option<Outcome> {
+        let past = |due: Option<u64>| due.is_some_and(|due| due <= now);
+        if past(self.route) {
+            Some(Outcome::RouteTimeout)
+        } else if past(self.per_try) {
+            Some(Outcome::PerTryTimeout)
+        } else if past(self.idle) {
+            Some(Outcome::StreamIdle)
+        } else {
+            None
+        }
+    }
+}
+
+/// Sends the request to the route's cluster and the response to the client.
+pub(super) async fn forward<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    routed: Routed<'_>,
+    to: &Forward,
+) {
+    if x.request.upgrade && !upgrade_allowed(x, to) {
+        return local::refuse_as(x, down, Some(routed), Outcome::UpgradeNotAllowed, 403).await;
+    }
+    let chosen = choose_cluster(x, to);
+    let (Some(cluster), ops, host_rewrite) = chosen else {
+        let status = to.cluster_not_found_status;
+        return local::refuse_as(x, down, Some(routed), Outcome::NoCluster, status).await;
+    };
+    x.cluster = Some(cluster.clone());
+    edit::request_to_upstream(x, routed, ops, to.timeout);
+    rewrite(x, routed, to, host_rewrite);
+    expect_continue(x, down).await;
+
+    let mut body = RequestBody::new(x.request.body, x.request.is_tunnel());
+    let mut due = due(x, to);
+    match tries(x, down, routed, to, &cluster, &mut body, &mut due).await {
+        Ok(answer) => relay::respond(x, down, routed, answer, body, due).await,
+        Err(outcome) => {
+            if let Some(stat) = outcome.row().cluster_stat {
+                cluster.stats.inc(stat);
+            }
+            if outcome == Outcome::ClientGone {
+                x.outcome = outcome;
+                down.abort();
+                return;
+            }
+            local::refuse_as(x, down, Some(routed), outcome, outcome.row().status).await;
+        }
+    }
+}
+
+/// Tries until one has a response that is to be kept, or none is left.
+async fn tries<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    routed: Routed<'_>,
+    to: &Forward,
+    cluster: &Rc<ActiveCluster>,
+    body: &mut RequestBody,
+    due: &mut Due,
+) -> Result<Answer, Outcome> {
+    let mut retries = Retries::new(routed.route.retry.as_deref(), &x.request);
+    let mut retry_ticket: Option<RetryTicket> = None;
+    let mut fresh = false;
+    loop {
+        let reselections = retries.reselections();
+        let host = select(x, cluster, reselections, |host| {
+            retries.was_tried(host.address)
+        })
+        .ok_or(Outcome::NoHealthyUpstream)?;
+        retries.note(host.address);
+        x.host = Some(host.clone());
+        x.tries += u32::from(!fresh);
+        count_tries(x, routed, to);
+        due.per_try = None;
+        let wanted = Wanted {
+            priority: to.priority,
+            downstream_http2: x.request.version == super::head::Version::Http2,
+            fresh,
+        };
+        let result = one_try(x, down, cluster, &host, wanted, body, due, &retries).await;
+        let retried = retry_ticket.is_some();
+        let failure = match result {
+            Ok(answer) => {
+                let again = retries.wants_instead_of(&answer.head) && body.replayable();
+                if !again {
+                    if retried && answer.head.status < 500 {
+                        cluster.stats.inc(ClusterStat::UpstreamRqRetrySuccess);
+                    }
+                    return Ok(answer);
+                }
+                match next_try(x, cluster, to, &mut retries, &mut retry_ticket) {
+                    Some(wait) => {
+                        discard(x, cluster, answer);
+                        pause(x, down, wait, due).await?;
+                        fresh = false;
+                        continue;
+                    }
+                    None => return Ok(answer),
+                }
+            }
+            Err(failure) => failure,
+        };
+        x.count_try(Some(failure.outcome));
+        if failure.outcome == Outcome::ClientGone || !body.replayable() {
+            return Err(failure.outcome);
+        }
+        if retries.replaces(&failure, &x.request) {
+            fresh = true;
+            continue;
+        }
+        if !retries.wants_after(&failure) {
+            return Err(failure.outcome);
+        }
+        match next_try(x, cluster, to, &mut retries, &mut retry_ticket) {
+            Some(wait) => pause(x, down, wait, due).await?,
+            None => return Err(failure.outcome),
+        }
+        fresh = false;
+    }
+}
+
+/// Takes a retry if there is one; how long to wait first.
+fn next_try(
+    x: &mut Exchange,
+    cluster: &Rc<ActiveCluster>,
+    to: &Forward,
+    retries: &mut Retries<'_>,
+    ticket: &mut Option<RetryTicket>,
+) -> Option<Duration> {
+    if !retries.spend() {
+        x.retries_exhausted = true;
+        cluster.stats.inc(ClusterStat::UpstreamRqRetryLimitExceeded);
+        return None;
+    }
+    *ticket = None;
+    *ticket = RetryTicket::take(cluster, to.priority);
+    ticket.as_ref()?;
+    Some(retries.backoff(x.worker.random()))
+}
+
+/// One try: connection, request, response head.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one try; a struct would only name them"
+)]
+async fn one_try<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    cluster: &Rc<ActiveCluster>,
+    host: &Rc<Host>,
+    wanted: Wanted,
+    body: &mut RequestBody,
+    due: &mut Due,
+    retries: &Retries<'_>,
+) -> Result<Answer, Failure> {
+    let ticket = RequestTicket::take(cluster, host, wanted.priority)
+        .ok_or(Failure::early(Outcome::Overflow))?;
+    if body.done {
+        request_complete(x, due, retries);
+    }
+    due.arm(&x.worker, down);
+    let acquired = {
+        let worker = x.worker.clone();
+        let connecting = cluster.acquire(&worker, host, wanted);
+        until(&worker, down, due, connecting).await
+    };
+    let acquired = acquired.and_then(|result| result).map_err(Failure::early)?;
+    let (mut upstream, reused) = match acquired {
+        Acquired::Http1(conn) => {
+            let reused = conn.requests > 0;
+            (Upstream::Http1(conn), reused)
+        }
+        Acquired::Http2(conn) => (Upstream::Http2(Http2Stream::new(conn)), false),
+    };
+    x.upstream_http2 = matches!(upstream, Upstream::Http2(_));
+    send(x, down, &mut upstream, body, retries)
+        .await
+        .map_err(|error| upstream.failure(error.before_response(), reused))?;
+    match wait_for_head(x, down, &mut upstream, body, due, retries).await {
+        Ok(head) => Ok(Answer {
+            upstream,
+            head,
+            ticket,
+        }),
+        Err(outcome) => Err(upstream.failure(outcome, reused)),
+    }
+}
+
+/// Sends the head with as much of the body as is there.
+async fn send<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    upstream: &mut Upstream,
+    body: &mut RequestBody,
+    retries: &Retries<'_>,
+) -> Result<(), StreamError> {
+    body.sent = false;
+    body.refused = false;
+    let worker = x.worker.clone();
+    let keep = retries.armed() || x.request.method.is_idempotent();
+    poll_fn(|cx| {
+        let replayed = match &body.kept {
+            Some(kept) if !kept.is_empty() => Some(kept.clone()),
+            _ => None,
+        };
+        if let Some(bytes) = replayed {
+            let end = if body.done { End::Done } else { End::More };
+            let piece = Piece {
+                data: Data::Slice(&bytes),
+                end,
+            };
+            return Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece));
+        }
+        if body.done || x.request.is_tunnel() {
+            let piece = if body.done {
+                Piece::DONE
+            } else {
+                Piece::NOTHING
+            };
+            return Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece));
+        }
+        let mut scratch = worker.scratch.borrow_mut();
+        let piece = match down.poll_piece(cx, &mut scratch) {
+            Poll::Ready(Ok(piece)) => piece,
+            // A client that has gone is noticed while waiting for the response.
+            Poll::Ready(Err(_)) | Poll::Pending => Piece::NOTHING,
+        };
+        let data = piece.data.as_slice();
+        x.received += data.len() as u64;
+        if keep {
+            body.keep(data);
+        } else if !data.is_empty() {
+            body.forget();
+        }
+        body.done = piece.end.is_end();
+        Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece))
+    })
+    .await
+}
+
+/// Sends the rest of the body and waits for the final response head.
+async fn wait_for_head<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    upstream: &mut Upstream,
+    body: &mut RequestBody,
+    due: &mut Due,
+    retries: &Retries<'_>,
+) -> Result<ResponseHead, Outcome> {
+    let worker = x.worker.clone();
+    let keep = retries.armed();
+    let was_done = body.done;
+    if was_done && due.route.is_none() && due.per_try.is_none() {
+        request_complete(x, due, retries);
+        due.arm(&worker, down);
+    }
+    let mut completed = was_done;
+    poll_fn(|cx| {
+        if !body.sent && !body.refused && !x.request.is_tunnel() {
+            poll_request_body(cx, x, down, upstream, body, keep)?;
+        }
+        if x.request.is_tunnel() && upstream.poll_ready(cx).is_ready() {
+            // Only what the socket did not take at once had to be flushed.
+        }
+        if body.done && !completed {
+            completed = true;
+            request_complete(x, due, retries);
+            due.arm(&worker, down);
+        }
+        loop {
+            match upstream.poll_head(cx, &worker) {
+                Poll::Ready(Ok(head)) if head.is_interim() => {
+                    pass_interim(x, down, cx, &head)?;
+                    worker.recycle(head.headers);
+                }
+                Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.before_response())),
+                Poll::Pending => break,
+            }
+        }
+        if body.done && down.poll_gone(cx, &worker).is_ready() {
+            return Poll::Ready(Err(Outcome::ClientGone));
+        }
+        if worker.timers.poll(down.deadline(), cx).is_ready()
+            && let Some(outcome) = due.passed(worker.timers.now())
+        {
+            return Poll::Ready(Err(outcome));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Moves what there is of the request body. An error is the end of the request.
+pub(super) fn poll_request_body<D: Downstream>(
+    cx: &mut Context<'_>,
+    x: &mut Exchange,
+    down: &mut D,
+    upstream: &mut Upstream,
+    body: &mut RequestBody,
+    keep: bool,
+) -> Result<(), Outcome> {
+    let worker = x.worker.clone();
+    let mut done = body.done;
+    let received = &mut x.received;
+    let mut tap = |bytes: &[u8]| {
+        *received += bytes.len() as u64;
+        if keep {
+            body.keep(bytes);
+        } else if !bytes.is_empty() {
+            body.forget();
+        }
+    };
+    let moved = poll_transfer(cx, &worker, down, upstream, &mut done, &mut tap);
+    body.done = done;
+    match moved {
+        Poll::Ready(Ok(())) => body.sent = true,
+        Poll::Ready(Err(Broken::Source(StreamError::Protocol))) => return Err(Outcome::BadRequest),
+        Poll::Ready(Err(Broken::Source(_))) => return Err(Outcome::ClientGone),
+        // The upstream may have answered already and closed for that reason.
+        Poll::Ready(Err(Broken::Sink(_))) => body.refused = true,
+        Poll::Pending => {}
+    }
+    Ok(())
+}
+
+fn pass_interim<D: Downstream>(
+    x: &Exchange,
+    down: &mut D,
+    cx: &mut Context<'_>,
+    head: &ResponseHead,
+) -> Result<(), Outcome> {
+    // `100 Continue` was said by this proxy unless it is to be passed on.
+    if head.status == 100 && !x.service.manager.proxy_100_continue {
+        return Ok(());
+    }
+    down.send_interim(cx, head).map_err(|_| Outcome::ClientGone)
+}
+
+/// The route's timeout runs from the end of the request, and so does a try's.
+fn request_complete(x: &Exchange, due: &mut Due, retries: &Retries<'_>) {
+    let mut now = None;
+    let mut in_ms = |duration: Duration| {
+        *now.get_or_insert_with(|| x.worker.timers.now()) + duration.as_millis() as u64
+    };
+    if due.route.is_none()
+        && let Some(timeout) = x.timeout
+    {
+        due.route = Some(in_ms(timeout));
+    }
+    if let Some(timeout) = retries.per_try_timeout() {
+        due.per_try = Some(in_ms(timeout));
+    }
+}
+
+fn due(x: &mut Exchange, to: &Forward) -> Due {
+    // A tunnel lives as long as its ends want.
+    x.timeout = to.timeout.filter(|_| !x.request.is_tunnel());
+    let idle = to
+        .idle_timeout
+        .unwrap_or(x.service.manager.timeouts.stream_idle);
+    let mut due = Due {
+        idle_for: idle.map(|d| d.as_millis() as u64),
+        ..Due::default()
+    };
+    due.touch(&x.worker);
+    due
+}
+
+/// Runs `future` unless a deadline passes or the client leaves first.
+async fn until<F: Future>(
+    worker: &Worker,
+    down: &mut impl Downstream,
+    due: &Due,
+    future: F,
+) -> Result<F::Output, Outcome> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if down.body_done() && down.poll_gone(cx, worker).is_ready() {
+            return Poll::Ready(Err(Outcome::ClientGone));
+        }
+        if worker.timers.poll(down.deadline(), cx).is_ready()
+            && let Some(outcome) = due.passed(worker.timers.now())
+        {
+            return Poll::Ready(Err(outcome));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn pause<D: Downstream>(
+    x: &Exchange,
+    down: &mut D,
+    wait: Duration,
+    due: &mut Due,
+) -> Result<(), Outcome> {
+    due.per_try = None;
+    due.arm(&x.worker, down);
+    until(&x.worker.clone(), down, due, tokio::time::sleep(wait)).await
+}
+
+/// Gives up a response that is not wanted. Its connection is kept if the response was complete.
+fn discard(x: &mut Exchange, cluster: &Rc<ActiveCluster>, answer: Answer) {
+    crate::stats::count_cluster_status(&cluster.stats, answer.head.status);
+    x.count_try(Some(Outcome::UpstreamReset));
+    x.worker.recycle(answer.head.headers);
+    if let Upstream::Http1(mut conn) = answer.upstream {
+        conn.finish_if_complete(&mut x.worker.scratch.borrow_mut());
+        cluster.release(&x.worker, conn);
+    }
+}
+
+fn upgrade_allowed(x: &Exchange, to: &Forward) -> bool {
+    let kind = x
+        .request
+        .headers
+        .get(Known::Upgrade)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let Ok(kind) = std::str::from_utf8(&kind) else {
+        return false;
+    };
+    to.upgrades
+        .get(kind)
+        .or_else(|| x.service.manager.upgrades.get(kind))
+        .unwrap_or(false)
+}
+
+type Chosen<'a> = (
+    Option<Rc<ActiveCluster>>,
+    Option<&'a HeaderOps>,
+    Option<&'a [u8]>,
+);
+
+fn choose_cluster<'a>(x: &mut Exchange, to: &'a Forward) -> Chosen<'a> {
+    let by_name = |name: &str| x.worker.clusters.get(&x.worker, name);
+    let by_header = |name: &str| {
+        let value = x.request.headers.get_name(name.as_bytes())?;
+        by_name(std::str::from_utf8(value).ok()?)
+    };
+    match &to.cluster {
+        ClusterTarget::One(name) => (by_name(name), None, None),
+        ClusterTarget::Header(name) => (by_header(name), None, None),
+        ClusterTarget::Weighted(weighted) => {
+            let from_header = weighted.random_header.as_deref().and_then(|name| {
+                let value = x.request.headers.get_name(name.as_bytes())?;
+                std::str::from_utf8(value).ok()?.parse().ok()
+            });
+            let picked = weighted.pick(from_header.unwrap_or(x.random));
+            let index = weighted
+                .clusters
+                .iter()
+                .position(|c| std::ptr::eq(c, picked));
+            let cluster = match &picked.target {
+                ClusterName::Name(name) => by_name(name),
+                ClusterName::Header(name) => by_header(name),
+            };
+            x.weighted = index;
+            (
+                cluster,
+                Some(&picked.headers),
+                picked.host_rewrite.as_deref(),
+            )
+        }
+    }
+}
+
+/// The endpoint of the next try.
+fn select(
+    x: &Exchange,
+    cluster: &Rc<ActiveCluster>,
+    reselections: u32,
+    avoid: impl FnMut(&Rc<Host>) -> bool,
+) -> Option<Rc<Host>> {
+    match &cluster.config.kind {
+        ClusterKind::OriginalDst {
+            header,
+            port_override,
+        } => {
+            let named = header.as_deref().and_then(|name| {
+                let value = x.request.headers.get_name(name.as_bytes())?;
+                std::str::from_utf8(value).ok()?.parse().ok()
+            });
+            let mut address = named.or(x.conn.original_destination)?;
+            if let Some(port) = port_override {
+                address.set_port(*port);
+            }
+            Some(cluster.host_at(address))
+        }
+        _ => cluster.pick(&x.worker, x.worker.random(), reselections, avoid),
+    }
+}
+
+fn count_tries(x: &mut Exchange, routed: Routed<'_>, to: &Forward) {
+    if routed.host.include_request_attempt_count {
+        let mut count = Vec::with_capacity(4);
+        decimal(&mut count, u64::from(x.tries));
+        x.request.headers.set(Known::EnvoyAttemptCount, &count);
+    }
+    if let (HostRewrite::Auto, Some(host)) = (&to.host_rewrite, &x.host)
+        && !host.hostname.is_empty()
+    {
+        x.request.headers.set(Known::Host, host.hostname.as_bytes());
+    }
+}
+
+/// Path and authority as the upstream is to see them.
+fn rewrite(x: &mut Exchange, routed: Routed<'_>, to: &Forward, host: Option<&[u8]>) {
+    let before = x.request.authority_bytes().to_vec();
+    let host = match host {
+        Some(host) => Some(host.to_vec()),
+        None => to
+            .rewritten_host(&x.request)
+            .map(std::borrow::Cow::into_owned),
+    };
+    if let Some(path) = routed.route.rewritten_path(to, x.request.path_bytes()) {
+        if !x.service.router.suppress_envoy_headers {
+            let original = x.request.path_bytes().to_vec();
+            x.request.headers.set(Known::EnvoyOriginalPath, &original);
+        }
+        x.request.set_path(&path);
+    }
+    if let Some(host) = host {
+        if to.append_x_forwarded_host {
+            x.request.headers.set(Known::XForwardedHost, &before);
+        }
+        x.request.headers.set(Known::Host, &host);
+    }
+}
+
+/// A client that waits for permission to send its body gets it from here, unless the upstream is
+/// to be asked.
+async fn expect_continue<D: Downstream>(x: &mut Exchange, down: &mut D) {
+    if x.service.manager.proxy_100_continue || !x.request.headers.has(Known::Expect) {
+        return;
+    }
+    let wants = x.request.headers.get(Known::Expect) == Some(b"100-continue");
+    x.request.headers.remove(Known::Expect);
+    if !wants || x.request.body == BodyLength::None {
+        return;
+    }
+    let head = ResponseHead::new(100, x.worker.block());
+    let worker = x.worker.clone();
+    // A client that is gone is noticed when its body is read.
+    let _ = poll_fn(|cx| Poll::Ready(down.send_interim(cx, &head))).await;
+    worker.recycle(head.headers);
+}
+
+impl Upstream {
+    fn failure(&self, outcome: Outcome, reused: bool) -> Failure {
+        let response_begun = match self {
+            Upstream::Http1(conn) => conn.response_begun,
+            Upstream::Http2(_) => false,
+        };
+        Failure {
+            outcome,
+            sent: true,
+            response_begun,
+            reused,
+        }
+    }
+}
+
+impl Source for Upstream {
+    fn poll_piece<'s>(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &'s mut [u8],
+    ) -> Poll<Result<Piece<'s>, StreamError>> {
+        match self {
+            Upstream::Http1(conn) => conn.poll_piece(cx, scratch),
+            Upstream::Http2(stream) => stream.poll_piece(cx, scratch),
+        }
+    }
+}
+
+impl Sink for Upstream {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        match self {
+            Upstream::Http1(conn) => conn.poll_ready(cx),
+            Upstream::Http2(stream) => stream.poll_ready(cx),
+        }
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>, piece: Piece<'_>) -> Result<(), StreamError> {
+        match self {
+            Upstream::Http1(conn) => conn.send(cx, piece),
+            Upstream::Http2(stream) => stream.send(cx, piece),
+        }
+    }
+}
+
+impl UpstreamStream for Upstream {
+    fn send_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        head: &super::head::RequestHead,
+        first: Piece<'_>,
+    ) -> Result<(), StreamError> {
+        match self {
+            Upstream::Http1(conn) => conn.send_head(cx, worker, head, first),
+            Upstream::Http2(stream) => stream.send_head(cx, worker, head, first),
+        }
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+    ) -> Poll<Result<ResponseHead, StreamError>> {
+        match self {
+            Upstream::Http1(conn) => conn.poll_head(cx, worker),
+            Upstream::Http2(stream) => stream.poll_head(cx, worker),
+        }
+    }
+}

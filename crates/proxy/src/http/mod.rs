@@ -1,0 +1,28 @@
+//! HTTP, whatever version it came in and goes out with.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `request.rs` | **the way of one request, top to bottom: begin here** |
+//! | `forward.rs` | tries: choose an endpoint, send, wait for the response, retry |
+//! | `relay.rs` | the response on its way back, tunnels |
+//! | `retry.rs` | whether and when to try again |
+//! | `edit.rs` | headers added, changed and removed on the way |
+//! | `local.rs` | answers of the proxy itself |
+//! | `exchange.rs` | what is known about a request; access log and counters at its end |
+//! | `stream.rs` | the interface between all this and the protocols |
+//! | `head.rs`, `headers.rs` | request and response heads |
+//! | `service.rs` | a connection manager as one worker uses it |
+//! | `conn.rs` | a client's connection: which codec, one request after the other |
+
+pub(crate) mod conn;
+pub(crate) mod edit;
+pub(crate) mod exchange;
+mod forward;
+pub(crate) mod head;
+pub(crate) mod headers;
+mod local;
+mod relay;
+pub(crate) mod request;
+mod retry;
+pub(crate) mod service;
+pub(crate) mod stream;

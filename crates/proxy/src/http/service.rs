@@ -1,0 +1,50 @@
+//! A connection manager as one worker uses it: names resolved, once per listener generation.
+
+use crate::access_log::LogSink;
+use crate::stats::{Page, Scope};
+use crate::worker::state::{RouteCell, Worker};
+use lateen_proxy_config::{
+    HttpConnectionManager, HttpFilter, Listener, RouteSource, RouterFilter, TrafficDirection,
+};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One connection manager of one listener generation.
+pub(crate) struct HttpService {
+    pub manager: Arc<HttpConnectionManager>,
+    pub routes: Rc<RouteCell>,
+    pub stats: Arc<Page>,
+    pub logs: Vec<LogSink>,
+    pub router: RouterFilter,
+    pub direction: TrafficDirection,
+    /// May be empty.
+    pub chain: Arc<str>,
+}
+
+impl HttpService {
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        listener: &Listener,
+        chain: Arc<str>,
+        manager: &Arc<HttpConnectionManager>,
+    ) -> HttpService {
+        let routes = match &manager.routes {
+            RouteSource::Rds(name) => worker.route_cell(name),
+            RouteSource::Inline(table) => RouteCell::of(table.clone()),
+        };
+        let router = manager
+            .filters
+            .iter()
+            .map(|HttpFilter::Router(router)| *router)
+            .next_back();
+        HttpService {
+            manager: manager.clone(),
+            routes,
+            stats: worker.page(Scope::Http(manager.stat_prefix.clone())),
+            logs: worker.logs.sinks(worker, &manager.access_log),
+            router: router.unwrap_or_default(),
+            direction: listener.direction,
+            chain,
+        }
+    }
+}

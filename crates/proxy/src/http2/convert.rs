@@ -1,0 +1,180 @@
+//! Header blocks to the `http` crate's maps and back.
+
+use crate::http::head::{BodyLength, Method, RequestHead, ResponseHead, Version};
+use crate::http::headers::{HeaderBlock, Known, Span};
+use crate::http::stream::StreamError;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Headers that have no meaning in HTTP/2 (RFC 9113 section 8.2.2), and `host`, which travels as
+/// `:authority`.
+fn is_http1_only(known: Known) -> bool {
+    matches!(
+        known,
+        Known::Connection
+            | Known::KeepAlive
+            | Known::ProxyConnection
+            | Known::TransferEncoding
+            | Known::Upgrade
+            | Known::Host
+            | Known::Http2Settings
+    )
+}
+
+/// A block as a map. What cannot be a header is left out; the codecs refuse it before.
+pub(super) fn to_map(block: &HeaderBlock) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(block.len());
+    for (known, name, value) in block.iter() {
+        if is_http1_only(known) {
+            continue;
+        }
+        let name = match known {
+            Known::Other => HeaderName::from_bytes(name).ok(),
+            known => Some(HeaderName::from_static(known.name())),
+        };
+        if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            map.append(name, value);
+        }
+    }
+    map
+}
+
+fn push_map(block: &mut HeaderBlock, map: &HeaderMap) {
+    for (name, value) in map {
+        let bytes = name.as_str().as_bytes();
+        match Known::of(bytes) {
+            Known::Host => {}
+            Known::Other => block.push_name(bytes, value.as_bytes()),
+            known => block.push(known, value.as_bytes()),
+        }
+    }
+}
+
+/// Trailers as a block.
+pub(super) fn trailers(map: &HeaderMap) -> HeaderBlock {
+    let mut block = HeaderBlock::default();
+    push_map(&mut block, map);
+    block
+}
+
+/// A received request head.
+pub(super) fn request(
+    parts: &http::request::Parts,
+    mut block: HeaderBlock,
+    has_body: bool,
+) -> RequestHead {
+    let host = parts
+        .headers
+        .get(http::header::HOST)
+        .map(HeaderValue::as_bytes);
+    let authority = parts
+        .uri
+        .authority()
+        .map(|a| a.as_str().as_bytes())
+        .or(host);
+    block.push_front(Known::Host, authority.unwrap_or_default());
+    let name = parts.method.as_str().as_bytes();
+    let method = Method::usual(name).unwrap_or_else(|| Method::Other(block.store(name)));
+    let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
+    let path = if method == Method::Connect {
+        Span::default()
+    } else {
+        block.store(path.as_bytes())
+    };
+    push_map(&mut block, &parts.headers);
+    join_cookies(&mut block);
+    let length = block
+        .get(Known::ContentLength)
+        .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    let body = match (has_body, length) {
+        (false, _) => BodyLength::None,
+        (true, Some(length)) => BodyLength::Exactly(length),
+        (true, None) => BodyLength::Unknown,
+    };
+    RequestHead {
+        method,
+        path,
+        https: parts.uri.scheme_str() == Some("https"),
+        version: Version::Http2,
+        body,
+        upgrade: false,
+        headers: block,
+    }
+}
+
+/// HTTP/2 may split a cookie into several fields; HTTP/1 wants one (RFC 9113 section 8.2.3).
+fn join_cookies(block: &mut HeaderBlock) {
+    if block.all(Known::Cookie).nth(1).is_none() {
+        return;
+    }
+    let parts: Vec<&[u8]> = block.all(Known::Cookie).collect();
+    let joined = parts.join(b"; ".as_slice());
+    block.set(Known::Cookie, &joined);
+}
+
+/// A request head to send.
+pub(super) fn to_request(head: &RequestHead) -> Result<http::Request<()>, StreamError> {
+    let method =
+        http::Method::from_bytes(head.method_bytes()).map_err(|_| StreamError::Protocol)?;
+    let mut uri = http::Uri::builder().authority(head.authority_bytes());
+    if head.method != Method::Connect {
+        let path = head.path_bytes();
+        uri = uri
+            .scheme(if head.https { "https" } else { "http" })
+            .path_and_query(path);
+    }
+    let mut request = http::Request::new(());
+    *request.method_mut() = method;
+    *request.uri_mut() = uri.build().map_err(|_| StreamError::Protocol)?;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.headers_mut() = to_map(&head.headers);
+    Ok(request)
+}
+
+/// A received response head.
+pub(super) fn response(
+    status: http::StatusCode,
+    map: &HeaderMap,
+    mut block: HeaderBlock,
+    has_body: bool,
+) -> ResponseHead {
+    push_map(&mut block, map);
+    let length = block
+        .get(Known::ContentLength)
+        .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
+    let body = match (has_body, length) {
+        (false, _) => BodyLength::None,
+        (true, Some(length)) => BodyLength::Exactly(length),
+        (true, None) => BodyLength::Unknown,
+    };
+    ResponseHead {
+        body,
+        version: Version::Http2,
+        ..ResponseHead::new(status.as_u16(), block)
+    }
+}
+
+/// A response head to send.
+pub(super) fn to_response(head: &ResponseHead) -> Result<http::Response<()>, StreamError> {
+    let mut response = http::Response::new(());
+    *response.status_mut() =
+        http::StatusCode::from_u16(head.status).map_err(|_| StreamError::Protocol)?;
+    *response.version_mut() = http::Version::HTTP_2;
+    *response.headers_mut() = to_map(&head.headers);
+    Ok(response)
+}
+
+/// What a failure of the `h2` crate means.
+pub(super) fn error(error: &h2::Error) -> StreamError {
+    if error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM) {
+        // Streams above the last one a GOAWAY names were not looked at.
+        return StreamError::Refused;
+    }
+    if error.is_io() {
+        return StreamError::Closed;
+    }
+    if error.is_reset() && error.is_remote() {
+        StreamError::Reset
+    } else {
+        StreamError::Protocol
+    }
+}

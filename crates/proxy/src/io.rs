@@ -1,0 +1,196 @@
+//! A byte stream to a peer, whatever transport carries it.
+//!
+//! Reads are made with `poll_read` into a buffer that is larger than what usually comes: a short
+//! read tells tokio that the socket is empty, which saves the read that would only say so.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A connected stream. TLS will be a second variant.
+#[derive(Debug)]
+pub(crate) struct Io {
+    tcp: TcpStream,
+}
+
+impl Io {
+    pub(crate) fn new(tcp: TcpStream) -> Io {
+        // Small writes must not wait for the peer's acknowledgement; the engine itself joins what
+        // belongs together into one write.
+        let _ = tcp.set_nodelay(true);
+        Io { tcp }
+    }
+
+    /// Bytes read; 0 is the end of the stream.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut into = ReadBuf::new(buf);
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut into))?;
+        Poll::Ready(Ok(into.filled().len()))
+    }
+
+    /// Writes as much as the socket takes of several pieces, in one call.
+    pub(crate) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[&[u8]],
+    ) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); 4];
+        let mut used = 0;
+        for piece in pieces.iter().filter(|p| !p.is_empty()).take(slices.len()) {
+            slices[used] = IoSlice::new(piece);
+            used += 1;
+        }
+        match &slices[..used] {
+            [] => Poll::Ready(Ok(0)),
+            [one] => Pin::new(&mut self.tcp).poll_write(cx, one),
+            several => Pin::new(&mut self.tcp).poll_write_vectored(cx, several),
+        }
+    }
+
+    /// Ready when there is something to read, be it only the end. No system call.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.tcp.poll_read_ready(cx).map(|_| ())
+    }
+
+    /// Says to the peer that nothing more will come.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.tcp.peer_addr().ok()
+    }
+
+    pub(crate) fn local(&self) -> Option<SocketAddr> {
+        self.tcp.local_addr().ok()
+    }
+
+    pub(crate) fn into_tcp(self) -> TcpStream {
+        self.tcp
+    }
+}
+
+/// Bytes that a socket would not take yet. Empty most of the time, and then without memory.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Backlog {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    /// Writes what waits. Ready when nothing waits any more.
+    pub(crate) fn poll_flush(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let n = ready!(io.poll_write(cx, &[&self.bytes[self.at..]]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.at += n;
+        }
+        self.bytes = Vec::new();
+        self.at = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes pieces now as far as the socket takes them and keeps the rest. The caller does not
+    /// produce more until [`Self::poll_flush`] is ready, so what is kept is at most one piece of
+    /// scratch buffer and a head.
+    pub(crate) fn write(
+        &mut self,
+        io: &mut Io,
+        cx: &mut Context<'_>,
+        pieces: &[&[u8]],
+    ) -> io::Result<()> {
+        let mut written = 0;
+        if self.is_empty() {
+            match io.poll_write(cx, pieces) {
+                Poll::Ready(Ok(n)) => written = n,
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => {}
+            }
+        }
+        for piece in pieces {
+            let skip = written.min(piece.len());
+            written -= skip;
+            self.bytes
+                .extend_from_slice(piece.get(skip..).unwrap_or_default());
+        }
+        Ok(())
+    }
+}
+
+/// A stream whose first bytes have been read already, for codecs that bring their own reading.
+#[derive(Debug)]
+pub(crate) struct Rewound {
+    first: Vec<u8>,
+    at: usize,
+    tcp: TcpStream,
+}
+
+impl Rewound {
+    pub(crate) fn new(first: Vec<u8>, io: Io) -> Rewound {
+        Rewound {
+            first,
+            at: 0,
+            tcp: io.into_tcp(),
+        }
+    }
+}
+
+impl AsyncRead for Rewound {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let rest = self.first.get(self.at..).unwrap_or_default();
+        if rest.is_empty() {
+            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+        }
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..n]);
+        self.at += n;
+        if self.at == self.first.len() {
+            self.first = Vec::new();
+            self.at = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Rewound {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,285 @@
+//! TCP proxying: bytes as they come, in both directions.
+//!
+//! Readiness drives it: a connection that is silent holds no buffer. What the receiving side does
+//! not take at once is kept (at most one scratch buffer) and nothing more is read from that side
+//! until it has gone. A side that ends its stream still receives (half-close).
+
+use crate::access_log::LogSink;
+use crate::io::{Backlog, Io};
+use crate::listener::ConnInfo;
+use crate::outcome::Outcome;
+use crate::stats::{ClusterStat, Page, Scope, TcpStat};
+use crate::upstream::ticket::ConnTicket;
+use crate::upstream::{ActiveCluster, Host};
+use crate::worker::state::Worker;
+use crate::worker::timers::Deadline;
+use lateen_proxy_config::{ClusterKind, TcpProxy};
+use lateen_telemetry::format::{Field, Headers, Source, Value};
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::{Instant, SystemTime};
+
+/// One TCP proxy of one listener generation.
+pub(crate) struct TcpService {
+    config: Arc<TcpProxy>,
+    stats: Arc<Page>,
+    logs: Vec<LogSink>,
+}
+
+impl TcpService {
+    pub(crate) fn new(worker: &Rc<Worker>, config: &Arc<TcpProxy>) -> TcpService {
+        TcpService {
+            config: config.clone(),
+            stats: worker.page(Scope::Tcp(config.stat_prefix.clone())),
+            logs: worker.logs.sinks(worker, &config.access_log),
+        }
+    }
+}
+
+/// What is known about a connection when it ends.
+struct Passage {
+    info: Rc<ConnInfo>,
+    started: Instant,
+    cluster: Option<Rc<ActiveCluster>>,
+    host: Option<SocketAddr>,
+    outcome: Outcome,
+    flags: [&'static str; 1],
+    received: u64,
+    sent: u64,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(
+    mut down: Io,
+    service: Rc<TcpService>,
+    info: Rc<ConnInfo>,
+    worker: Rc<Worker>,
+    deadline: Rc<Deadline>,
+) {
+    service.stats.inc(TcpStat::DownstreamCxTotal);
+    worker.shared.tcp.fetch_add(1, Relaxed);
+    let mut passage = Passage {
+        info,
+        started: Instant::now(),
+        cluster: None,
+        host: None,
+        outcome: Outcome::Answered,
+        flags: [""],
+        received: 0,
+        sent: 0,
+    };
+    match connect(&mut passage, &service, &worker).await {
+        Ok((mut up, ticket)) => {
+            let ended = copy(
+                &mut down,
+                &mut up,
+                &mut passage,
+                &service,
+                &worker,
+                &deadline,
+            )
+            .await;
+            passage.outcome = ended;
+            drop(ticket);
+        }
+        Err(outcome) => passage.outcome = outcome,
+    }
+    worker.shared.tcp.fetch_sub(1, Relaxed);
+    passage.finish(&service);
+}
+
+/// A connection to an endpoint, after as many attempts as configured.
+async fn connect(
+    passage: &mut Passage,
+    service: &TcpService,
+    worker: &Rc<Worker>,
+) -> Result<(Io, ConnTicket), Outcome> {
+    let name = service.config.cluster.pick(worker.random());
+    let Some(cluster) = worker.clusters.get(worker, name) else {
+        service.stats.inc(TcpStat::DownstreamCxNoRoute);
+        return Err(Outcome::NoCluster);
+    };
+    passage.cluster = Some(cluster.clone());
+    let mut last = Outcome::NoHealthyUpstream;
+    for _ in 0..service.config.max_connect_attempts.max(1) {
+        let host = select(&cluster, worker, &passage.info).ok_or(Outcome::NoHealthyUpstream)?;
+        passage.host = Some(host.address);
+        let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
+        match cluster.connect(&host).await {
+            Ok(io) => return Ok((io, ticket)),
+            Err(outcome) => last = outcome,
+        }
+    }
+    Err(last)
+}
+
+fn select(cluster: &Rc<ActiveCluster>, worker: &Worker, info: &ConnInfo) -> Option<Rc<Host>> {
+    match &cluster.config.kind {
+        ClusterKind::OriginalDst { port_override, .. } => {
+            let mut address = info.original_destination?;
+            if let Some(port) = port_override {
+                address.set_port(*port);
+            }
+            Some(cluster.host_at(address))
+        }
+        _ => cluster.pick(worker, worker.random(), 0, |_| false),
+    }
+}
+
+/// One direction.
+#[derive(Default)]
+struct Direction {
+    backlog: Backlog,
+    /// The sender has ended its stream.
+    ended: bool,
+    /// And the receiver has been told.
+    done: bool,
+    bytes: u64,
+}
+
+/// Copies both directions until both have ended.
+async fn copy(
+    down: &mut Io,
+    up: &mut Io,
+    passage: &mut Passage,
+    service: &TcpService,
+    worker: &Worker,
+    deadline: &Rc<Deadline>,
+) -> Outcome {
+    let (mut to_up, mut to_down) = (Direction::default(), Direction::default());
+    let idle = service.config.idle_timeout.map(|d| d.as_millis() as u64);
+    let latest = service
+        .config
+        .max_connection_duration
+        .map(|d| d.as_millis() as u64);
+    let latest = latest.map(|d| worker.timers.now() + d);
+    let mut moved = u64::MAX;
+    let outcome = poll_fn(|cx| {
+        let mut scratch = worker.scratch.borrow_mut();
+        let sending = to_up.poll(cx, down, up, &mut scratch);
+        let receiving = to_down.poll(cx, up, down, &mut scratch);
+        match (sending, receiving) {
+            (Poll::Ready(Err(())), _) | (_, Poll::Ready(Err(()))) => {
+                return Poll::Ready(Outcome::UpstreamClosedMidResponse);
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Outcome::Answered),
+            _ => {}
+        }
+        let now = to_up.bytes + to_down.bytes;
+        if moved != now {
+            moved = now;
+            let due = idle.map(|idle| worker.timers.now() + idle);
+            worker
+                .timers
+                .set(deadline, [due, latest].into_iter().flatten().min());
+        }
+        if worker.timers.poll(deadline, cx).is_ready() {
+            return Poll::Ready(Outcome::StreamIdle);
+        }
+        Poll::Pending
+    })
+    .await;
+    passage.received = to_up.bytes;
+    passage.sent = to_down.bytes;
+    // A reset of either side is an ordinary end for a byte stream.
+    if outcome == Outcome::UpstreamClosedMidResponse {
+        Outcome::Answered
+    } else {
+        outcome
+    }
+}
+
+impl Direction {
+    /// Ready when the direction is over; an error ends the connection.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Io,
+        to: &mut Io,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), ()>> {
+        loop {
+            if self.done {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.backlog.poll_flush(to, cx)).map_err(|_| ())?;
+            if self.ended {
+                ready!(to.poll_shutdown(cx)).map_err(|_| ())?;
+                self.done = true;
+                continue;
+            }
+            let n = ready!(from.poll_read(cx, scratch)).map_err(|_| ())?;
+            if n == 0 {
+                self.ended = true;
+                continue;
+            }
+            self.bytes += n as u64;
+            self.backlog
+                .write(to, cx, &[&scratch[..n]])
+                .map_err(|_| ())?;
+        }
+    }
+}
+
+impl Passage {
+    fn finish(mut self, service: &TcpService) {
+        let row = self.outcome.row();
+        self.flags = [row.flag];
+        service
+            .stats
+            .add(TcpStat::DownstreamCxRxBytes, self.received);
+        service.stats.add(TcpStat::DownstreamCxTxBytes, self.sent);
+        if self.outcome == Outcome::StreamIdle {
+            service.stats.inc(TcpStat::IdleTimeout);
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster
+                .stats
+                .add(ClusterStat::UpstreamCxTxBytes, self.received);
+            cluster.stats.add(ClusterStat::UpstreamCxRxBytes, self.sent);
+            if let Some(stat) = row.cluster_stat
+                && self.outcome != Outcome::Answered
+            {
+                cluster.stats.inc(stat);
+            }
+        }
+        service.logs.iter().for_each(|log| log.write(&self));
+    }
+}
+
+impl Source for Passage {
+    fn header(&self, _of: Headers, _name: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn value(&self, field: Field) -> Value<'_> {
+        match field {
+            Field::StartTime => Value::Time(SystemTime::now() - self.started.elapsed()),
+            Field::ResponseCode => Value::Number(0),
+            Field::ResponseFlags if !self.flags[0].is_empty() => Value::List(&self.flags),
+            Field::BytesReceived => Value::Number(self.received),
+            Field::BytesSent => Value::Number(self.sent),
+            Field::Duration => Value::Number(self.started.elapsed().as_millis() as u64),
+            Field::UpstreamHost | Field::UpstreamRemoteAddress => {
+                self.host.map_or(Value::Absent, Value::Address)
+            }
+            Field::UpstreamCluster => {
+                Value::text(self.cluster.as_ref().map(|c| &*c.config.stat_name))
+            }
+            Field::UpstreamClusterRaw => {
+                Value::text(self.cluster.as_ref().map(|c| &*c.config.name))
+            }
+            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
+                Value::Address(self.info.peer)
+            }
+            Field::DownstreamLocalAddress => Value::Address(self.info.local),
+            Field::ConnectionId => Value::Number(self.info.id),
+            Field::AccessLogType => Value::Text(b"TcpConnectionEnd"),
+            _ => Value::Absent,
+        }
+    }
+}

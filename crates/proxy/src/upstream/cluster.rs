@@ -1,0 +1,188 @@
+//! The clusters a worker knows, and those it uses.
+
+use super::Host;
+use super::hosts::HostSet;
+use super::wait::WaitLine;
+use crate::stats::{Page, Scope};
+use crate::worker::limits::ClusterLimits;
+use crate::worker::state::Worker;
+use lateen_proxy_config::{Cluster, ClusterKind, EndpointSet};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Endpoints by original destination that are remembered per cluster.
+const MAX_NAMED: usize = 1024;
+
+/// All clusters of a worker, by name.
+#[derive(Default)]
+pub(crate) struct Clusters {
+    known: RefCell<HashMap<Arc<str>, Known>>,
+}
+
+struct Known {
+    config: Option<Arc<Cluster>>,
+    endpoints: Option<Arc<EndpointSet>>,
+    active: Option<Rc<ActiveCluster>>,
+}
+
+/// A cluster in use. One generation of its configuration; a request keeps the one it began with.
+pub(crate) struct ActiveCluster {
+    pub config: Arc<Cluster>,
+    pub stats: Arc<Page>,
+    pub limits: Arc<ClusterLimits>,
+    hosts: RefCell<Rc<HostSet>>,
+    /// Endpoints that requests named themselves (original destination).
+    named: RefCell<HashMap<SocketAddr, Rc<Host>>>,
+    /// Requests that wait for a connection because of the connection limit.
+    pub(super) waiting: WaitLine,
+    pub(super) shared: Arc<crate::worker::Shared>,
+}
+
+impl fmt::Debug for ActiveCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ActiveCluster")
+            .field(&self.config.name)
+            .finish()
+    }
+}
+
+impl ActiveCluster {
+    /// The endpoints as they are now.
+    pub(crate) fn hosts(&self) -> Rc<HostSet> {
+        self.hosts.borrow().clone()
+    }
+
+    /// The endpoint at an address a request named. Bounded: those without connections go first.
+    pub(crate) fn host_at(&self, address: SocketAddr) -> Rc<Host> {
+        let mut named = self.named.borrow_mut();
+        if named.len() >= MAX_NAMED {
+            named.retain(|_, host| host.connections.get() > 0);
+        }
+        if named.len() >= MAX_NAMED {
+            return Host::new(address, Box::default());
+        }
+        named
+            .entry(address)
+            .or_insert_with(|| Host::new(address, Box::default()))
+            .clone()
+    }
+
+    /// All endpoints that may have idle connections.
+    pub(super) fn pooled_hosts(&self) -> Vec<Rc<Host>> {
+        let mut hosts: Vec<_> = self.hosts().iter().cloned().collect();
+        hosts.extend(self.named.borrow().values().cloned());
+        hosts
+    }
+}
+
+impl Clusters {
+    /// The cluster, made ready for use; [`None`]: there is none of that name.
+    pub(crate) fn get(&self, worker: &Worker, name: &str) -> Option<Rc<ActiveCluster>> {
+        let mut known = self.known.borrow_mut();
+        let known = known.get_mut(name)?;
+        if let Some(active) = &known.active {
+            return Some(active.clone());
+        }
+        let config = known.config.clone()?;
+        let active = activate(worker, config, known.endpoints.as_deref(), None);
+        known.active = Some(active.clone());
+        Some(active)
+    }
+
+    /// A new cluster or a new generation. Endpoints keep their pools if the way to talk to them
+    /// has not changed.
+    pub(crate) fn set(&self, worker: &Worker, config: Arc<Cluster>) {
+        let mut all = self.known.borrow_mut();
+        let known = all.entry(config.name.clone()).or_insert(Known {
+            config: None,
+            endpoints: None,
+            active: None,
+        });
+        if let ClusterKind::Static(endpoints) = &config.kind {
+            known.endpoints = Some(endpoints.clone());
+        }
+        if let Some(old) = known.active.take() {
+            let keep = old.config.http.protocol == config.http.protocol
+                && old.config.http.http2 == config.http.http2
+                && old.config.tcp_keepalive == config.tcp_keepalive;
+            let hosts = keep.then(|| old.hosts());
+            let endpoints = known.endpoints.as_deref();
+            known.active = Some(activate(
+                worker,
+                config.clone(),
+                endpoints,
+                hosts.as_deref(),
+            ));
+            if !keep {
+                old.hosts().retire_all();
+            }
+            old.waiting.call_all();
+        }
+        known.config = Some(config);
+    }
+
+    pub(crate) fn remove(&self, worker: &Worker, name: &Arc<str>) {
+        let removed = self.known.borrow_mut().remove(name);
+        if let Some(active) = removed.and_then(|known| known.active) {
+            active.hosts().retire_all();
+        }
+        worker.forget_page(&Scope::Cluster(name.clone()));
+    }
+
+    pub(crate) fn set_endpoints(
+        &self,
+        worker: &Worker,
+        cluster: &Arc<str>,
+        endpoints: Arc<EndpointSet>,
+    ) {
+        let mut all = self.known.borrow_mut();
+        let known = all.entry(cluster.clone()).or_insert(Known {
+            config: None,
+            endpoints: None,
+            active: None,
+        });
+        if let Some(active) = &known.active {
+            let old = active.hosts();
+            let new = HostSet::new(&active.config, &endpoints, Some(&old), worker);
+            old.retire_missing(&new, |address| {
+                worker.shared.stats.forget_endpoint(cluster, address);
+            });
+            *active.hosts.borrow_mut() = Rc::new(new);
+        }
+        known.endpoints = Some(endpoints);
+    }
+
+    /// Calls `f` with every cluster in use.
+    pub(super) fn for_each_active(&self, mut f: impl FnMut(&Rc<ActiveCluster>)) {
+        let all: Vec<_> = self
+            .known
+            .borrow()
+            .values()
+            .filter_map(|known| known.active.clone())
+            .collect();
+        all.iter().for_each(&mut f);
+    }
+}
+
+fn activate(
+    worker: &Worker,
+    config: Arc<Cluster>,
+    endpoints: Option<&EndpointSet>,
+    old: Option<&HostSet>,
+) -> Rc<ActiveCluster> {
+    let none = EndpointSet::default();
+    let hosts = HostSet::new(&config, endpoints.unwrap_or(&none), old, worker);
+    Rc::new(ActiveCluster {
+        stats: worker.page(Scope::Cluster(config.name.clone())),
+        limits: worker.shared.limits.of(&config.name),
+        hosts: RefCell::new(Rc::new(hosts)),
+        named: RefCell::default(),
+        waiting: WaitLine::default(),
+        shared: worker.shared.clone(),
+        config,
+    })
+}

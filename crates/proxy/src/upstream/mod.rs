@@ -1,0 +1,24 @@
+//! Clusters as one worker uses them: endpoints, balancing, connection pools.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `cluster.rs` | the clusters a worker knows, and those it uses |
+//! | `hosts.rs` | endpoints with their pools; what an endpoint update keeps |
+//! | `balance.rs` | which endpoint a request takes |
+//! | `pool.rs` | connections: from the pool, new, or wait for one |
+//! | `ticket.rs` | guards that count connections and requests |
+//! | `sweep.rs` | closes idle connections whose peer or time is gone |
+//!
+//! Invariant: a cluster costs two `Arc`s until its first request in a worker; only then are
+//! endpoints, pools and counters made.
+
+mod balance;
+mod cluster;
+pub(crate) mod hosts;
+pub(crate) mod pool;
+pub(crate) mod sweep;
+pub(crate) mod ticket;
+mod wait;
+
+pub(crate) use cluster::{ActiveCluster, Clusters};
+pub(crate) use hosts::Host;
