@@ -18,6 +18,8 @@ pub struct ProxyStatus {
     pub peer: String,
     pub protocol: Protocol,
     pub connected_at: SystemTime,
+    /// The push that the types below stand at; older than the server's while one is on its way.
+    pub version: String,
     /// By type URL; only types the client asked for.
     pub types: BTreeMap<String, TypeStatus>,
 }
@@ -119,6 +121,8 @@ impl TypeStatus {
             return SyncState::Stale;
         }
         match (&self.sent, &self.acked) {
+            // After a reconnect the client may hold everything already.
+            (None, _) if !self.resources.is_empty() => SyncState::Synced,
             (None, _) => SyncState::NotSent,
             (Some(sent), Some(acked)) if sent.nonce == acked.nonce => SyncState::Synced,
             _ => SyncState::Stale,
@@ -166,6 +170,7 @@ impl ProxyStatus {
             "peer": self.peer,
             "protocol": self.protocol,
             "connected_at": seconds(self.connected_at),
+            "version": self.version,
             "types": types,
         })
     }

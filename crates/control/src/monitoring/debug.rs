@@ -79,10 +79,10 @@ async fn connections(State(monitor): State<Monitor>) -> Json<Value> {
 async fn pushz(State(monitor): State<Monitor>) -> Json<Value> {
     let pushed: u64 = monitor.server.version().parse().unwrap_or_default();
     let proxies = monitor.server.status();
-    let pending = proxies
-        .iter()
-        .filter(|p| !p.synced())
-        .map(|p| p.node.short_id());
+    let behind = |p: &&ProxyStatus| {
+        !p.synced() || p.version.parse::<u64>().unwrap_or_default() < pushed
+    };
+    let pending = proxies.iter().filter(behind).map(|p| p.node.short_id());
     Json(json!({
         "revision": monitor.mesh.store().revision(),
         "pushed": pushed,

@@ -105,6 +105,8 @@ pub(super) struct Connection<S> {
     session: Mutex<Session>,
     /// The newest push that this stream has not begun, merged with those it skipped.
     mailbox: Mutex<Option<Push<S>>>,
+    /// The version of the push that the session stands at.
+    version: Mutex<String>,
     wake: Notify,
 }
 
@@ -129,6 +131,7 @@ impl<S> Connection<S> {
             node: OnceLock::new(),
             session: Mutex::new(session),
             mailbox: Mutex::new(None),
+            version: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -169,9 +172,19 @@ impl<S> Connection<S> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stands_at(&self, version: &str) {
+        version.clone_into(&mut self.version.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// `None` before the first request.
     pub(super) fn status(&self) -> Option<ProxyStatus> {
         let node = self.node.get()?.clone();
+        // Before the session: it is at least as new as the version says.
+        let version = self
+            .version
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut types = self.session().status();
         if self.has_push() {
             // Only types that still owe an answer hold the push up.
@@ -184,6 +197,7 @@ impl<S> Connection<S> {
             peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
             protocol: self.protocol,
             connected_at: self.connected_at,
+            version,
             types,
             node,
         })
@@ -200,8 +214,9 @@ pub(super) struct Stream<S: Source, W: Wire> {
     pub(super) outbound: mpsc::Sender<Result<W::Response, Status>>,
     /// The push that requests are answered from.
     pub(super) current: Push<S::Snapshot>,
-    /// The push in work, for the convergence metric.
     pub(super) pace: Pace,
+    /// When the change behind the push in work came.
+    pub(super) pushing_since: Option<Instant>,
 }
 
 impl<S: Source, W: Wire> Stream<S, W> {
@@ -275,6 +290,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
             node = %node.id, agent = %node.user_agent, connection = self.connection.id,
             protocol = ?W::PROTOCOL, "connected"
         );
+        self.connection.stands_at(&self.current.version);
         let _ = self.connection.node.set(node);
         Ok(())
     }
@@ -296,11 +312,14 @@ impl<S: Source, W: Wire> Stream<S, W> {
         }
     }
 
-    /// Takes the next step of pushing, if one may be taken. Answers when to look again.
+    /// Takes the next steps of pushing that may be taken. Answers when to look again.
     async fn advance(&mut self) -> Result<Option<Instant>, End> {
         loop {
-            let removals = self.connection.session().has_removals();
-            if self.connection.node.get().is_none() || !(removals || self.connection.has_push()) {
+            let pushing = self.connection.session().is_pushing();
+            if !pushing && let Some(since) = self.pushing_since.take() {
+                self.server.metrics.converged(since.elapsed());
+            }
+            if self.connection.node.get().is_none() || !(pushing || self.connection.has_push()) {
                 return Ok(None);
             }
             let patience = self.server.limits.ack_patience;
@@ -308,21 +327,16 @@ impl<S: Source, W: Wire> Stream<S, W> {
             if let Gate::ClosedUntil(at) = gate {
                 return Ok(Some(at));
             }
-            if removals {
-                let responses = self.with_view(|session, view| session.remove(view));
-                self.send(responses).await?;
-                continue;
+            if !pushing {
+                let Some(push) = self.connection.take_push() else {
+                    return Ok(None);
+                };
+                self.connection.session().begin(&push.changed);
+                self.pushing_since = Some(push.since);
+                self.current = push;
             }
-            let Some(push) = self.connection.take_push() else {
-                return Ok(None);
-            };
-            let (changed, since) = (push.changed.clone(), push.since);
-            self.current = push;
-            let responses = self.with_view(|session, view| session.push(&changed, view));
-            if !responses.is_empty() {
-                self.send(responses).await?;
-                self.server.metrics.converged(since.elapsed());
-            }
+            let responses = self.with_view(|session, view| session.step(view));
+            self.send(responses).await?;
         }
     }
 
