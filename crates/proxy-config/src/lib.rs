@@ -25,7 +25,7 @@ mod headers;
 mod http;
 mod listener;
 pub mod path;
-mod re2;
+pub mod re2;
 mod request;
 pub mod route;
 

@@ -12,12 +12,12 @@ use regex::bytes::{Regex, RegexBuilder};
 const SIZE_LIMIT: usize = 1 << 20;
 
 /// Compiles a pattern that must match the whole value.
-pub(crate) fn full_match(pattern: &str) -> Result<Regex, String> {
+pub fn full_match(pattern: &str) -> Result<Regex, String> {
     compile(&format!(r"\A(?:{})\z", translate(pattern)?), pattern)
 }
 
 /// Compiles a pattern that is searched for.
-pub(crate) fn search(pattern: &str) -> Result<Regex, String> {
+pub fn search(pattern: &str) -> Result<Regex, String> {
     compile(&translate(pattern)?, pattern)
 }
 
