@@ -86,6 +86,13 @@ pub trait Choice: Sized + Copy + 'static {
     /// As written in documents.
     fn as_str(self) -> &'static str;
     fn from_name(name: &str) -> Option<Self>;
+
+    fn is_effective(self) -> bool {
+        let variant = Self::VARIANTS
+            .iter()
+            .find(|variant| variant.name == self.as_str());
+        variant.is_some_and(|variant| variant.support == Support::Effective)
+    }
 }
 
 macro_rules! message {

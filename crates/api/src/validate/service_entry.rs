@@ -1,12 +1,19 @@
 //! Rules of `ServiceEntry` and `WorkloadEntry`.
 
 use super::{Checker, Validate, names};
+use crate::schema::Choice;
 use crate::service_entry::*;
 use crate::workload_entry::WorkloadEntry;
 
 impl Validate for ServiceEntry {
     fn validate(&self, check: &mut Checker) {
         let resolution = self.resolution.unwrap_or_default();
+        if self.resolution.is_none() && !resolution.is_effective() {
+            check.warning(format!(
+                "without resolution it is {}, which has no effect yet in this version",
+                resolution.as_str()
+            ));
+        }
         self.hosts(check, resolution);
         check.list("addresses", &self.addresses, |check, address| {
             check.syntax(names::ip_or_cidr(address));

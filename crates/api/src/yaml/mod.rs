@@ -227,6 +227,12 @@ fn parse_events(chunk: &Chunk<'_>) -> Result<Parsed, YamlError> {
 fn explain(at: Position, info: &str, chunk: &Chunk<'_>) -> YamlError {
     let index = at.line.saturating_sub(chunk.line) as usize;
     let row = lines(chunk.text).nth(index).unwrap_or_default();
+    // In an unreadable directive the parser counts bytes.
+    let width = row.trim_end().chars().count() as u32;
+    let at = Position {
+        column: at.column.clamp(1, width + 1),
+        ..at
+    };
     let error = YamlError::new(at, format!("not valid YAML: {info}"));
     let indent = row.trim_start_matches(' ');
     if indent.starts_with('\t') {
