@@ -80,11 +80,12 @@ pub(crate) fn text(status: &rpc::Status) -> String {
     status.message[..end].to_owned()
 }
 
-/// Reason by name, for those of `names` that the rejection speaks of. Empty: it names none.
+/// Reason by name, for those of `names` that the rejection speaks of (none: it names none), and
+/// whether that is what the client said rather than what was found in its text.
 pub(crate) fn read<'a>(
     status: &rpc::Status,
     names: impl Iterator<Item = &'a str>,
-) -> BTreeMap<&'a str, String> {
+) -> (BTreeMap<&'a str, String>, bool) {
     let detail = status
         .details
         .iter()
@@ -96,11 +97,10 @@ pub(crate) fn read<'a>(
             .iter()
             .map(|v| (v.field.as_str(), &v.description))
             .collect();
-        return names
-            .filter_map(|name| Some((name, (*reasons.get(name)?).clone())))
-            .collect();
+        let named = names.filter_map(|name| Some((name, (*reasons.get(name)?).clone())));
+        return (named.collect(), true);
     }
-    from_text(&text(status), names)
+    (from_text(&text(status), names), false)
 }
 
 fn from_text<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, String> {
@@ -155,7 +155,7 @@ mod tests {
                 message: text.into(),
                 ..Default::default()
             };
-            let got = read(&status, names.iter().copied());
+            let (got, _) = read(&status, names.iter().copied());
             let got: Vec<_> = got
                 .iter()
                 .map(|(name, why)| (*name, why.as_str()))
@@ -208,7 +208,8 @@ mod tests {
             "Error adding/updating listener(s) a: filter_chains[0]: b is unknown, \
              b: address in use"
         );
-        let got = read(&status, ["a", "b", "c"].into_iter());
+        let (got, exact) = read(&status, ["a", "b", "c"].into_iter());
+        assert!(exact);
         assert_eq!(got["a"], "filter_chains[0]: b is unknown");
         assert_eq!(got["b"], "address in use");
         assert_eq!(got.len(), 2);

@@ -201,6 +201,7 @@ impl<S: Source> Server<S> {
             outbound,
             current,
             pace: Pace::new(),
+            pushing_since: None,
         };
         tokio::spawn(stream.run(request.into_inner()));
         Ok(Response::new(ReceiverStream::new(responses)))

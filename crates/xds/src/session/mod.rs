@@ -13,7 +13,7 @@ mod delta;
 mod sotw;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -85,6 +85,10 @@ pub(crate) struct Session {
     /// wait for its endpoints even if it has them, so they are sent again although unchanged
     /// (Istio does the same on every CDS push; envoy#13009).
     rewarm: BTreeSet<String>,
+    /// Those of them that were not sent yet, and since when: what refers to the cluster waits.
+    unwarmed: BTreeMap<String, Instant>,
+    /// What is left of the push in work, in push order.
+    todo: VecDeque<(String, Names)>,
 }
 
 impl Session {
@@ -102,6 +106,8 @@ impl Session {
             nonces: 0,
             watches: BTreeMap::new(),
             rewarm: BTreeSet::new(),
+            unwarmed: BTreeMap::new(),
+            todo: VecDeque::new(),
         }
     }
 
@@ -133,34 +139,60 @@ impl Session {
                     most: self.most_names,
                 });
             }
-            if watch.outstanding.len() < self.most_outstanding
-                && let Some(names) = watch.held_back.take()
-            {
+            let held_back = match watch.outstanding.len() < self.most_outstanding {
+                true => watch.held_back.take(),
+                false => None,
+            };
+            // Where a response must carry everything, parts of it cannot be tried.
+            if self.protocol == Protocol::Sotw && type_url::is_full_state(&type_url) {
+                watch.retry.clear();
+            }
+            let retry = match watch.outstanding.is_empty() && held_back.is_none() {
+                true => watch.retry.pop_front(),
+                false => None,
+            };
+            if let Some(names) = held_back {
                 responses.extend(self.update(&type_url, &names, view));
+            }
+            if let Some(names) = retry {
+                let resources = (view.generate)(&type_url, Some(&names));
+                responses.extend(self.send(&type_url, resources, Vec::new(), view));
             }
         }
         Ok((answer, responses))
     }
 
-    /// First half of a push: everything that is new or changed, in push order.
-    pub(crate) fn push(&mut self, changed: &Changed, view: &View<'_>) -> Vec<Response> {
-        let mut types: Vec<String> = self.watches.keys().cloned().collect();
-        types.sort_by_key(|url| type_url::push_rank(url));
-        let mut responses = Vec::new();
-        for url in types {
-            let rewarm = url == ENDPOINT && !self.rewarm.is_empty();
-            let names = match changed.of(&url) {
-                Some(names) => names.clone(),
-                None if rewarm => Names::Some(BTreeSet::new()),
-                None => continue,
-            };
-            responses.extend(self.update(&url, &names, view));
+    /// Begins a push; [`Session::step`] carries it out.
+    pub(crate) fn begin(&mut self, changed: &Changed) {
+        let mut todo: Vec<(String, Names)> = Vec::new();
+        for url in self.watches.keys() {
+            match changed.of(url) {
+                Some(names) => todo.push((url.clone(), names.clone())),
+                // Clusters that are replaced may wait for endpoints that did not change.
+                None if url == ENDPOINT => todo.push((url.clone(), Names::Some(BTreeSet::new()))),
+                None => {}
+            }
         }
-        responses
+        todo.sort_by_key(|(url, _)| type_url::push_rank(url));
+        self.todo = todo.into();
     }
 
-    /// Second half of a push: what is gone. To be called when the first half was answered.
-    pub(crate) fn remove(&mut self, view: &View<'_>) -> Vec<Response> {
+    /// The next part of a push: clusters with their endpoints; then what refers to them; then what
+    /// is gone. To be called while the gate is open and the session is [`Session::is_pushing`].
+    pub(crate) fn step(&mut self, view: &View<'_>) -> Vec<Response> {
+        let mut responses = Vec::new();
+        while let Some((url, _)) = self.todo.front() {
+            let before: Option<&Response> = responses.last();
+            if !is_foundation(url) && before.is_some_and(|sent| is_foundation(&sent.type_url)) {
+                return responses;
+            }
+            if let Some((url, names)) = self.todo.pop_front() {
+                responses.extend(self.update(&url, &names, view));
+            }
+        }
+        if !responses.is_empty() {
+            return responses;
+        }
         let mut types: Vec<String> = self
             .watches
             .iter()
@@ -174,25 +206,32 @@ impl Session {
             .collect()
     }
 
-    pub(crate) fn has_removals(&self) -> bool {
-        self.watches
-            .values()
-            .any(|watch| !watch.pending_removals.is_empty())
+    /// A push is not finished.
+    pub(crate) fn is_pushing(&self) -> bool {
+        !self.todo.is_empty()
+            || self
+                .watches
+                .values()
+                .any(|w| !w.pending_removals.is_empty())
     }
 
-    /// The next step of a push may begin when every response was answered, or when the client
-    /// has had `patience` for it. (Envoy withholds the answer to a CDS response while clusters
-    /// warm, so waiting for ever would let one missing endpoint set stop all pushes.)
-    pub(crate) fn gate(&self, now: Instant, patience: Duration) -> Gate {
+    /// The next step may begin when every response was answered and every new cluster has asked
+    /// for its endpoints and got them, or when the client has had `patience` for it. (Envoy uses a
+    /// new route at once, also while its cluster still waits for endpoints, and answers 503 then.
+    /// Waiting for ever would let one missing endpoint set stop all pushes.)
+    pub(crate) fn gate(&mut self, now: Instant, patience: Duration) -> Gate {
         let oldest = self
             .watches
             .values()
             .filter_map(|w| Some(w.outstanding.front()?.at))
             .min();
-        match oldest {
-            Some(at) if now < at + patience => Gate::ClosedUntil(at + patience),
-            _ => Gate::Open,
+        let unwarmed = self.unwarmed.values().min().copied();
+        match oldest.into_iter().chain(unwarmed).min() {
+            Some(at) if now < at + patience => return Gate::ClosedUntil(at + patience),
+            _ => {}
         }
+        self.unwarmed.clear();
+        Gate::Open
     }
 
     pub(crate) fn status(&self) -> BTreeMap<String, TypeStatus> {
@@ -235,12 +274,16 @@ impl Session {
     ) -> Option<Response> {
         let watch = self.watches.get_mut(url)?;
         if url == CLUSTER {
-            let changed = resources.iter().filter(|cluster| !watch.holds(cluster));
-            self.rewarm
-                .extend(changed.filter_map(|cluster| endpoint_set_of(cluster)));
+            for cluster in resources.iter().filter(|cluster| !watch.holds(cluster)) {
+                if let Some(endpoints) = endpoint_set_of(cluster) {
+                    self.unwarmed.insert(endpoints.clone(), view.now);
+                    self.rewarm.insert(endpoints);
+                }
+            }
         } else if url == ENDPOINT {
-            for resource in &resources {
-                self.rewarm.remove(&resource.name);
+            for name in resources.iter().map(|r| &r.name).chain(&removed) {
+                self.rewarm.remove(name);
+                self.unwarmed.remove(name);
             }
         }
         self.nonces += 1;
@@ -277,6 +320,11 @@ impl Session {
             _ => BTreeSet::new(),
         }
     }
+}
+
+/// What others refer to.
+fn is_foundation(url: &str) -> bool {
+    matches!(url, CLUSTER | ENDPOINT)
 }
 
 /// Removals go the other way round: first what refers, then what is referred to; endpoint sets

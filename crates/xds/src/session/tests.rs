@@ -90,11 +90,12 @@ impl Driver {
     }
 
     fn push(&mut self, changed: Changed) -> Vec<Response> {
-        self.with(|s, view| s.push(&changed, view))
+        self.session.begin(&changed);
+        self.with(|s, view| s.step(view))
     }
 
-    fn remove(&mut self) -> Vec<Response> {
-        self.with(|s, view| s.remove(view))
+    fn step(&mut self) -> Vec<Response> {
+        self.with(|s, view| s.step(view))
     }
 
     fn ack_all(&mut self, responses: &[Response]) {
@@ -202,7 +203,7 @@ fn what_a_reconnecting_client_holds_too_much_is_removed() {
     let first = driver.delta(request);
     assert_eq!(show(&first), "cds +a@1");
     driver.ack_all(&first);
-    assert_eq!(show(&driver.remove()), "cds -gone");
+    assert_eq!(show(&driver.step()), "cds -gone");
 }
 
 #[test]
@@ -291,12 +292,14 @@ fn one_push_goes_from_clusters_to_routes_and_removes_last() {
     }
     driver.ack_all(&sent);
     driver.world = World::of(&[(CLUSTER, "b", 1), (ENDPOINT, "b", 1), (ROUTE, "r", 2)]);
-    let push = driver.push(Changed::All);
-    assert_eq!(show(&push), "cds +b@1; eds +b@1; rds +r@2");
-    assert!(driver.session.has_removals());
-    driver.ack_all(&push);
-    assert_eq!(show(&driver.remove()), "lds -l; cds -a; eds -a");
-    assert!(!driver.session.has_removals());
+    let clusters = driver.push(Changed::All);
+    assert_eq!(show(&clusters), "cds +b@1; eds +b@1");
+    driver.ack_all(&clusters);
+    let routes = driver.step();
+    assert_eq!(show(&routes), "rds +r@2");
+    driver.ack_all(&routes);
+    assert_eq!(show(&driver.step()), "lds -l; cds -a; eds -a");
+    assert!(!driver.session.is_pushing());
 }
 
 #[test]
@@ -344,10 +347,13 @@ fn sotw_clusters_stay_until_the_rest_of_the_push_was_answered() {
     driver.ack_all(&first);
     driver.world = World::of(&[(CLUSTER, "new", 1), (ROUTE, "r", 2)]);
     let push = driver.push(Changed::All);
-    assert_eq!(show(&push), "cds +new@1 +old@1; rds +r@2");
+    assert_eq!(show(&push), "cds +new@1 +old@1");
     driver.ack_all(&push);
-    assert_eq!(show(&driver.remove()), "cds +new@1");
-    assert_eq!(show(&driver.remove()), "");
+    let routes = driver.step();
+    assert_eq!(show(&routes), "rds +r@2");
+    driver.ack_all(&routes);
+    assert_eq!(show(&driver.step()), "cds +new@1");
+    assert_eq!(show(&driver.step()), "");
 }
 
 #[test]
@@ -451,6 +457,102 @@ fn a_rejection_that_names_a_resource_leaves_the_others_accepted() {
     );
 }
 
+/// Refuses the whole of every response that holds a bad resource, naming none, as Envoy does
+/// when a resource cannot be decoded; answers what is applied in the end.
+fn refuse_whole(driver: &mut Driver, mut inbox: Vec<Response>, bad: &[&str]) -> BTreeSet<String> {
+    let mut applied = BTreeSet::new();
+    while !inbox.is_empty() {
+        let response = inbox.remove(0);
+        let refused = response
+            .resources
+            .iter()
+            .any(|r| bad.contains(&r.name.as_str()));
+        let mut answer = delta(&response.type_url, &[]);
+        answer.response_nonce.clone_from(&response.nonce);
+        if refused {
+            let message = "Proto constraint validation failed".to_owned();
+            answer.error_detail = Some(rpc::Status {
+                code: 13,
+                message,
+                details: vec![],
+            });
+        } else {
+            applied.extend(response.resources.iter().map(|r| r.name.clone()));
+        }
+        inbox.extend(driver.delta(answer));
+    }
+    applied
+}
+
+#[test]
+fn a_rejection_of_a_whole_response_is_narrowed_down_to_the_bad_resources() {
+    let names: Vec<String> = (0..20).map(|i| format!("c{i}")).collect();
+    let entries: Vec<_> = names
+        .iter()
+        .map(|name| (CLUSTER, name.as_str(), 1))
+        .collect();
+    let mut driver = Driver::new(Protocol::Delta, World::of(&entries));
+    let first = driver.delta(delta(CLUSTER, &[]));
+    let applied = refuse_whole(&mut driver, first, &["c7", "c13"]);
+    assert_eq!(applied.len(), 18);
+    let status = &driver.session.status()[CLUSTER];
+    let refused: Vec<_> = status
+        .resources
+        .iter()
+        .filter(|(_, r)| matches!(r.state, ResourceState::Rejected(_)))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(refused, ["c13", "c7"]);
+    assert_eq!(
+        (status.outstanding, status.state()),
+        (0, crate::SyncState::Error)
+    );
+    // Repaired, only they are sent.
+    driver
+        .world
+        .0
+        .get_mut(CLUSTER)
+        .unwrap()
+        .insert("c7".into(), 2);
+    assert_eq!(show(&driver.push(Changed::All)), "cds +c7@2");
+}
+
+#[test]
+fn envoy_stops_at_the_first_bad_endpoint_set_so_the_others_are_sent_again() {
+    let entries = [(ENDPOINT, "a", 1), (ENDPOINT, "b", 1), (ENDPOINT, "c", 1)];
+    let mut driver = Driver::new(Protocol::Delta, World::of(&entries));
+    let first = driver.delta(delta(ENDPOINT, &["a", "b", "c"]));
+    let mut answer = delta(ENDPOINT, &[]);
+    answer.response_nonce.clone_from(&first[0].nonce);
+    answer.error_detail = Some(rpc::Status {
+        message: "b: no".into(),
+        ..Default::default()
+    });
+    assert_eq!(show(&driver.delta(answer)), "eds +a@1 +c@1");
+}
+
+#[test]
+fn routes_wait_until_a_new_cluster_has_asked_for_its_endpoints_and_got_them() {
+    let mut driver = Driver::new(Protocol::Delta, World::of(&[(ROUTE, "r", 1)]));
+    let mut first = driver.delta(delta(CLUSTER, &[]));
+    first.extend(driver.delta(delta(ROUTE, &["r"])));
+    driver.ack_all(&first);
+    driver.world = World::of(&[(CLUSTER, "a", 1), (ENDPOINT, "a", 1), (ROUTE, "r", 2)]);
+    let clusters = driver.push(Changed::All);
+    assert_eq!(show(&clusters), "cds +a@1");
+    driver.ack_all(&clusters);
+    let patience = Duration::from_secs(1);
+    let closed = driver.session.gate(Instant::now(), patience);
+    assert!(
+        matches!(closed, Gate::ClosedUntil(_)),
+        "the endpoints were not asked for yet"
+    );
+    let endpoints = driver.delta(delta(ENDPOINT, &["a"]));
+    driver.ack_all(&endpoints);
+    assert_eq!(driver.session.gate(Instant::now(), patience), Gate::Open);
+    assert_eq!(show(&driver.step()), "rds +r@2");
+}
+
 #[test]
 fn the_gate_waits_for_answers_but_not_for_ever() {
     let patience = Duration::from_secs(1);
@@ -519,7 +621,8 @@ enum Step {
     Unsubscribe(u8),
     /// The client works off up to so many responses; the mask says which names it refuses.
     Answer(usize, u8),
-    Remove,
+    /// The next part of the push in work, or the next push.
+    Advance,
     Reconnect,
 }
 
@@ -529,7 +632,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..5u8).prop_map(Step::Subscribe),
         1 => (0..5u8).prop_map(Step::Unsubscribe),
         4 => (1..4usize, prop_oneof![4 => Just(0u8), 1 => any::<u8>()]).prop_map(|(n, m)| Step::Answer(n, m)),
-        2 => Just(Step::Remove),
+        2 => Just(Step::Advance),
         1 => Just(Step::Reconnect),
     ];
     proptest::collection::vec(step, 1..60)
@@ -544,6 +647,8 @@ struct Model {
     holds: BTreeMap<&'static str, BTreeMap<String, String>>,
     refused: BTreeMap<&'static str, BTreeMap<String, String>>,
     inbox: std::collections::VecDeque<Response>,
+    /// Merged while a push is in work.
+    waiting: Changed,
 }
 
 impl Model {
@@ -554,6 +659,7 @@ impl Model {
             holds: KINDS.map(|url| (url, BTreeMap::new())).into(),
             refused: KINDS.map(|url| (url, BTreeMap::new())).into(),
             inbox: Default::default(),
+            waiting: Changed::none(),
         };
         model.connect();
         model
@@ -666,8 +772,7 @@ impl Model {
                     Some(content) => all.insert(name.clone(), *content),
                     None => all.remove(&name),
                 };
-                let push = self.driver.push(Changed::names(url, [name]));
-                self.inbox.extend(push);
+                self.waiting.merge(Changed::names(url, [name]));
             }
             Step::Subscribe(name) => {
                 if self.names.insert(name.to_string()) {
@@ -685,12 +790,18 @@ impl Model {
                 }
             }
             Step::Answer(count, mask) => (0..*count).for_each(|_| self.answer(*mask)),
-            Step::Remove => {
-                let responses = self.driver.remove();
-                self.inbox.extend(responses);
-            }
+            Step::Advance => self.advance(),
             Step::Reconnect => self.connect(),
         }
+    }
+
+    fn advance(&mut self) {
+        if !self.driver.session.is_pushing() {
+            let changed = std::mem::replace(&mut self.waiting, Changed::none());
+            self.driver.session.begin(&changed);
+        }
+        let responses = self.driver.step();
+        self.inbox.extend(responses);
     }
 
     /// Answers everything, to the end.
@@ -699,11 +810,11 @@ impl Model {
             while !self.inbox.is_empty() {
                 self.answer(0);
             }
-            let more = self.driver.remove();
-            if more.is_empty() {
+            self.advance();
+            let idle = self.waiting.is_none() && !self.driver.session.is_pushing();
+            if idle && self.inbox.is_empty() {
                 return;
             }
-            self.inbox.extend(more);
         }
         panic!("never comes to rest");
     }

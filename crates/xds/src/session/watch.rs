@@ -21,6 +21,9 @@ pub(super) struct Watch {
     pub(super) outstanding: VecDeque<Sent>,
     /// Held by the client, gone from the snapshot, not yet told.
     pub(super) pending_removals: BTreeSet<String>,
+    /// Resources of a refused response that may be good: to be sent again, group by group, one
+    /// group at a time. Groups only get smaller, so this ends.
+    pub(super) retry: VecDeque<BTreeSet<String>>,
     /// Changes not sent because too many responses have no answer.
     pub(super) held_back: Option<Names>,
     pub(super) sent: Option<Stamp>,
@@ -94,6 +97,12 @@ impl Watch {
             .is_some_and(|held| held.sent == resource.version)
     }
 
+    fn is_refused(&self, name: &str) -> bool {
+        self.held
+            .get(name)
+            .is_some_and(|held| held.rejected.is_some())
+    }
+
     /// Notes a response that leaves now. `keep`: keep the resources for later repetition.
     pub(super) fn record(
         &mut self,
@@ -105,15 +114,13 @@ impl Watch {
     ) {
         let mut listed = Vec::with_capacity(resources.len());
         for resource in resources {
-            let changed = !self.holds(resource);
+            let changed = !self.holds(resource) || self.is_refused(&resource.name);
             listed.push((resource.name.clone(), resource.version.clone(), changed));
             let kept = keep.then(|| resource.clone());
             match self.held.get_mut(&resource.name) {
                 Some(held) => {
-                    if changed {
-                        held.sent = resource.version.clone();
-                        held.rejected = None;
-                    }
+                    held.sent = resource.version.clone();
+                    held.rejected = None;
                     held.resource = kept;
                 }
                 None => {
@@ -189,26 +196,40 @@ impl Watch {
         }
     }
 
-    /// The resources that the text names are refused and the others apply ("per-resource NACK
-    /// semantics", envoy#32880, gRFC A46). A text that names none refuses all that was new.
+    /// The resources that the rejection names are refused and the others apply ("per-resource NACK
+    /// semantics", envoy#32880, gRFC A46). Not every client keeps to that: Envoy refuses a whole
+    /// response, and names nothing, when one resource in it cannot be decoded, and it stops at the
+    /// first bad one of types that are asked for by name. So what was not named is tried again:
+    /// without those that were, or in halves, until the bad one is alone.
     fn reject(&mut self, sent: &Sent, error: &rpc::Status) {
-        let reasons = nack::read(error, sent.resources.iter().map(|(name, ..)| name.as_str()));
+        let names = sent.resources.iter().map(|(name, ..)| name.as_str());
+        let (reasons, exact) = nack::read(error, names);
+        let mut unsure = BTreeSet::new();
         for (name, version, changed) in &sent.resources {
-            let reason = match reasons.get(name.as_str()) {
-                Some(reason) => Some(reason.clone()),
-                None if reasons.is_empty() && *changed => Some(nack::text(error)),
-                None => None,
-            };
-            match reason {
-                None => self.accept(name, version),
-                Some(reason) => {
-                    if let Some(held) = self.held.get_mut(name)
-                        && held.sent == *version
-                    {
-                        held.rejected = Some(reason);
-                    }
-                }
+            if let Some(reason) = reasons.get(name.as_str()) {
+                self.refuse(name, version, reason);
+            } else if exact || !changed || (!reasons.is_empty() && self.wildcard) {
+                self.accept(name, version);
+            } else {
+                self.refuse(name, version, &nack::text(error));
+                unsure.insert(name.clone());
             }
+        }
+        if !reasons.is_empty() {
+            self.retry.extend((!unsure.is_empty()).then_some(unsure));
+        } else if unsure.len() > 1 {
+            let mut names: Vec<String> = unsure.into_iter().collect();
+            let half = names.split_off(names.len() / 2);
+            self.retry
+                .extend([names.into_iter().collect(), half.into_iter().collect()]);
+        }
+    }
+
+    fn refuse(&mut self, name: &str, version: &str, reason: &str) {
+        if let Some(held) = self.held.get_mut(name)
+            && held.sent == version
+        {
+            held.rejected = Some(reason.to_owned());
         }
     }
 
