@@ -27,7 +27,7 @@ fn head(text: &str) -> RequestHead {
 }
 
 fn error(text: &str) -> HeadError {
-    parse(text.as_bytes()).expect_err(text)
+    parse(text.as_bytes()).expect_err(&text[..text.len().min(60)])
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn http_1_0_needs_no_host_and_is_only_taken_where_allowed() {
 
 #[test]
 fn too_many_bytes_or_headers_are_refused_even_before_the_head_is_complete() {
-    let long = format!("GET / HTTP/1.1\r\nhost: h\r\nx: {}", "a".repeat(61_000));
+    let long = format!("GET / HTTP/1.1\r\nhost: h\r\nx: {}", "a".repeat(62_000));
     assert_eq!(error(&long), HeadError::TooLarge);
     let many = format!(
         "GET / HTTP/1.1\r\nhost: h\r\n{}\r\n",
