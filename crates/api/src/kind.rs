@@ -11,6 +11,7 @@ use crate::field::Field;
 use crate::node::Node;
 use crate::object::Spec;
 use crate::schema::Schema;
+use crate::validate::{Checker, Validate};
 
 /// What a kind is called, and where.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,6 +76,10 @@ macro_rules! kinds {
                 match kind { $( Kind::$kind => <$spec as Field>::decode(node, decoder).map(|spec| SpecOf::$kind(Arc::new(spec))) ),* }
             }
 
+            pub(crate) fn validate(&self, check: &mut Checker) {
+                match self { $( SpecOf::$kind(spec) => spec.validate(check) ),* }
+            }
+
             pub(crate) fn encode(&self) -> Json {
                 match self { $( SpecOf::$kind(spec) => spec.encode() ),* }
             }
@@ -101,10 +106,22 @@ kinds! {
 impl Kind {
     /// `networking.istio.io/v1`, `v1`: the version that answers are given in.
     pub fn api_version(self) -> String {
-        let info = self.info();
-        match info.group {
-            "" => info.storage_version.to_owned(),
-            group => format!("{group}/{}", info.storage_version),
+        self.in_group(self.info().storage_version)
+    }
+
+    /// Everything a document may say as `apiVersion`.
+    pub fn api_versions(self) -> Vec<String> {
+        self.info()
+            .versions
+            .iter()
+            .map(|version| self.in_group(version))
+            .collect()
+    }
+
+    fn in_group(self, version: &str) -> String {
+        match self.info().group {
+            "" => version.to_owned(),
+            group => format!("{group}/{version}"),
         }
     }
 

@@ -10,8 +10,8 @@
 //!
 //! The way back is [`Object::to_json`] and [`Object::to_yaml`].
 //!
-//! To add a kind: one file with its messages and its `Resource` implementation, and one line in
-//! `kind.rs`.
+//! To add a kind: one file with its messages and its rules (`validate::Validate`), and one line in
+//! `kind.rs`. To make a field work: `effective` instead of `pending` in its declaration.
 //!
 //! Invariant: no I/O, no clock, no panic on any input. Whether objects fit *together* (a subset that
 //! no DestinationRule defines) is not known here; that is the `analysis` crate.

@@ -247,62 +247,24 @@ impl Reader {
         let api_version = self.header(root, "apiVersion");
         let name = self.header(root, "kind");
         let name = name?;
-        let at = root.get("kind").map_or(root.at, |node| node.at);
-        let path = self.prefix.key("kind");
         let Some(api_version) = api_version else {
             // The kind may be the only thing that says what to write.
-            if let (None, Some(kind)) = (
-                root.get("apiVersion"),
-                Kind::ALL.iter().find(|kind| kind.info().name == name),
-            ) {
-                let hint = format!("add \"apiVersion: {}\"", kind.api_version());
-                if let Some(problem) = self.problems.last_mut() {
-                    problem.suggestion.get_or_insert(hint);
-                }
+            let kind = Kind::ALL.iter().find(|kind| kind.info().name == name);
+            let absent = root.get("apiVersion").is_none();
+            if let (Some(kind), Some(problem)) = (kind.filter(|_| absent), self.problems.last_mut())
+            {
+                let hint = || format!("add \"apiVersion: {}\"", kind.api_version());
+                problem.suggestion.get_or_insert_with(hint);
             }
             return None;
         };
-        let version_at = root.get("apiVersion").map_or(root.at, |node| node.at);
-        let version_path = self.prefix.key("apiVersion");
-        match Kind::resolve(&api_version, &name) {
-            Resolved::Kind(kind) => return Some(kind),
-            Resolved::Version(kind) => {
-                let message = format!("{name} has no version {api_version:?}");
-                let group = kind.info().group;
-                let versions = kind.info().versions.iter().map(|version| match group {
-                    "" => (*version).to_owned(),
-                    group => format!("{group}/{version}"),
-                });
-                let suggestion = format!("use one of {}", versions.collect::<Vec<_>>().join(", "));
-                self.error(version_path, version_at, message, Some(suggestion));
-            }
-            Resolved::Group(kind) => {
-                let message = format!("there is no kind {name} in {api_version:?}");
-                self.error(
-                    version_path,
-                    version_at,
-                    message,
-                    Some(format!("did you mean {:?}?", kind.api_version())),
-                );
-            }
-            Resolved::NotYet => {
-                let message = format!(
-                    "{name} ({api_version}) is not supported yet by this version of Lateen"
-                );
-                let suggestion =
-                    "take the document out of the source; the others are not affected".to_owned();
-                self.error(path, at, message, Some(suggestion));
-            }
-            Resolved::Unknown(suggestion) => {
-                let suggestion = suggestion.map(|name| format!("did you mean {name:?}?"));
-                self.error(
-                    path,
-                    at,
-                    format!("unknown kind {name:?} in {api_version:?}"),
-                    suggestion,
-                );
-            }
+        let resolved = Kind::resolve(&api_version, &name);
+        if let Resolved::Kind(kind) = resolved {
+            return Some(kind);
         }
+        let (key, message, suggestion) = explain_kind(&resolved, &api_version, &name);
+        let at = root.get(key).map_or(root.at, |node| node.at);
+        self.error(self.prefix.key(key), at, message, suggestion);
         None
     }
 
@@ -333,6 +295,41 @@ impl Reader {
             }
         }
         None
+    }
+}
+
+/// Why there is no such kind: the header that is wrong, the message and what to do.
+fn explain_kind(
+    resolved: &Resolved,
+    api_version: &str,
+    name: &str,
+) -> (&'static str, String, Option<String>) {
+    match resolved {
+        Resolved::Version(kind) => {
+            let message = format!("{name} has no version {api_version:?}");
+            let suggestion = format!("use one of {}", kind.api_versions().join(", "));
+            ("apiVersion", message, Some(suggestion))
+        }
+        Resolved::Group(kind) => {
+            let message = format!("there is no kind {name} in {api_version:?}");
+            let suggestion = format!("did you mean {:?}?", kind.api_version());
+            ("apiVersion", message, Some(suggestion))
+        }
+        Resolved::NotYet => {
+            let message =
+                format!("{name} ({api_version}) is not supported yet by this version of Lateen");
+            let suggestion = "take the document out of the source; the others are not affected";
+            ("kind", message, Some(suggestion.to_owned()))
+        }
+        Resolved::Kind(_) | Resolved::Unknown(None) => (
+            "kind",
+            format!("unknown kind {name:?} in {api_version:?}"),
+            None,
+        ),
+        Resolved::Unknown(Some(near)) => {
+            let message = format!("unknown kind {name:?} in {api_version:?}");
+            ("kind", message, Some(format!("did you mean {near:?}?")))
+        }
     }
 }
 

@@ -172,77 +172,61 @@ fn tls_fits_protocol(check: &mut Checker, server: &Server) {
 }
 
 fn tls(check: &mut Checker, tls: &ServerTlsSettings) {
+    let server_certificate = ("serverCertificate", !tls.server_certificate.is_empty());
     let secrets = [
         ("credentialName", !tls.credential_name.is_empty()),
         ("credentialNames", !tls.credential_names.is_empty()),
         ("tlsCertificates", !tls.tls_certificates.is_empty()),
-        ("serverCertificate", !tls.server_certificate.is_empty()),
     ];
-    check.at_most_one(&secrets);
+    check.at_most_one(&[secrets[0], secrets[1], secrets[2], server_certificate]);
     let files = [
-        ("serverCertificate", !tls.server_certificate.is_empty()),
+        server_certificate,
         ("privateKey", !tls.private_key.is_empty()),
         ("caCertificates", !tls.ca_certificates.is_empty()),
-        ("credentialName", !tls.credential_name.is_empty()),
-        ("credentialNames", !tls.credential_names.is_empty()),
-        ("tlsCertificates", !tls.tls_certificates.is_empty()),
     ];
+    let forbidden = |check: &mut Checker, why: &str| {
+        for (name, _) in files.iter().chain(&secrets).filter(|(_, set)| *set) {
+            check.field(name, |check| {
+                check.error(format!("{name} must be empty with mode {why}"));
+            });
+        }
+    };
     match tls.mode {
-        Some(ServerTlsMode::IstioMutual) => forbidden(
-            check,
-            &files,
-            "ISTIO_MUTUAL, which uses the mesh's certificates",
-        ),
+        Some(ServerTlsMode::IstioMutual) => {
+            forbidden(check, "ISTIO_MUTUAL, which uses the mesh's certificates");
+        }
         Some(ServerTlsMode::Passthrough) => {
-            forbidden(check, &files, "PASSTHROUGH, which does not terminate TLS")
+            forbidden(check, "PASSTHROUGH, which does not terminate TLS");
         }
-        Some(ServerTlsMode::AutoPassthrough) => forbidden(
-            check,
-            &files,
-            "AUTO_PASSTHROUGH, which does not terminate TLS",
-        ),
-        Some(
-            mode @ (ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual),
-        ) => {
-            certificates(check, tls, mode);
+        Some(ServerTlsMode::AutoPassthrough) => {
+            forbidden(check, "AUTO_PASSTHROUGH, which does not terminate TLS");
         }
+        Some(mode) => certificates(check, tls, mode),
         None => {}
     }
-    if tls.credential_names.len() > 2 || tls.tls_certificates.len() > 2 {
-        check.error("at most two certificates (one RSA, one ECDSA) are allowed");
-    }
-    check.list(
-        "tlsCertificates",
-        &tls.tls_certificates,
-        |check, certificate| {
-            if certificate.server_certificate.is_empty() || certificate.private_key.is_empty() {
-                check.error("serverCertificate and privateKey are both required");
-            }
-        },
-    );
+    several_certificates(check, tls);
     pins(check, tls);
     if let (Some(min), Some(max)) = (tls.min_protocol_version, tls.max_protocol_version)
         && max != TlsProtocol::Auto
         && min > max
     {
         check.field("minProtocolVersion", |check| {
-            check.error("minProtocolVersion is above maxProtocolVersion")
+            check.error("minProtocolVersion is above maxProtocolVersion");
         });
     }
-    check.unique(
-        "cipherSuites",
-        "",
-        tls.cipher_suites.iter().map(String::as_str),
-        "cipher suite",
-    );
+    let suites = tls.cipher_suites.iter().map(String::as_str);
+    check.unique("cipherSuites", "", suites, "cipher suite");
 }
 
-fn forbidden(check: &mut Checker, files: &[(&str, bool)], mode: &str) {
-    for (name, _) in files.iter().filter(|(_, set)| *set) {
-        check.field(name, |check| {
-            check.error(format!("{name} must be empty with mode {mode}"))
-        });
+fn several_certificates(check: &mut Checker, tls: &ServerTlsSettings) {
+    if tls.credential_names.len() > 2 || tls.tls_certificates.len() > 2 {
+        check.error("at most two certificates (one RSA, one ECDSA) are allowed");
     }
+    check.list("tlsCertificates", &tls.tls_certificates, |check, pair| {
+        if pair.server_certificate.is_empty() || pair.private_key.is_empty() {
+            check.error("serverCertificate and privateKey are both required");
+        }
+    });
 }
 
 fn certificates(check: &mut Checker, tls: &ServerTlsSettings, mode: ServerTlsMode) {

@@ -7,6 +7,7 @@ use super::virtual_service::{
     destination, gateways, optional_destination, source_namespace, total_weight, weight,
 };
 use super::{Checker, names};
+use crate::field::Field;
 use crate::virtual_service::*;
 
 pub fn validate(check: &mut Checker, route: &HttpRoute) {
@@ -450,67 +451,55 @@ fn cors(check: &mut Checker, cors: &CorsPolicy) {
 
 /// Rules after one that takes every request, and conditions that an earlier rule has already.
 pub fn unreachable(check: &mut Checker, routes: &[HttpRoute]) {
-    let catch_all = routes.iter().position(|route| {
-        let everything = |matches: &HttpMatchRequest| {
-            let uri_only = HttpMatchRequest {
-                uri: matches.uri.clone(),
-                name: matches.name.clone(),
-                ..Default::default()
-            };
-            *matches == uri_only
-                && matches
-                    .uri
-                    .as_ref()
-                    .is_none_or(|uri| *uri == StringMatch::Prefix("/".to_owned()))
-        };
-        route.matches.is_empty() || route.matches.iter().any(everything)
+    let catch_all = routes.iter().position(takes_everything);
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut index = 0;
+    check.list("http", routes, |check, route| {
+        match catch_all.filter(|first| *first < index) {
+            Some(first) => check.coded_warning(
+                "IST0130",
+                format!("this rule is never used: http[{first}] before it takes every request"),
+                format!("give http[{first}] a match, or move it to the end"),
+            ),
+            None => repeated_matches(check, route, &seen),
+        }
+        for matches in &route.matches {
+            seen.entry(matches.encode().to_string()).or_insert(index);
+        }
+        index += 1;
     });
-    let mut seen: Vec<(&HttpMatchRequest, usize)> = Vec::new();
-    check.field("http", |check| {
-        for (index, route) in routes.iter().enumerate() {
-            check.path.push_index(index);
-            if let Some(first) = catch_all.filter(|first| *first < index) {
-                let message =
-                    format!("this rule is never used: http[{first}] before it takes every request");
-                check.coded_warning(
-                    "IST0130",
-                    message,
-                    format!("give http[{first}] a match, or move it to the end"),
-                );
-            } else {
-                let duplicates: Vec<(usize, usize)> = route
-                    .matches
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(at, matches)| {
-                        Some((at, seen.iter().find(|(other, _)| *other == matches)?.1))
-                    })
-                    .collect();
-                if duplicates.len() == route.matches.len() && !duplicates.is_empty() {
-                    check.coded_warning(
-                        "IST0130",
-                        "this rule is never used: all its matches are used by rules before it",
-                        "remove one of them",
-                    );
-                } else {
-                    for (at, first) in duplicates {
-                        check.field("match", |check| {
-                            check.path.push_index(at);
-                            check.coded_warning(
-                                "IST0131",
-                                format!("this match is not used: http[{first}] has the same"),
-                                "remove one of them",
-                            );
-                            check.path.pop();
-                        });
-                    }
-                }
-            }
-            // Quadratic: only as far as a person would write rules.
-            if seen.len() < 1000 {
-                seen.extend(route.matches.iter().map(|matches| (matches, index)));
-            }
-            check.path.pop();
+}
+
+/// No condition, or one that only asks for a path (`prefix: /`), which every request has.
+fn takes_everything(route: &HttpRoute) -> bool {
+    let any_path = StringMatch::Prefix("/".to_owned());
+    let everything = |matches: &HttpMatchRequest| {
+        let HttpMatchRequest { uri, name, .. } = matches.clone();
+        let uri_only = HttpMatchRequest {
+            uri,
+            name,
+            ..Default::default()
+        };
+        *matches == uri_only && matches.uri.as_ref().is_none_or(|uri| *uri == any_path)
+    };
+    route.matches.is_empty() || route.matches.iter().any(everything)
+}
+
+fn repeated_matches(check: &mut Checker, route: &HttpRoute, seen: &BTreeMap<String, usize>) {
+    let earlier = |matches: &HttpMatchRequest| seen.get(&matches.encode().to_string()).copied();
+    if !route.matches.is_empty()
+        && route
+            .matches
+            .iter()
+            .all(|matches| earlier(matches).is_some())
+    {
+        let message = "this rule is never used: all its matches are used by rules before it";
+        return check.coded_warning("IST0130", message, "remove one of them");
+    }
+    check.list("match", &route.matches, |check, matches| {
+        if let Some(first) = earlier(matches) {
+            let message = format!("this match is not used: http[{first}] has the same");
+            check.coded_warning("IST0131", message, "remove one of them");
         }
     });
 }

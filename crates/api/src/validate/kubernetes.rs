@@ -52,6 +52,11 @@ impl Validate for Service {
     }
 }
 
+/// Its labels are metadata.
+impl Validate for Namespace {
+    fn validate(&self, _: &mut Checker) {}
+}
+
 fn port_and_protocol(port: &ServicePort) -> String {
     use crate::schema::Choice;
     format!(

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::decode::{Problem, What};
 use crate::node::Position;
-use crate::object::{Object, Spec};
+use crate::object::Object;
 use crate::path::Path;
 
 /// A kind's own rules.
@@ -33,15 +33,7 @@ pub trait Validate {
 pub fn object(object: &Object) -> Vec<Problem> {
     let mut check = Checker::default();
     check.field("metadata", |check| meta::validate(object, check));
-    check.field("spec", |check| match &object.spec {
-        Spec::VirtualService(spec) => spec.validate(check),
-        Spec::DestinationRule(spec) => spec.validate(check),
-        Spec::Gateway(spec) => spec.validate(check),
-        Spec::ServiceEntry(spec) => spec.validate(check),
-        Spec::WorkloadEntry(spec) => spec.validate(check),
-        Spec::Service(spec) => spec.validate(check),
-        Spec::Namespace(_) => {}
-    });
+    check.field("spec", |check| object.spec.validate(check));
     check.problems
 }
 

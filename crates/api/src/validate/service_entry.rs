@@ -92,70 +92,53 @@ impl ServiceEntry {
     }
 
     fn endpoints(&self, check: &mut Checker, resolution: Resolution) {
+        let count = self.endpoints.len();
         match resolution {
-            Resolution::None | Resolution::DynamicDns if !self.endpoints.is_empty() => {
+            Resolution::None | Resolution::DynamicDns if count > 0 => {
+                let name = resolution.as_str();
+                let message = format!("no endpoints should be provided for resolution type {name}");
                 let hint = "set resolution STATIC for addresses or DNS for names";
-                let name = if resolution == Resolution::None {
-                    "NONE"
-                } else {
-                    "DYNAMIC_DNS"
-                };
-                check.field("endpoints", |check| {
-                    check.error_hint(
-                        format!("no endpoints should be provided for resolution type {name}"),
-                        hint,
-                    )
-                });
+                check.field("endpoints", |check| check.error_hint(message, hint));
             }
-            Resolution::Static if self.endpoints.is_empty() && self.workload_selector.is_none() => {
-                check.missing(
-                    "endpoints",
-                    "resolution STATIC needs endpoints or a workloadSelector",
-                );
+            Resolution::Static if count == 0 && self.workload_selector.is_none() => {
+                let message = "resolution STATIC needs endpoints or a workloadSelector";
+                check.missing("endpoints", message);
             }
-            Resolution::DnsRoundRobin if self.endpoints.len() > 1 => {
-                check.field("endpoints", |check| {
-                    check.error(
-                        "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN",
-                    );
-                })
-            }
+            Resolution::DnsRoundRobin if count > 1 => check.field("endpoints", |check| {
+                let message =
+                    "there must only be 0 or 1 endpoint for resolution mode DNS_ROUND_ROBIN";
+                check.error(message);
+            }),
             _ => {}
         }
-        let port_names: Vec<&str> = self.ports.iter().map(|port| port.name.as_str()).collect();
         check.list("endpoints", &self.endpoints, |check, endpoint| {
             workload(check, endpoint);
-            let address = endpoint.address.as_str();
-            let is_address =
-                names::is_ip(address) || address.starts_with("unix://") || address.is_empty();
-            match resolution {
-                Resolution::Static if !is_address => check.field("address", |check| {
-                    check.error_hint(
-                        format!("{address:?} is not an IP address"),
-                        "use resolution DNS for names",
-                    );
-                }),
-                Resolution::Dns | Resolution::DnsRoundRobin if address.starts_with("unix://") => {
-                    check.field("address", |check| {
-                        check.error("a unix domain socket needs resolution STATIC");
-                    })
+            check.field("address", |check| {
+                endpoint_address(check, &endpoint.address, resolution)
+            });
+            check.map("ports", &endpoint.ports, |check, name, _| {
+                if !self.ports.iter().any(|port| port.name == name) {
+                    let message =
+                        format!("endpoint port {name:?} is not defined by the service entry");
+                    check.error(message);
                 }
-                _ => {}
-            }
-            for name in endpoint
-                .ports
-                .keys()
-                .filter(|name| !port_names.contains(&name.as_str()))
-            {
-                check.field("ports", |check| {
-                    check.field(name, |check| {
-                        check.error(format!(
-                            "endpoint port {name:?} is not defined by the service entry"
-                        ));
-                    })
-                });
-            }
+            });
         });
+    }
+}
+
+/// What the resolution asks of an address, beyond that it is one.
+fn endpoint_address(check: &mut Checker, address: &str, resolution: Resolution) {
+    let socket = address.starts_with("unix://");
+    match resolution {
+        Resolution::Static if !socket && !address.is_empty() && !names::is_ip(address) => {
+            let message = format!("{address:?} is not an IP address");
+            check.error_hint(message, "use resolution DNS for names");
+        }
+        Resolution::Dns | Resolution::DnsRoundRobin if socket => {
+            check.error("a unix domain socket needs resolution STATIC");
+        }
+        _ => {}
     }
 }
 
