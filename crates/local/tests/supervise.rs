@@ -18,7 +18,7 @@ fn shell(name: &str, script: &str) -> Spec {
         env: Vec::new(),
         env_remove: Vec::new(),
         directory: None,
-        readiness: Readiness::Started,
+        readiness: Readiness::Running,
         grace: Duration::from_secs(5),
     }
 }

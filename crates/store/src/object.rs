@@ -67,7 +67,7 @@ pub struct Stored {
     /// RFC 3339, whole seconds.
     pub created: String,
     /// What the author declared: `apiVersion`, `kind`, `metadata` without the fields that the store
-    /// owns, and the rest. `status` is never taken from an author.
+    /// owns, and the rest. `status` is taken from an author for a WorkloadEntry only.
     pub body: Value,
 }
 
@@ -110,7 +110,12 @@ impl Stored {
 
 /// Reduces a document to what its author declares.
 pub(crate) fn declared(mut document: Value) -> Value {
-    if let Some(object) = document.as_object_mut() {
+    // Whoever runs a workload says in its entry whether it is healthy, as Istio's agent does for a
+    // workload on a virtual machine.
+    let reports_health = document.get("kind").and_then(Value::as_str) == Some("WorkloadEntry");
+    if let Some(object) = document.as_object_mut()
+        && !reports_health
+    {
         object.shift_remove("status");
     }
     if let Some(metadata) = metadata_mut(&mut document) {
@@ -127,9 +132,9 @@ pub(crate) fn same_declaration(a: &Value, b: &Value) -> bool {
     same_except(a, b, &["apiVersion"])
 }
 
-/// Whether two declarations differ in the metadata at most.
+/// Whether two declarations differ in metadata and status at most.
 pub(crate) fn same_spec(a: &Value, b: &Value) -> bool {
-    same_except(a, b, &["apiVersion", "metadata"])
+    same_except(a, b, &["apiVersion", "metadata", "status"])
 }
 
 fn same_except(a: &Value, b: &Value, ignored: &[&str]) -> bool {

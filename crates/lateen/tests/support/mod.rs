@@ -173,7 +173,8 @@ pub fn free_block() -> u16 {
     loop {
         let turn = NEXT.fetch_add(1, Ordering::Relaxed);
         // Below the range the kernel gives out, spread by process so that test binaries differ.
-        let base = 10_000 + 1_000 * ((turn + std::process::id() as u16 * 7) % 22);
+        let spread = u16::try_from(std::process::id() % 22).unwrap();
+        let base = 10_000 + 1_000 * ((turn + spread) % 22);
         let free = (base..base + 260).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
         if free {
             return base;

@@ -6,7 +6,10 @@ pub const MESH: &str = include_str!("mesh.yaml");
 /// The gateway and the routes into it, applied at the first start.
 pub const GATEWAY: &str = include_str!("gateway.yaml");
 /// What the demo suggests to apply: file name and content.
-pub const EXAMPLE: (&str, &str) = ("jason-sees-v2.yaml", include_str!("jason-sees-v2.yaml"));
+pub const EXAMPLE: (&str, &str) = (
+    "canary.yaml",
+    include_str!("../../../../examples/bookinfo/canary.yaml"),
+);
 /// The page that the demo is about.
 pub const PAGE: &str = "/productpage";
 

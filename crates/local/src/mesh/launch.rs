@@ -159,7 +159,7 @@ pub fn app(lateen: &Path, workload: &Workload) -> Spec {
 
 fn app_readiness(workload: &Workload) -> Readiness {
     match (workload.ports.first(), &workload.readiness_path) {
-        (None, _) => Readiness::Started,
+        (None, _) => Readiness::Running,
         (Some(port), Some(path)) => Readiness::Http(format!("http://127.0.0.1:{}{path}", port.app)),
         (Some(port), None) => Readiness::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port.app))),
     }

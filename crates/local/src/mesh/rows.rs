@@ -51,7 +51,7 @@ impl Row {
             Condition::Waiting => "waiting".to_owned(),
             Condition::Starting => "starting".to_owned(),
             Condition::Ready => "ready".to_owned(),
-            Condition::ExternalProxy => "external proxy".to_owned(),
+            Condition::ExternalProxy => "ready, external proxy".to_owned(),
             Condition::Stopped => "stopped".to_owned(),
             Condition::Failing { process, reason } if *process == self.workload => reason.clone(),
             Condition::Failing { reason, .. } => format!("sidecar {reason}"),

@@ -285,10 +285,15 @@ fn planned_gateways(file: &lateen_api::MeshFile, options: &PlanOptions) -> Vec<G
     gateways
 }
 
-/// The services of all workloads, each once.
+/// The services of all workloads, each once. A workload without ports only calls others and needs
+/// none: a Service has at least one port.
 fn services(file: &lateen_api::MeshFile) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
-    for workload in &file.workloads {
+    for workload in file
+        .workloads
+        .iter()
+        .filter(|workload| !workload.ports.is_empty())
+    {
         let (name, namespace) = (service_of(workload), namespace_of(file, workload));
         let ports = (0..workload.ports.len()).filter_map(|index| service_port(workload, index));
         let known = services

@@ -123,6 +123,11 @@ pub(super) async fn supervise(
                     }
                 };
                 let last_line = running.clean_up().await;
+                // What it printed before somebody killed it says nothing about its end.
+                let killed = status
+                    .as_ref()
+                    .is_ok_and(|status| status.signal() == Some(9));
+                let last_line = last_line.filter(|_| !killed);
                 let ready_for = ready_since.map_or(Duration::ZERO, |since| since.elapsed());
                 (describe_exit(status), last_line, ready_for)
             }

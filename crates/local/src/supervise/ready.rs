@@ -16,12 +16,14 @@ pub enum Readiness {
     /// Something accepts connections there; asked until it does, then no more, since a connection
     /// without a request is noise in many servers' logs.
     Tcp(SocketAddr),
-    /// Being started is being ready.
-    Started,
+    /// Running for a moment is being ready: there is nothing to ask.
+    Running,
 }
 
 /// Patience with one answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A program that cannot start at all has ended by then.
+const MOMENT: Duration = Duration::from_millis(300);
 /// Between questions, while a process starts: short, the whole demo waits for it.
 const WHILE_STARTING: Duration = Duration::from_millis(20);
 /// Between questions, when it has not become ready quickly.
@@ -80,7 +82,10 @@ impl Readiness {
 
     async fn ask(&self, client: &Client) -> Result<(), String> {
         match self {
-            Self::Started => Ok(()),
+            Self::Running => {
+                tokio::time::sleep(MOMENT).await;
+                Ok(())
+            }
             Self::Http(url) => match client.get(url, PATIENCE).await {
                 Ok(response) if response.status().is_success() => Ok(()),
                 Ok(response) => Err(format!("{url} answers {}", response.status().as_u16())),
