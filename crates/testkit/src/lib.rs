@@ -1,3 +1,37 @@
 //! Real sockets, echo servers, a runner for stock Envoy and expectation helpers for tests.
+//!
+//! What stands here stops the test at anything that is not as expected: it is never a normal
+//! dependency.
 
+#![allow(
+    clippy::expect_used,
+    reason = "a test stops at what is not as expected"
+)]
+
+pub mod child;
+pub mod echo;
+pub mod envoy;
+pub mod http;
+pub mod ports;
 pub mod tools;
+
+use std::time::{Duration, Instant};
+
+/// Long enough for anything on a slow and busy machine; only a failing test waits so long.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Repeats `attempt` until it succeeds. Panics with its last error after [`PATIENCE`].
+pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, String>) -> T {
+    let started = Instant::now();
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return value,
+            Err(error) => error,
+        };
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}: {error}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

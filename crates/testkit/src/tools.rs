@@ -32,7 +32,10 @@ fn find(variable: &str, name: &str, probe: &[&str]) -> Option<PathBuf> {
 pub fn skip(test: &str, missing: &str) {
     eprintln!("SKIPPED {test}: {missing} is not installed");
     if let Some(list) = std::env::var_os("LATEEN_TEST_SKIPPED") {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(list);
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(list);
         if let Ok(mut file) = file {
             // The list is for people; a test must not fail over it.
             let _ = writeln!(file, "{test}: {missing} is not installed");

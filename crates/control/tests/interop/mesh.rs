@@ -1,0 +1,306 @@
+//! A control plane of our own with the objects of a mesh, and proxies that are not ours.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use lateen_api::{Mode, Object};
+use lateen_control::{Control, Options};
+use lateen_testkit::echo::Echo;
+use lateen_testkit::envoy::{Bootstrap, Envoy};
+use lateen_testkit::http::{Answer, Call};
+use lateen_testkit::{eventually, ports, tools};
+use serde_json::{Value, json};
+
+/// A control plane. Its xDS port stays the same when it is started again.
+pub struct Mesh {
+    control: Option<Control>,
+    directory: tempfile::TempDir,
+    pub xds: u16,
+    pub api: SocketAddr,
+}
+
+impl Mesh {
+    pub async fn start() -> Self {
+        let mut mesh = Mesh {
+            control: None,
+            directory: tempfile::tempdir().unwrap(),
+            xds: ports::reserve(),
+            api: loopback(0),
+        };
+        mesh.restart().await;
+        mesh
+    }
+
+    /// Stops the control plane if it runs, and starts it on the same store.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        let options = Options {
+            xds_port: self.xds,
+            api_port: 0,
+            monitoring_port: 0,
+            debounce_after: Duration::from_millis(20),
+            ..Options::new(self.directory().join("data"))
+        };
+        let control = Control::start(options).await.unwrap();
+        self.api = control.addresses().api;
+        self.control = Some(control);
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(control) = self.control.take() {
+            control.stop().await;
+        }
+    }
+
+    /// For the files of this mesh.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Applies every document through the API.
+    pub async fn apply(&self, yaml: &str) {
+        for object in parse(yaml) {
+            let call = Call::get("127.0.0.1", &path(&object)).method("PATCH");
+            let call = call.header("content-type", "application/apply-patch+yaml");
+            let document = object.to_json().to_string();
+            let answer = call.body(document).send(self.api).await.unwrap();
+            assert!(answer.status < 300, "{}: {}", path(&object), answer.body);
+        }
+    }
+
+    /// Applies every document, each of which is new, with `kubectl create`'s request.
+    pub async fn create(&self, yaml: &str) {
+        for object in parse(yaml) {
+            let path = path(&object);
+            let (collection, _) = path.rsplit_once('/').unwrap();
+            let call = Call::get("127.0.0.1", collection).method("POST");
+            let call = call.header("content-type", "application/json");
+            let call = call.body(object.to_json().to_string());
+            let answer = call.send(self.api).await.unwrap();
+            assert_eq!(answer.status, 201, "{path}: {}", answer.body);
+        }
+    }
+
+    /// Deletes every document's object.
+    pub async fn delete(&self, yaml: &str) {
+        for object in parse(yaml) {
+            let call = Call::get("127.0.0.1", &path(&object)).method("DELETE");
+            let answer = call.send(self.api).await.unwrap();
+            assert_eq!(answer.status, 200, "{}: {}", path(&object), answer.body);
+        }
+    }
+
+    /// A page of the control plane.
+    pub async fn page(&self, path: &str) -> Value {
+        let answer = Call::get("127.0.0.1", path).send(self.api).await.unwrap();
+        answer.json()
+    }
+
+    /// Waits until `proxies` proxies are connected and have accepted the newest revision.
+    pub async fn distributed(&self, proxies: usize) {
+        eventually("everything is distributed", async || {
+            let push = self.page("/debug/pushz").await;
+            let done = push["pushed"] == push["revision"]
+                && push["pending"] == json!([])
+                && push["proxies"] == proxies;
+            match done {
+                true => Ok(()),
+                false => Err(format!("{push} {:#}", self.page("/debug/syncz").await)),
+            }
+        })
+        .await;
+    }
+
+    /// What the control plane knows of `NAME.NAMESPACE`.
+    pub async fn status_of(&self, proxy: &str) -> Value {
+        let all = self.page("/debug/syncz").await;
+        let found = all.as_array().unwrap().iter().find(|p| p["proxy"] == proxy);
+        found
+            .unwrap_or_else(|| panic!("{proxy} is not connected: {all:#}"))
+            .clone()
+    }
+
+    /// Checks that a proxy has accepted everything of all four types.
+    pub async fn assert_synced(&self, proxy: &str) {
+        let status = self.status_of(proxy).await;
+        for kind in ["cds", "eds", "lds", "rds"] {
+            assert_eq!(status["types"][kind]["state"], "SYNCED", "{status:#}");
+        }
+    }
+
+    /// A counter of the control plane's metrics, by its whole name with labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let monitoring = self.control.as_ref().unwrap().addresses().monitoring;
+        let answer = Call::get("127.0.0.1", "/metrics").send(monitoring).await;
+        let text = answer.unwrap().body;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim().parse().ok())
+            .unwrap_or_default()
+    }
+}
+
+fn parse(yaml: &str) -> Vec<Object> {
+    let parsed = lateen_api::parse("test.yaml", yaml, Mode::Strict);
+    assert!(!parsed.has_errors(), "{}", parsed.render(yaml, false));
+    parsed.objects.into_iter().map(|one| one.object).collect()
+}
+
+fn path(object: &Object) -> String {
+    let info = object.kind.info();
+    let root = match info.group {
+        "" => format!("/api/{}", object.api_version),
+        _ => format!("/apis/{}", object.api_version),
+    };
+    let namespace = match object.meta.namespace.as_str() {
+        _ if !info.namespaced => String::new(),
+        "" => "/namespaces/default".to_owned(),
+        namespace => format!("/namespaces/{namespace}"),
+    };
+    format!("{root}{namespace}/{}/{}", info.plural, object.meta.name)
+}
+
+pub fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// A Service with one port that selects `app: NAME`.
+pub fn service(name: &str, port_name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
+         selector: {{app: {name}}}\n  ports: [{{name: {port_name}, port: {port}}}]\n---\n"
+    )
+}
+
+/// A workload of a service: `APP-VERSION`, at `port` for the service's port `port_name`.
+pub fn workload(app: &str, version: &str, port_name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+         metadata: {{name: {app}-{version}, namespace: default}}\n\
+         spec:\n  address: 127.0.0.1\n  ports: {{{port_name}: {port}}}\n  \
+         labels: {{app: {app}, version: {version}}}\n---\n"
+    )
+}
+
+/// The service `reviews` (port 9080) with three versions, which answer as `v1`, `v2` and `v3`.
+pub struct Reviews {
+    pub v1: Echo,
+    pub v2: Echo,
+    pub v3: Echo,
+}
+
+impl Reviews {
+    pub async fn start(mesh: &Mesh) -> Self {
+        let reviews = Reviews {
+            v1: Echo::start("v1").await,
+            v2: Echo::start("v2").await,
+            v3: Echo::start("v3").await,
+        };
+        let mut objects = service("reviews", "http", 9080);
+        for (version, echo) in reviews.all() {
+            objects += &workload("reviews", version, "http", echo.port());
+        }
+        mesh.create(&(objects + REVIEWS_RULE)).await;
+        reviews
+    }
+
+    pub fn all(&self) -> [(&'static str, &Echo); 3] {
+        [("v1", &self.v1), ("v2", &self.v2), ("v3", &self.v3)]
+    }
+}
+
+/// `nobody` selects no workload.
+const REVIEWS_RULE: &str = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec:
+  host: reviews
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+  - {name: v3, labels: {version: v3}}
+  - {name: nobody, labels: {version: v9}}
+";
+
+/// An ingress gateway: stock Envoy, and the ports it was told.
+pub struct Gateway {
+    pub envoy: Envoy,
+    /// Behind port 80 of its service.
+    pub http: SocketAddr,
+    /// Behind port 9000.
+    pub tcp: SocketAddr,
+}
+
+pub const GATEWAY: &str = "istio-ingressgateway.istio-system";
+
+impl Gateway {
+    /// None, with a loud word, when there is no Envoy.
+    pub async fn start(mesh: &Mesh, test: &str, delta: bool) -> Option<Self> {
+        let Some(binary) = tools::envoy() else {
+            tools::skip(test, "Envoy");
+            return None;
+        };
+        let (http, tcp) = (ports::reserve(), ports::reserve());
+        mesh.create(&gateway_objects(http, tcp)).await;
+        let labels = json!({"app": "istio-ingressgateway", "istio": "ingressgateway"});
+        let bootstrap = Bootstrap {
+            kind: "router",
+            name: "istio-ingressgateway".into(),
+            namespace: "istio-system".into(),
+            metadata: json!({"LABELS": labels, "LATEEN_BIND": "127.0.0.1"}),
+            xds: mesh.xds,
+            admin: ports::reserve(),
+            delta,
+        };
+        let bootstrap = bootstrap.to_json();
+        let envoy = Envoy::start(&binary, &bootstrap, mesh.directory()).await;
+        envoy.ready().await;
+        Some(Gateway {
+            envoy,
+            http: loopback(http),
+            tcp: loopback(tcp),
+        })
+    }
+
+    /// `GET http://HOST/PATH` through the gateway.
+    pub async fn get(&self, host: &str, path: &str) -> Answer {
+        self.send(&Call::get(host, path)).await
+    }
+
+    pub async fn send(&self, call: &Call) -> Answer {
+        call.send(self.http).await.unwrap()
+    }
+}
+
+fn gateway_objects(http: u16, tcp: u16) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: istio-ingressgateway, namespace: istio-system}}
+spec:
+  selector: {{istio: ingressgateway}}
+  ports:
+  - {{name: http2, port: 80, targetPort: {http}}}
+  - {{name: tcp, port: 9000, targetPort: {tcp}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: istio-ingressgateway, namespace: istio-system}}
+spec:
+  address: 127.0.0.1
+  ports: {{http2: {http}, tcp: {tcp}}}
+  labels: {{app: istio-ingressgateway, istio: ingressgateway}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {{name: web, namespace: default}}
+spec:
+  selector: {{istio: ingressgateway}}
+  servers:
+  - port: {{number: 80, name: http, protocol: HTTP}}
+    hosts: ['*']
+"
+    )
+}

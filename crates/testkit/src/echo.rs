@@ -1,0 +1,179 @@
+//! Servers that tell what they were asked.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/status/CODE` | that status |
+//! | `/slow/MILLISECONDS` | after that time |
+//! | `/flaky/N/...` | 503 to the first N requests with this path, then 200 |
+//! | anything else | 200 |
+//!
+//! The body is always `{"name", "method", "path", "headers"}`.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+/// An HTTP/1.1 server that stops when it is dropped.
+pub struct Echo {
+    pub address: SocketAddr,
+    hits: Hits,
+    task: JoinHandle<()>,
+}
+
+/// Requests by path without query.
+type Hits = Arc<Mutex<HashMap<String, u32>>>;
+
+impl Echo {
+    /// A server that calls itself `name`.
+    pub async fn start(name: &str) -> Self {
+        let (listener, address) = listen().await;
+        let hits = Hits::default();
+        let (name, counters) = (Arc::<str>::from(name), hits.clone());
+        let task = tokio::spawn(accept(listener, move |stream| {
+            let (name, hits) = (name.clone(), counters.clone());
+            async move {
+                let service =
+                    service_fn(move |request| answer(name.clone(), hits.clone(), request));
+                let io = TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, service)
+                    .await;
+            }
+        }));
+        Echo {
+            address,
+            hits,
+            task,
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// How many requests came for a path.
+    pub fn hits(&self, path: &str) -> u32 {
+        let hits = self.hits.lock().expect("no request panicked");
+        hits.get(path).copied().unwrap_or_default()
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A TCP server that says `name` and a newline first, then returns what it gets.
+pub struct TcpEcho {
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl TcpEcho {
+    pub async fn start(name: &str) -> Self {
+        let (listener, address) = listen().await;
+        let greeting = format!("{name}\n");
+        let task = tokio::spawn(accept(listener, move |mut stream| {
+            let greeting = greeting.clone();
+            async move {
+                if stream.write_all(greeting.as_bytes()).await.is_err() {
+                    return;
+                }
+                let mut buffer = [0; 4096];
+                while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                    if stream.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }));
+        TcpEcho { address, task }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+}
+
+impl Drop for TcpEcho {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    (listener, address)
+}
+
+/// Serves every connection in a task of its own, all of which end with this one.
+async fn accept<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) -> F,
+) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(serve(stream));
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn answer(
+    name: Arc<str>,
+    hits: Hits,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let hit = {
+        let mut hits = hits.lock().expect("no request panicked");
+        let count = hits.entry(path.clone()).or_default();
+        *count += 1;
+        *count
+    };
+    let mut words = path.split('/').skip(1);
+    let (verb, number) = (words.next(), words.next().and_then(|n| n.parse().ok()));
+    let status = match (verb, number) {
+        (Some("status"), Some(code)) => code,
+        (Some("flaky"), Some(failures)) if hit <= u32::from(failures) => 503,
+        (Some("slow"), Some(millis)) => {
+            tokio::time::sleep(Duration::from_millis(u64::from(millis))).await;
+            200
+        }
+        _ => 200,
+    };
+    let mut headers = Map::new();
+    for header in request.headers().keys() {
+        let values = request.headers().get_all(header).iter();
+        let values: Vec<_> = values
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
+        headers.insert(header.to_string(), Value::from(values.join(",")));
+    }
+    let body = json!({
+        "name": &*name,
+        "method": request.method().as_str(),
+        "path": request.uri().path_and_query().map(ToString::to_string),
+        "headers": headers,
+    });
+    let response = Response::builder()
+        .status(status)
+        .header("content-type", "application/json")
+        .header("x-echo", &*name)
+        .header("x-secret", "of the application")
+        .body(Full::from(body.to_string()));
+    Ok(response.unwrap_or_default())
+}

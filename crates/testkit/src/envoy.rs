@@ -1,0 +1,171 @@
+//! Stock Envoy as a child process.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::child::Child;
+use crate::eventually;
+use crate::http::Call;
+
+/// What a proxy says about itself, and where its control plane is: enough for Envoy's bootstrap.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// `sidecar` or `router`.
+    pub kind: &'static str,
+    pub name: String,
+    pub namespace: String,
+    /// Node metadata.
+    pub metadata: Value,
+    pub xds: u16,
+    pub admin: u16,
+    /// Whether Envoy speaks delta ADS or state of the world.
+    pub delta: bool,
+}
+
+impl Bootstrap {
+    /// The bootstrap file. The tests of the `lateen` binary use the one that it writes instead.
+    pub fn to_json(&self) -> Value {
+        let Bootstrap {
+            kind,
+            name,
+            namespace,
+            ..
+        } = self;
+        let ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
+        let address =
+            |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
+        let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let xds = json!({"lb_endpoints": [{"endpoint": {"address": address(self.xds)}}]});
+        json!({
+            "node": {
+                "id": format!("{kind}~127.0.0.1~{name}.{namespace}~{namespace}.svc.cluster.local"),
+                "cluster": format!("{name}.{namespace}"),
+                "metadata": self.metadata,
+            },
+            "admin": {"address": address(self.admin)},
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": if self.delta { "DELTA_GRPC" } else { "GRPC" },
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+                },
+                "cds_config": ads,
+                "lds_config": ads,
+            },
+            "static_resources": {"clusters": [{
+                "name": "xds-grpc",
+                "type": "STATIC",
+                "connect_timeout": "1s",
+                "load_assignment": {"cluster_name": "xds-grpc", "endpoints": [xds]},
+                "typed_extension_protocol_options": {http2: {
+                    "@type": format!("type.googleapis.com/{http2}"),
+                    "explicit_http_config": {"http2_protocol_options": {}},
+                }},
+            }]},
+        })
+    }
+}
+
+/// A running Envoy.
+pub struct Envoy {
+    child: Child,
+    admin: SocketAddr,
+}
+
+impl Envoy {
+    /// Whether Envoy takes the bootstrap file; its reasons if not.
+    pub fn validate(binary: &Path, bootstrap: &Value, directory: &Path) -> Result<(), String> {
+        let file = write(bootstrap, directory, "validate");
+        let output = Command::new(binary)
+            .args(["--mode", "validate", "-c"])
+            .arg(file)
+            .output()
+            .map_err(|error| error.to_string())?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// Starts Envoy and waits until its admin page answers.
+    pub async fn start(binary: &Path, bootstrap: &Value, directory: &Path) -> Self {
+        let node = bootstrap["node"]["id"].as_str().unwrap_or("envoy");
+        let name = node.split('~').nth(2).unwrap_or(node);
+        let file = write(bootstrap, directory, name);
+        let mut command = Command::new(binary);
+        command
+            .arg("-c")
+            .arg(file)
+            // Two workers show what is per worker; a shared memory region would be per machine.
+            .args(["--concurrency", "2", "--disable-hot-restart"])
+            .args(["--log-level", "warning", "--drain-time-s", "1"]);
+        let child = Child::start(&command, &directory.join(format!("{name}.log")));
+        let port = &bootstrap["admin"]["address"]["socket_address"]["port_value"];
+        let port = port.as_u64().and_then(|port| u16::try_from(port).ok());
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("an admin port")));
+        let mut envoy = Envoy { child, admin };
+        eventually("Envoy's admin page", async || {
+            if let Some(status) = envoy.child.ended() {
+                panic!("Envoy ended with {status}: {}", envoy.child.log());
+            }
+            Call::get("envoy", "/server_info").send(admin).await
+        })
+        .await;
+        envoy
+    }
+
+    /// Waits until Envoy has its first configuration and serves.
+    pub async fn ready(&self) {
+        eventually("Envoy is ready", async || {
+            let answer = self.get("/ready").await?;
+            match answer.as_str() {
+                "LIVE\n" => Ok(()),
+                other => Err(format!("{other}; {}", self.child.log())),
+            }
+        })
+        .await;
+    }
+
+    /// Body of an admin page.
+    pub async fn get(&self, path: &str) -> Result<String, String> {
+        let answer = Call::get("envoy", path).send(self.admin).await?;
+        Ok(answer.body)
+    }
+
+    /// All counters and gauges.
+    pub async fn stats(&self) -> BTreeMap<String, u64> {
+        let text = self.get("/stats").await.expect("Envoy's statistics");
+        let lines = text.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect()
+    }
+
+    /// One counter or gauge; 0 when there is none of this name.
+    pub async fn stat(&self, name: &str) -> u64 {
+        self.stats().await.get(name).copied().unwrap_or_default()
+    }
+
+    /// Updates of any type that Envoy refused: name of the counter and its value.
+    pub async fn rejected(&self) -> BTreeMap<String, u64> {
+        let mut stats = self.stats().await;
+        stats.retain(|name, value| name.ends_with("update_rejected") && *value > 0);
+        stats
+    }
+
+    /// What Envoy logged.
+    pub fn log(&self) -> String {
+        self.child.log()
+    }
+}
+
+fn write(bootstrap: &Value, directory: &Path, name: &str) -> PathBuf {
+    let file = directory.join(format!("{name}.json"));
+    std::fs::write(&file, bootstrap.to_string()).expect("the bootstrap can be written");
+    file
+}
