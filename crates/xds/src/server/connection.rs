@@ -318,6 +318,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
             let pushing = self.connection.session().is_pushing();
             if !pushing && let Some(since) = self.pushing_since.take() {
                 self.server.metrics.converged(since.elapsed());
+                self.connection.stands_at(&self.current.version);
             }
             if self.connection.node.get().is_none() || !(pushing || self.connection.has_push()) {
                 return Ok(None);
