@@ -96,6 +96,11 @@ fn print_all(all: &[Value], server: &str, verbose: bool) {
         anstream::eprintln!("No proxies are connected to {server}");
         return;
     }
+    summary(all, server, verbose).print();
+    print_rejections(all);
+}
+
+fn summary(all: &[Value], server: &str, verbose: bool) -> Table {
     let mut head = vec!["NAME", "CLUSTER"];
     if verbose {
         head.extend(["CDS", "LDS", "EDS", "RDS", "ECDS", "CONTROL", "VERSION"]);
@@ -124,8 +129,7 @@ fn print_all(all: &[Value], server: &str, verbose: bool) {
         }
         table.row(row);
     }
-    table.print();
-    print_rejections(all);
+    table
 }
 
 fn print_one(proxy: &Value, server: &str) {
@@ -237,5 +241,64 @@ fn version(proxy: &Value) -> String {
     match proxy["istio_version"].as_str() {
         Some(version) if !version.is_empty() => version.to_owned(),
         _ => format!("{}*", text(proxy, "user_agent_version")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn proxies() -> Vec<Value> {
+        vec![
+            json!({
+                "proxy": "a.default", "cluster_id": "Kubernetes", "istio_version": "1.30.0",
+                "types": {"cds": {"state": "SYNCED"}, "lds": {"state": "SYNCED"}},
+            }),
+            json!({
+                "proxy": "gw.istio-system", "user_agent_version": "1.40.0",
+                "types": {
+                    "rds": {"state": "STALE"},
+                    "lds": {"state": "ERROR", "nack": {"message": "port is taken"}},
+                    "cds": {"state": "SYNCED"},
+                },
+            }),
+        ]
+    }
+
+    #[test]
+    fn the_summary_names_what_is_not_in_step() {
+        assert_eq!(
+            summary(&proxies(), "c:1", false).to_string(),
+            "NAME                CLUSTER        CONTROL     VERSION     SUBSCRIBED TYPES     STATUS\n\
+             a.default           Kubernetes     c:1         1.30.0      2 (CDS,LDS)          SYNCED\n\
+             gw.istio-system     Kubernetes     c:1         1.40.0*     3 (CDS,LDS,RDS)      \
+             REJECTED (LDS), STALE (RDS)\n"
+        );
+        let verbose = summary(&proxies(), "c:1", true).to_string();
+        let row = verbose.lines().nth(2).unwrap();
+        let states: Vec<&str> = row.split_whitespace().skip(2).take(5).collect();
+        assert_eq!(states, ["SYNCED", "ERROR", "IGNORED", "STALE", "IGNORED"]);
+    }
+
+    #[test]
+    fn proxies_are_found_by_the_names_people_use() {
+        let check = |name: &str, namespace: Option<&str>, expect: Option<&str>| {
+            let all = proxies();
+            let found = find(&all, name, namespace, "proxy").ok();
+            assert_eq!(
+                found.map(|p| p["proxy"].as_str().unwrap()),
+                expect,
+                "{name} {namespace:?}"
+            );
+        };
+        check("a", None, Some("a.default"));
+        check("a.default", None, Some("a.default"));
+        check("deployment/a", None, Some("a.default"));
+        check("gw", None, Some("gw.istio-system"));
+        check("gw", Some("istio-system"), Some("gw.istio-system"));
+        check("gw", Some("default"), None);
+        check("nobody", None, None);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::From;
 use super::dump::Dump;
 use super::name;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output::{self, Format};
 use crate::table::Table;
 
@@ -64,12 +64,12 @@ pub fn run(args: &Args) -> Outcome {
         }
         return Ok(());
     }
-    let clusters = document["cluster_statuses"]
-        .as_array()
-        .into_iter()
-        .flatten();
+    let Some(clusters) = document["cluster_statuses"].as_array() else {
+        let text = "this is neither a /clusters page nor a config dump of a proxy";
+        return Err(Failure::data(text));
+    };
     let taken = |cluster: &&Value| hosts(cluster).iter().any(|host| args.filter.takes(host));
-    let selected: Vec<&Value> = clusters.filter(taken).collect();
+    let selected: Vec<&Value> = clusters.iter().filter(taken).collect();
     let documents = selected.iter().map(|cluster| (*cluster).clone()).collect();
     if !output::document(args.output, &Value::Array(documents)) {
         let all = selected.iter().flat_map(|cluster| hosts(cluster));

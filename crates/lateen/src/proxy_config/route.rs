@@ -134,12 +134,20 @@ fn describe_domains(domains: &[&str]) -> String {
     }
     // An IPv6 address has colons of its own.
     let has_port = |d: &str| d.contains(':') && !d.ends_with(']');
-    let bare: Vec<&str> = domains.iter().copied().filter(|d| !has_port(d)).collect();
+    let mut bare: Vec<&str> = domains.iter().copied().filter(|d| !has_port(d)).collect();
+    // A sidecar that is an explicit HTTP proxy knows hosts by their ports only.
+    if bare.is_empty() {
+        bare = domains.to_vec();
+    }
     let shorter = |domain: &str| {
+        let (host, port) = domain.split_once(':').unwrap_or((domain, ""));
         let short = [".svc.cluster.local", ".svc"]
             .iter()
-            .filter_map(|s| domain.strip_suffix(s));
-        short.into_iter().any(|short| bare.contains(&short))
+            .filter_map(|s| host.strip_suffix(s));
+        short.into_iter().any(|short| {
+            let named = |d: &&str| d.split_once(':').unwrap_or((d, "")) == (short, port);
+            bare.iter().any(|d| named(&d))
+        })
     };
     let shown: Vec<&str> = bare
         .iter()
@@ -177,6 +185,10 @@ mod tests {
         );
         check(&["a", "a:80", "b", "c", "10.0.0.1"], "a, b + 2 more...");
         check(&["[fd00::1]", "[fd00::1]:80"], "[fd00::1]");
+        check(
+            &["a.b.svc.cluster.local:80", "a:80", "a.b:80", "a.b.svc:80"],
+            "a:80, a.b:80",
+        );
         check(&[], "");
     }
 
