@@ -12,6 +12,7 @@
 //! thread; a push or a scrape never waits on, or slows, a request.
 
 mod access_log;
+mod admin;
 mod http;
 mod http1;
 mod http2;
