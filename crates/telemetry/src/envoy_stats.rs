@@ -56,7 +56,8 @@ pub fn tagged(scope: StatScope<'_>, name: &str) -> Tagged {
         StatScope::Tcp(_) => Some("envoy_tcp_prefix"),
         StatScope::Process(_) => None,
     };
-    labels.extend(label.map(|label| (label, value.to_owned())));
+    // As in the dotted name, from which Envoy takes the labels.
+    labels.extend(label.map(|label| (label, value.replace(':', "_"))));
     Tagged {
         name: format!("envoy_{}_{}", sanitize(kind), sanitize(name)),
         labels,
