@@ -68,8 +68,10 @@ pub struct Debouncer<T> {
     settings: Settings,
 }
 
+type Merge<T> = Box<dyn Fn(&mut T, T) + Send + Sync>;
+
 struct Shared<T> {
-    merge: Box<dyn Fn(&mut T, T) + Send + Sync>,
+    merge: Merge<T>,
     pending: Mutex<State<T>>,
     changed: Notify,
 }

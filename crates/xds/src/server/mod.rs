@@ -187,7 +187,7 @@ impl<S: Source> Server<S> {
     fn open<W: Wire>(
         &self,
         request: Request<Streaming<W::Request>>,
-    ) -> Result<Response<ReceiverStream<Result<W::Response, Status>>>, Status> {
+    ) -> Result<Response<Responses<W::Response>>, Status> {
         // Two: one response on its way, one being made; more would only grow old here.
         let (outbound, responses) = mpsc::channel(2);
         let peer = request
@@ -208,6 +208,7 @@ impl<S: Source> Server<S> {
     }
 }
 
+type Responses<T> = ReceiverStream<Result<T, Status>>;
 type Connected<S> = (Arc<Connection<S>>, Push<S>);
 
 impl<S: Source> Inner<S> {
@@ -251,7 +252,7 @@ impl<S: Source> Inner<S> {
 
 #[tonic::async_trait]
 impl<S: Source> AggregatedDiscoveryService for Server<S> {
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
@@ -260,7 +261,7 @@ impl<S: Source> AggregatedDiscoveryService for Server<S> {
         self.open::<Sotw>(request)
     }
 
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
 
     async fn delta_aggregated_resources(
         &self,

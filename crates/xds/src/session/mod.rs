@@ -30,8 +30,11 @@ use watch::Watch;
 pub(crate) struct View<'a> {
     pub(crate) version: &'a str,
     pub(crate) now: Instant,
-    pub(crate) generate: &'a dyn Fn(&str, Option<&BTreeSet<String>>) -> Vec<Arc<Resource>>,
+    pub(crate) generate: &'a Generate<'a>,
 }
+
+/// Resources of a type: all of them, or those of these names that exist.
+pub(crate) type Generate<'a> = dyn Fn(&str, Option<&BTreeSet<String>>) -> Vec<Arc<Resource>> + 'a;
 
 /// A response, not yet in the form of either protocol.
 #[derive(Debug)]

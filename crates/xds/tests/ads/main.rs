@@ -1,5 +1,10 @@
 //! Client against server through real loopback sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at what is not as expected"
+)]
+
 mod mesh;
 
 use std::time::Duration;

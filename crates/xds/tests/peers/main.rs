@@ -1,6 +1,11 @@
 //! The server in front of the clients that judge it: stock Envoy (delta and state of the world)
 //! and gRPC's own xDS client. The resources are made by hand; nothing here knows Istio.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at what is not as expected"
+)]
+
 mod grpc;
 mod mesh;
 
