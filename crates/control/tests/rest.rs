@@ -305,6 +305,22 @@ async fn a_watch_streams_what_happens() {
 }
 
 #[tokio::test]
+async fn an_open_watch_does_not_keep_the_control_plane_from_stopping() {
+    let bench = bench().await;
+    let stream = open(bench.api, "GET", &format!("{RULES}?watch=true"), &[], "").await;
+    let mut lines = BufReader::new(stream).lines();
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), "HTTP/1.1 200 OK");
+    let started = std::time::Instant::now();
+    bench.control.stop().await;
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+    while let Ok(Some(_)) = lines.next_line().await {}
+}
+
+#[tokio::test]
 async fn the_wrong_method_path_or_size_is_said_so() {
     let bench = bench().await;
     assert_eq!(

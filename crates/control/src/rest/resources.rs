@@ -243,10 +243,13 @@ impl Call<'_> {
             file: None,
         };
         let outcome = self.commit(vec![write(draft)], self.query.dry_run).await?;
-        let advice = self.api.advice.clone();
-        // It may have to look at the whole mesh.
-        let found = tokio::task::spawn_blocking(move || advice(&object)).await;
-        warnings.extend(found.map_err(|error| internal(error.to_string()))?);
+        // A dry run leaves nothing in the mesh that could be looked at.
+        if !self.query.dry_run {
+            let advice = self.api.advice.clone();
+            // It may have to look at the whole mesh.
+            let found = tokio::task::spawn_blocking(move || advice(&object)).await;
+            warnings.extend(found.map_err(|error| internal(error.to_string()))?);
+        }
         Ok(self.written(&outcome, &warnings))
     }
 
