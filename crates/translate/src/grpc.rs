@@ -5,8 +5,10 @@
 
 use lateen_model::{MeshSnapshot, Proxy, Service, ServicePort, hostname};
 
-use crate::envoy::{self, hcm, listener, router};
+use crate::envoy::{self, cluster, hcm, listener, router};
 use crate::names;
+
+use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
 /// The service port that `host:port` names for a client of this proxy.
 pub fn target<'a>(
@@ -52,6 +54,30 @@ pub fn api_listener(name: &str, service: &Service, port: &ServicePort) -> listen
             api_listener: Some(envoy::any(&manager)),
         }),
         ..Default::default()
+    }
+}
+
+/// Takes out of a cluster what gRPC libraries refuse with the whole cluster. They balance in turn
+/// whatever the rule says, as under Istio (`grpcgen/cds.go`): of the other policies none is in
+/// every library.
+pub fn restrict(made: &mut cluster::Cluster) {
+    made.lb_policy = LbPolicy::RoundRobin as i32;
+    let is = |kind: DiscoveryType| {
+        made.cluster_discovery_type == Some(ClusterDiscoveryType::Type(kind as i32))
+    };
+    let names = made.load_assignment.iter().flat_map(|all| &all.endpoints);
+    let names = names.map(|group| group.lb_endpoints.len()).sum::<usize>();
+    if is(DiscoveryType::OriginalDst) {
+        // They have no destination but what they look up.
+        made.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
+        made.eds_cluster_config = Some(cluster::cluster::EdsClusterConfig {
+            eds_config: Some(envoy::ads()),
+            service_name: made.name.clone(),
+        });
+    } else if is(DiscoveryType::StrictDns) && names == 1 {
+        // The same for one name, and the only kind that they know (gRFC A37).
+        made.cluster_discovery_type =
+            Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32));
     }
 }
 

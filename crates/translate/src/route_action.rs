@@ -272,18 +272,15 @@ fn redirect_action(redirect: &HttpRedirect, listen_port: u32) -> route::Redirect
     } else {
         80
     };
+    let port = match (redirect.port, redirect.derive_port) {
+        (Some(port), _) => port,
+        (None, Some(RedirectPortSelection::FromRequestPort)) => listen_port,
+        (None, _) => 0,
+    };
     route::RedirectAction {
         host_redirect: redirect.authority.clone(),
-        port_redirect: match (redirect.port, redirect.derive_port) {
-            (Some(port), _) => port,
-            (None, Some(RedirectPortSelection::FromRequestPort)) => listen_port,
-            (None, Some(RedirectPortSelection::FromProtocolDefault))
-                if !redirect.scheme.is_empty() =>
-            {
-                default_port
-            }
-            (None, _) => 0,
-        },
+        // A port that the scheme stands for is left out (fact 24).
+        port_redirect: if port == default_port { 0 } else { port },
         response_code: match redirect.redirect_code.unwrap_or(301) {
             302 => RedirectResponseCode::Found,
             303 => RedirectResponseCode::SeeOther,

@@ -50,6 +50,7 @@ struct ClusterKey {
     port: u32,
     subset: String,
     rule: Option<ById<DestinationRule>>,
+    generator: Generator,
     mesh: ById<MeshSettings>,
 }
 
@@ -155,6 +156,7 @@ impl<R> Translator<R> {
                         port: port.number,
                         subset: subset.to_string(),
                         rule: rule.cloned().map(ById),
+                        generator: proxy.generator,
                         mesh: mesh.clone(),
                     };
                     made.extend(self.outbound_cluster(key));
@@ -172,14 +174,12 @@ impl<R> Translator<R> {
         Some(self.clusters.get(key, |key| {
             let name = names::outbound_cluster(key.port, &key.subset, &key.service.hostname);
             let bytes = key.service.port(key.port).map(|port| {
-                clusters::outbound(
-                    &key.service,
-                    port,
-                    &key.subset,
-                    key.rule.as_deref(),
-                    &key.mesh,
-                )
-                .encode_to_vec()
+                let rule = key.rule.as_deref();
+                let mut made = clusters::outbound(&key.service, port, &key.subset, rule, &key.mesh);
+                if key.generator == Generator::Grpc {
+                    grpc::restrict(&mut made);
+                }
+                made.encode_to_vec()
             });
             self.wrap(name, type_url::CLUSTER, bytes.unwrap_or_default())
         }))

@@ -130,7 +130,10 @@ async fn sent(mesh: &Mesh) -> Sent {
     let sent = types.map(|(kind, status)| {
         let resources = status["resources"].as_object().unwrap().iter();
         let versions = resources.map(|(name, one)| (name.clone(), one["sent"].clone()));
-        (kind.clone(), (status["sent"]["nonce"].clone(), versions.collect()))
+        (
+            kind.clone(),
+            (status["sent"]["nonce"].clone(), versions.collect()),
+        )
     });
     sent.collect()
 }
@@ -184,7 +187,11 @@ async fn a_change_of_one_endpoint_sends_only_its_endpoint_sets() {
         .await;
     in_force(&gateway, "app.test", |answer| answer.name() == "moved").await;
     for kind in ["cds", "lds", "rds"] {
-        assert_eq!(before[kind], sent(&mesh).await[kind], "{kind} was sent again");
+        assert_eq!(
+            before[kind],
+            sent(&mesh).await[kind],
+            "{kind} was sent again"
+        );
     }
     assert_eq!(gateway.envoy.rejected().await, Default::default());
 }
@@ -252,12 +259,13 @@ async fn stock_envoy_outlives_the_control_plane_and_is_not_sent_again_what_it_ha
     })
     .await;
     let served_alone = reviews.v1.hits("/");
-    eventually("requests go on without a control plane", async || {
-        match reviews.v1.hits("/") {
+    eventually(
+        "requests go on without a control plane",
+        async || match reviews.v1.hits("/") {
             hits if hits > served_alone + 20 => Ok(()),
             hits => Err(hits.to_string()),
-        }
-    })
+        },
+    )
     .await;
 
     mesh.restart().await;

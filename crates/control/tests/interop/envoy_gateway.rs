@@ -121,13 +121,15 @@ async fn stock_envoy_answers_what_cannot_be_forwarded_as_istio_does() {
     // A service that nothing listens for.
     let closed = ports::reserve();
     let objects = service("closed", "http", 80) + &workload("closed", "v1", "http", closed);
-    let subset = |name: &str| {
-        format!("  - route: [{{destination: {{host: reviews, subset: {name}}}}}]")
-    };
+    let subset =
+        |name: &str| format!("  - route: [{{destination: {{host: reviews, subset: {name}}}}}]");
     let rules = [
         rule("nobody.test", &subset("nobody")),
         rule("missing.test", &subset("v7")),
-        rule("unknown.test", "  - route: [{destination: {host: nothing}}]"),
+        rule(
+            "unknown.test",
+            "  - route: [{destination: {host: nothing}}]",
+        ),
         rule("closed.test", "  - route: [{destination: {host: closed}}]"),
         rule(
             "path.test",
@@ -155,7 +157,14 @@ async fn stock_envoy_answers_what_cannot_be_forwarded_as_istio_does() {
         answer
     };
     // UH, NC, NC, NR, NR: what each flag's counter is called in Envoy.
-    check("nobody.test", "/", 503, "no healthy upstream", ".upstream_cx_none_healthy").await;
+    check(
+        "nobody.test",
+        "/",
+        503,
+        "no healthy upstream",
+        ".upstream_cx_none_healthy",
+    )
+    .await;
     check("missing.test", "/", 503, "", ".no_cluster").await;
     check("unknown.test", "/", 503, "", ".no_cluster").await;
     check("path.test", "/elsewhere", 404, "", ".no_route").await;
@@ -165,12 +174,19 @@ async fn stock_envoy_answers_what_cannot_be_forwarded_as_istio_does() {
     assert!(answer.body.contains("connection failure"), "{answer:?}");
     let cluster = "cluster.outbound|80||closed.default.svc.cluster.local;.upstream_rq_retry";
     let retries = gateway.envoy.stat(&cluster.replace(';', "")).await;
-    assert_eq!(retries % 2, 0, "a request that cannot connect is retried twice");
+    assert_eq!(
+        retries % 2,
+        0,
+        "a request that cannot connect is retried twice"
+    );
     assert!(retries > 0);
 
     let answer = gateway.get("secure.test", "/a?b=c").await;
     let location = answer.header("location");
-    assert_eq!((answer.status, location.as_str()), (301, "https://secure.test/a?b=c"));
+    assert_eq!(
+        (answer.status, location.as_str()),
+        (301, "https://secure.test/a?b=c")
+    );
     let host_with_port = gateway.get("path.test:8080", "/here").await;
     assert_eq!(host_with_port.status, 200);
     assert_eq!(gateway.envoy.rejected().await, Default::default());
@@ -229,7 +245,8 @@ spec:
         rule("static.test", &to("static.example.com")),
         rule("dns.test", &to("dns.example.com")),
     ];
-    let tcp = service("database", "tcp", 3306) + &workload("database", "v1", "tcp", database.port());
+    let tcp =
+        service("database", "tcp", 3306) + &workload("database", "v1", "tcp", database.port());
     mesh.apply(&(entries + &rules.concat() + &tcp + TCP_GATEWAY))
         .await;
     mesh.distributed(1).await;
@@ -247,7 +264,9 @@ spec:
         assert_eq!(answer.name(), expect);
     }
     let line = eventually("the TCP service answers", async || {
-        let stream = TcpStream::connect(gateway.tcp).await.map_err(|e| e.to_string())?;
+        let stream = TcpStream::connect(gateway.tcp)
+            .await
+            .map_err(|e| e.to_string())?;
         say_hello(stream).await
     })
     .await;

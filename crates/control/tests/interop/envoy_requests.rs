@@ -74,10 +74,7 @@ const PROPERTIES: &[(&str, &str)] = &[
         "a-and-b",
     ),
     ("{queryParams: {user: {exact: jason}}}", "query-exact"),
-    (
-        "{queryParams: {id: {regex: '[0-9]+'}}}",
-        "query-regex",
-    ),
+    ("{queryParams: {id: {regex: '[0-9]+'}}}", "query-regex"),
     ("{queryParams: {kind: {prefix: new-}}}", "query-prefix"),
     ("{authority: {prefix: 'other.'}}", "authority"),
     ("{scheme: {exact: https}}", "scheme"),
@@ -223,12 +220,21 @@ async fn stock_envoy_rewrites_redirects_and_answers_itself() {
         ("/moved?q", 302, "http://elsewhere.test/new?q", ""),
         ("/scheme", 301, "https://redirect.test/scheme", ""),
         ("/port", 308, "http://elsewhere.test:8443/port", ""),
-        ("/request-port", 301, "http://elsewhere.test/request-port", ""),
+        (
+            "/request-port",
+            301,
+            "http://elsewhere.test/request-port",
+            "",
+        ),
         ("/teapot", 418, "", "short and stout"),
         ("/none", 204, "", ""),
     ] {
         let answer = gateway.get("redirect.test", path).await;
-        let found = (answer.status, answer.header("location"), answer.body.clone());
+        let found = (
+            answer.status,
+            answer.header("location"),
+            answer.body.clone(),
+        );
         let expect = (status, location.to_owned(), body.to_owned());
         assert_eq!(found, expect, "{path}: {answer:?}");
     }
@@ -335,7 +341,10 @@ async fn stock_envoy_times_out_and_retries_as_istio_does() {
     };
     let started = Instant::now();
     let answer = get("/slow/60000", "").await;
-    assert_eq!((answer.status, answer.body.as_str()), (504, "upstream request timeout"));
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (504, "upstream request timeout")
+    );
     assert!(started.elapsed() < Duration::from_secs(20), "cut short");
 
     // An error of the application is passed on, and tried again only where a rule says so.

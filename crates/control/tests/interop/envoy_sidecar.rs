@@ -142,7 +142,10 @@ async fn stock_envoy_as_sidecar_takes_the_applications_requests_to_services() {
     for host in ["far.other", "far.other.svc.cluster.local:80"] {
         assert_eq!(sidecar.get(host, "/").await.name(), "far");
     }
-    assert_eq!(sidecar.get("api.example.com:80", "/").await.name(), "external");
+    assert_eq!(
+        sidecar.get("api.example.com:80", "/").await.name(),
+        "external"
+    );
     // A short name is of the client's own namespace; other ports are not the service's.
     for host in ["far", "reviews", "reviews:9081", "nobody.example"] {
         let answer = sidecar.get(host, "/").await;
@@ -232,7 +235,10 @@ spec:
 async fn stock_envoy_as_sidecar_serves_its_workload_and_tcp_services() {
     let mesh = Mesh::start().await;
     let test = "stock_envoy_as_sidecar_serves_its_workload_and_tcp_services";
-    let database = [TcpEcho::start("first").await, TcpEcho::start("second").await];
+    let database = [
+        TcpEcho::start("first").await,
+        TcpEcho::start("second").await,
+    ];
     let mut objects = service("database", "tcp", 3306);
     for (version, echo) in ["v1", "v2"].iter().zip(&database) {
         objects += &crate::mesh::workload("database", version, "tcp", echo.port());

@@ -13,4 +13,5 @@ mod envoy_changes;
 mod envoy_gateway;
 mod envoy_requests;
 mod envoy_sidecar;
+mod grpc;
 mod mesh;
