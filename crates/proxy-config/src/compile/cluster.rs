@@ -235,7 +235,12 @@ impl Discovery {
                 ClusterKind::Eds { service_name }
             }
             DiscoveryType::Static => {
-                let assignment = required(self.load_assignment, assignment_at)?;
+                // None means no endpoints, as in Envoy: Istio's BlackHoleCluster is such a cluster.
+                let none = || envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment {
+                    cluster_name: name.to_string(),
+                    ..Default::default()
+                };
+                let assignment = self.load_assignment.unwrap_or_else(none);
                 let mut set = endpoint_set(assignment, assignment_at)?;
                 set.cluster = name.clone();
                 ClusterKind::Static(Arc::new(set))
