@@ -85,8 +85,8 @@ impl Diagnostic {
         else {
             return text;
         };
-        let row = row.trim_end();
         let column = (self.column.max(1) - 1) as usize;
+        let (row, column) = window(row.trim_end(), column);
         let before: String = row.chars().take(column).map(blank).collect();
         let marked: usize = row
             .chars()
@@ -102,6 +102,26 @@ impl Diagnostic {
         ));
         text
     }
+}
+
+/// The part of a long line around `column`, and where the column is in it.
+fn window(row: &str, column: usize) -> (String, usize) {
+    const MOST: usize = 200;
+    const BEFORE: usize = 80;
+    let skipped = match row.chars().nth(MOST) {
+        Some(_) => column.saturating_sub(BEFORE),
+        None => 0,
+    };
+    let mut part: String = row.chars().skip(skipped).take(MOST).collect();
+    let mut column = column - skipped;
+    if skipped > 0 {
+        part.insert(0, '…');
+        column += 1;
+    }
+    if row.chars().nth(skipped + MOST).is_some() {
+        part.push('…');
+    }
+    (part, column)
 }
 
 /// Blanks as wide as the character on a terminal: tabs stay, East Asian characters take two cells.

@@ -87,10 +87,11 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
             reader.document(document.root, &mut objects);
         }
         let yaml_errors = document.errors.into_iter().map(Problem::from);
-        let problems = yaml_errors.chain(reader.problems);
+        let problems = bounded(yaml_errors.chain(reader.problems).collect());
+        let diagnostics = problems.into_iter();
         parsed
             .diagnostics
-            .extend(problems.map(|problem| problem.into_diagnostic(source_name)));
+            .extend(diagnostics.map(|problem| problem.into_diagnostic(source_name)));
         if document.broken {
             continue;
         }
@@ -116,6 +117,33 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
     parsed
 }
 
+/// The findings of one document, at most so many that a person or a terminal can take them.
+fn bounded(mut problems: Vec<Problem>) -> Vec<Problem> {
+    const MOST: usize = 1000;
+    if problems.len() > MOST {
+        problems.sort_by_key(|problem| !problem.error);
+        let rest = problems.split_off(MOST);
+        if let (Some(first), Some(shown)) = (rest.first(), problems.last()) {
+            let message = format!(
+                "{} more findings in this document are not shown",
+                rest.len()
+            );
+            let (error, at) = (first.error, shown.at);
+            let (code, suggestion, what) = (None, None, What::Other);
+            problems.push(Problem {
+                error,
+                code,
+                path: Path::root(),
+                at,
+                message,
+                suggestion,
+                what,
+            });
+        }
+    }
+    problems
+}
+
 impl Object {
     /// From JSON as an API carries it; the diagnostics have paths and no lines.
     pub fn from_json(json: &serde_json::Value) -> Result<Object, Vec<Diagnostic>> {
@@ -134,10 +162,8 @@ impl Object {
             prefix: Path::root(),
         };
         let object = reader.object(&Node::from_json(json));
-        let diagnostics = reader
-            .problems
-            .into_iter()
-            .map(|problem| problem.into_diagnostic(""));
+        let problems = bounded(reader.problems).into_iter();
+        let diagnostics = problems.map(|problem| problem.into_diagnostic(""));
         (object, diagnostics.collect())
     }
 }
@@ -444,12 +470,21 @@ impl Problem {
                 Severity::Warning
             },
             code: self.code,
-            message: self.message,
+            message: shorten(self.message),
             file: file.to_owned(),
             line: self.at.line,
             column: self.at.column,
-            path: self.path.to_string(),
-            suggestion: self.suggestion,
+            path: shorten(self.path.to_string()),
+            suggestion: self.suggestion.map(shorten),
         }
+    }
+}
+
+/// A value of a megabyte is not repeated in the message about it.
+fn shorten(text: String) -> String {
+    const MOST: usize = 500;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
     }
 }

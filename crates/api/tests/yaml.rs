@@ -380,3 +380,30 @@ fn kinds_are_found_by_what_people_type() {
     );
     assert_eq!(Kind::from_resource("", "gateways"), None);
 }
+
+#[test]
+fn findings_without_end_are_cut_short() {
+    let mut text = format!("{RULE}  # many\n");
+    for index in 0..1500 {
+        text.push_str(&format!("k{index}: {}\n", "x".repeat(9)));
+    }
+    let parsed = read(&text);
+    assert_eq!(parsed.diagnostics.len(), 1001);
+    let last = parsed.diagnostics.last().unwrap().to_string();
+    assert_eq!(
+        last,
+        "f.yaml:1005:1: error: 500 more findings in this document are not shown"
+    );
+
+    let text = RULE.replace(
+        "{host: a}",
+        &format!(
+            "{{subsets: [], {}: {{host: \"{}\"}}}}",
+            "y".repeat(300),
+            "z".repeat(5000)
+        ),
+    );
+    let rendered = read(&text).render(&text, false);
+    assert!(rendered.len() < 2500, "{rendered}");
+    assert!(rendered.contains('…'), "{rendered}");
+}
