@@ -182,6 +182,23 @@ impl Config {
         reasons
     }
 
+    /// Every field that was accepted without effect, with the resource it stands in.
+    pub fn notices(&self) -> Vec<(Arc<str>, Notice)> {
+        fn of<T>(entries: &BTreeMap<Arc<str>, Entry<T>>, all: &mut Vec<(Arc<str>, Notice)>) {
+            for (name, entry) in entries {
+                let generation = entry.active.as_ref().or(entry.warming.as_ref());
+                let notices = generation.into_iter().flat_map(|g| &g.notices);
+                all.extend(notices.map(|notice| (name.clone(), notice.clone())));
+            }
+        }
+        let mut all = Vec::new();
+        of(&self.clusters, &mut all);
+        of(&self.endpoints, &mut all);
+        of(&self.listeners, &mut all);
+        of(&self.routes, &mut all);
+        all
+    }
+
     /// When something that waits will have waited long enough.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let clusters = self

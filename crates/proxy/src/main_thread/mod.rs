@@ -4,7 +4,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `bootstrap.rs` | the bootstrap file |
+//! | `bootstrap.rs`, `static_resources.rs` | the bootstrap file and the resources in it |
 //! | `config.rs`, `config/` | every resource, what it waits for, and when it becomes active: a plain value |
 //! | `run.rs` | the loop that connects the above with sockets, timers and signals |
 //! | `dns.rs`, `drain.rs`, `logging.rs` | names, the end, logs |
@@ -18,6 +18,7 @@ mod drain;
 mod logging;
 mod run;
 mod state;
+mod static_resources;
 
 pub use args::{Options, ProxyArgs};
 pub use bootstrap::{Bootstrap, BootstrapError};

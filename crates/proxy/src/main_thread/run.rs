@@ -1,6 +1,7 @@
 //! The main loop: one thread, one small runtime, everything that is not traffic.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc;
 use super::config::Outside;
 use super::dns::{Resolved, Resolver};
 use super::drain::{self, Signals};
+use super::static_resources;
 use super::{
     Bootstrap, BootstrapError, LevelError, LogControl, Options, Phase, ProxyState, Request,
 };
@@ -35,7 +37,7 @@ pub enum RunError {
          admin.address in {path}"
     )]
     Admin {
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         path: PathBuf,
         source: std::io::Error,
     },
@@ -89,6 +91,20 @@ fn exit_with_parent() {
     if let Err(error) = thread.spawn(watch) {
         tracing::warn!(%error, "cannot watch the parent process");
     }
+}
+
+fn start_admin(state: &Arc<ProxyState>, address: Option<SocketAddr>) -> Result<(), RunError> {
+    let Some(address) = address else {
+        return Ok(());
+    };
+    let path = state.options.config_path.clone();
+    let bound = crate::admin::start(address, state.clone()).map_err(|source| RunError::Admin {
+        address,
+        path,
+        source,
+    })?;
+    tracing::info!(address = %bound, "admin");
+    Ok(())
 }
 
 struct MainLoop {
@@ -158,6 +174,7 @@ impl MainLoop {
         bootstrap: Bootstrap,
     ) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Runtime)?;
+        start_admin(&state, bootstrap.admin)?;
         let (resolver, mut resolved) = Resolver::new();
         let (ads, mut events) = match bootstrap.ads.clone() {
             Some(target) => {
@@ -175,7 +192,7 @@ impl MainLoop {
             owed: VecDeque::new(),
         };
         main.state.set_phase(Phase::Initializing);
-        main.step(|config, now, out| config.settle(now, out));
+        main.apply_static(&bootstrap)?;
         loop {
             main.note_phase();
             let deadline = main.state.config().next_deadline();
@@ -195,6 +212,33 @@ impl MainLoop {
                 }
             }
         }
+    }
+
+    fn apply_static(&mut self, bootstrap: &Bootstrap) -> Result<(), RunError> {
+        let path = self.state.options.config_path.clone();
+        let fail = |name: &str, reason: &str| RunError::Static {
+            path: path.clone(),
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+        };
+        for (url, resources) in static_resources::read(bootstrap, &path)? {
+            let refused =
+                self.step(|config, now, out| config.apply_static(url, &resources, now, out));
+            if let Some(refused) = refused.first() {
+                return Err(fail(&refused.name, &refused.reason));
+            }
+        }
+        self.step(|config, now, out| config.settle(now, out));
+        let config = self.state.config();
+        for (name, entry) in &config.listeners {
+            if let Some(error) = &entry.error {
+                return Err(fail(name, &error.details));
+            }
+        }
+        for (path, notice) in config.notices() {
+            tracing::warn!(resource = %path, field = notice.path, "{}", notice.what);
+        }
+        Ok(())
     }
 
     /// Changes the configuration, then gives the answers that have become complete.
