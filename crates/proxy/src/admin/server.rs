@@ -11,8 +11,16 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// The state as Envoy shows it: a server whose health check was made to fail is draining.
+pub(super) fn phase(proxy: &ProxyState) -> Phase {
+    match proxy.phase() {
+        Phase::Live if proxy.workers.draining() => Phase::Draining,
+        phase => phase,
+    }
+}
+
 pub(super) fn ready(proxy: &ProxyState) -> Response {
-    let phase = proxy.phase();
+    let phase = phase(proxy);
     let status = if phase == Phase::Live {
         StatusCode::OK
     } else {
@@ -44,7 +52,7 @@ pub(super) fn server_info(proxy: &ProxyState) -> Response {
     json(&json!({
         // Envoy: revision/version/status/build type/TLS library.
         "version": format!("lateen/{version}/Clean/{build}/none"),
-        "state": proxy.phase().as_str(),
+        "state": phase(proxy).as_str(),
         "uptime_current_epoch": uptime,
         "uptime_all_epochs": uptime,
         "hot_restart_version": "disabled",

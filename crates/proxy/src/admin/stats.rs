@@ -254,7 +254,7 @@ fn from_process(proxy: &ProxyState) -> Vec<Stat> {
             count(config.notices().len()),
         )
     };
-    let phase = proxy.phase();
+    let phase = super::server::phase(proxy);
     let uptime = proxy.started.elapsed().unwrap_or_default().as_secs();
     let number = |scope, name: &str, kind, value| Stat {
         scope: Owned::Process(scope),
