@@ -55,6 +55,10 @@ pub(crate) async fn serve(io: Io, info: Rc<ConnInfo>, worker: Rc<Worker>, deadli
         };
         match next_request(&mut conn, &service, &info, &worker, requests == 0).await {
             Ok(head) => {
+                // The configuration may have changed while the connection was idle.
+                let Some(service) = info.http_service() else {
+                    return;
+                };
                 requests = requests.saturating_add(1);
                 let enough = service
                     .manager
