@@ -7,7 +7,7 @@
 //! | `bootstrap.rs`, `static_resources.rs` | the bootstrap file and the resources in it |
 //! | `config.rs`, `config/` | every resource, what it waits for, and when it becomes active: a plain value |
 //! | `run.rs` | the loop that connects the above with sockets, timers and signals |
-//! | `dns.rs`, `drain.rs`, `logging.rs` | names, the end, logs |
+//! | `dns.rs`, `drain.rs`, `logging.rs`, `memory.rs` | names, the end, logs, size |
 //! | `state.rs` | what admin reads |
 
 mod args;
@@ -16,6 +16,7 @@ pub mod config;
 mod dns;
 mod drain;
 mod logging;
+mod memory;
 mod run;
 mod state;
 mod static_resources;

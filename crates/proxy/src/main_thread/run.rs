@@ -51,6 +51,7 @@ pub enum RunError {
 
 /// Runs a proxy until it is told to stop. Returns after a clean end.
 pub fn run(options: Options) -> Result<(), RunError> {
+    super::memory::no_huge_pages();
     let log = LogControl::start(&options.log_level)?;
     if options.exit_with_parent {
         exit_with_parent();
@@ -271,7 +272,12 @@ impl MainLoop {
                 });
             }
             Event::Disconnected { reason, retry_in } => {
-                tracing::warn!(reason, ?retry_in, "no control plane; serving on as before");
+                // Once is news; the attempts that follow are not.
+                if self.state.control_plane().last_error.is_none() {
+                    tracing::warn!(reason, ?retry_in, "no control plane; serving on as before");
+                } else {
+                    tracing::debug!(reason, ?retry_in, "still no control plane");
+                }
                 self.state.note_control_plane(|control| {
                     if control.connected {
                         control.since = Some(SystemTime::now());
