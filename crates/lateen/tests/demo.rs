@@ -339,7 +339,7 @@ fn a_gateway_on_a_taken_port_is_refused_by_the_proxy_and_said_so_while_the_rest_
     assert!(worked, "{text}");
     eventually("proxy-status names the port that is taken", || {
         let status = mesh.ok(&["proxy-status", "-o", "json"]);
-        status.contains(&format!("127.0.0.1_{port}")) && status.to_lowercase().contains("in use")
+        status.contains(&format!("127.0.0.1_{port}")) && status.contains("is taken")
     });
     assert_eq!(
         request(mesh.gateway(), "GET", "/productpage", &[], b"")
