@@ -16,15 +16,12 @@ pub struct Cluster {
     /// Below this share of healthy endpoints in a priority all of them get traffic (0..=100, default 50).
     pub panic_threshold: f64,
     pub connect_timeout: Duration,
-    /// Bytes buffered per upstream connection before reading pauses.
-    pub buffer_limit: usize,
     /// Limits for requests of default priority.
     pub thresholds: Thresholds,
     /// Limits for requests of high priority.
     pub high_thresholds: Thresholds,
     pub http: UpstreamHttp,
     pub tcp_keepalive: Option<TcpKeepalive>,
-    pub close_connections_on_health_failure: bool,
     pub metadata: Option<Arc<Metadata>>,
 }
 
@@ -154,7 +151,6 @@ pub struct UpstreamHttp {
     /// Response heads above this many bytes end the request with 502.
     pub max_response_headers_bytes: u32,
     pub max_stream_duration: Option<Duration>,
-    pub underscores: crate::Underscores,
 }
 
 /// Which HTTP version to speak to endpoints.

@@ -12,8 +12,6 @@ pub struct EndpointSet {
     pub localities: Vec<LocalityEndpoints<Endpoint>>,
     /// Percent; 140 means a priority is full while 72 % of its endpoints are healthy.
     pub overprovisioning: u32,
-    /// Use the health of weights rather than of counts.
-    pub weighted_priority_health: bool,
 }
 
 impl EndpointSet {
@@ -120,7 +118,6 @@ impl DnsHosts {
             cluster: self.cluster.clone(),
             localities,
             overprovisioning: self.overprovisioning,
-            weighted_priority_health: false,
         }
     }
 }

@@ -34,6 +34,6 @@ pub struct Notice {
 pub struct Compiled<T> {
     /// The runtime configuration.
     pub value: Arc<T>,
-    /// Fields that were accepted without effect.
+    /// Fields that were accepted without effect, each once, at its first place.
     pub unsupported: Vec<Notice>,
 }

@@ -29,8 +29,6 @@ pub struct HttpConnectionManager {
     pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,
     pub append_x_forwarded_port: bool,
-    /// Add `x-envoy-local-overloaded` to answers shed by the proxy itself.
-    pub append_local_overload: bool,
     pub normalize_path: bool,
     pub merge_slashes: bool,
     pub escaped_slashes: EscapedSlashes,
@@ -44,8 +42,6 @@ pub struct HttpConnectionManager {
     pub max_request_headers_bytes: u32,
     pub max_headers_count: u32,
     pub underscores: Underscores,
-    /// A broken request ends its stream only, where the protocol allows it.
-    pub stream_error_on_invalid_http_message: bool,
     /// Pass `100 Continue` of the upstream on instead of answering it here.
     pub proxy_100_continue: bool,
     pub forward_client_cert: ForwardClientCert,
@@ -82,8 +78,6 @@ pub enum HttpFilter {
 pub struct RouterFilter {
     /// Do not add `x-envoy-*` headers to requests and responses.
     pub suppress_envoy_headers: bool,
-    /// Believe `x-envoy-expected-rq-timeout-ms` of the request.
-    pub respect_expected_rq_timeout: bool,
 }
 
 /// What happens to the `server` header of a response.
@@ -159,14 +153,10 @@ pub struct Http1Options {
     pub accept_http_10: bool,
     /// `host` for HTTP/1.0 requests without one.
     pub default_host_for_http_10: Box<str>,
-    pub header_case: HeaderCase,
-    pub enable_trailers: bool,
     /// Take a request with both `transfer-encoding: chunked` and `content-length`, dropping the latter.
     pub allow_chunked_length: bool,
-    pub override_stream_error: Option<bool>,
     /// Upstream only: send the absolute form.
     pub send_fully_qualified_url: bool,
-    pub allow_custom_methods: bool,
 }
 
 impl Default for Http1Options {
@@ -175,55 +165,33 @@ impl Default for Http1Options {
             allow_absolute_url: true,
             accept_http_10: false,
             default_host_for_http_10: Box::default(),
-            header_case: HeaderCase::Lower,
-            enable_trailers: false,
             allow_chunked_length: false,
-            override_stream_error: None,
             send_fully_qualified_url: false,
-            allow_custom_methods: false,
         }
     }
-}
-
-/// Spelling of header names on HTTP/1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeaderCase {
-    Lower,
-    /// `Content-Type`.
-    ProperWords,
-    /// As they came in.
-    Preserve,
 }
 
 /// HTTP/2 settings; the defaults are Envoy's where the protocol leaves a choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http2Options {
-    pub hpack_table_size: u32,
     pub max_concurrent_streams: u32,
     pub initial_stream_window: u32,
     pub initial_connection_window: u32,
-    pub allow_connect: bool,
-    pub max_header_field_size: Option<u32>,
     /// PING after this long, and give up after `keepalive_timeout`.
     pub keepalive_interval: Option<Duration>,
     pub keepalive_timeout: Option<Duration>,
-    pub override_stream_error: Option<bool>,
 }
 
 impl Default for Http2Options {
     fn default() -> Self {
         Self {
-            hpack_table_size: 4096,
             // Envoy 1.3x: 1024 streams, 16 MiB per stream, 24 MiB per connection
             // (http2_protocol_options in protocol.proto).
             max_concurrent_streams: 1024,
             initial_stream_window: 16 * 1024 * 1024,
             initial_connection_window: 24 * 1024 * 1024,
-            allow_connect: false,
-            max_header_field_size: None,
             keepalive_interval: None,
             keepalive_timeout: None,
-            override_stream_error: None,
         }
     }
 }

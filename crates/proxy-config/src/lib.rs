@@ -39,13 +39,13 @@ pub use endpoint::{DnsHosts, Endpoint, EndpointSet, HealthStatus, Locality, Loca
 pub use error::{Compiled, ConfigError, Notice};
 pub use headers::{AppendAction, HeaderMutation, HeaderMutations, HeaderOps, HeaderTemplate};
 pub use http::{
-    Codec, EscapedSlashes, ForwardClientCert, HeaderCase, Http1Options, Http2Options,
-    HttpConnectionManager, HttpFilter, RouteSource, RouterFilter, ServerHeader, StripPort,
-    Timeouts, Underscores, Upgrades,
+    Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
+    HttpFilter, RouteSource, RouterFilter, ServerHeader, StripPort, Timeouts, Underscores,
+    Upgrades,
 };
 pub use listener::{
-    FilterChain, FilterChainMatch, Listener, ListenerFilters, Network, ProxyProtocol, SourceType,
-    TcpCluster, TcpProxy, TrafficDirection,
+    FilterChain, FilterChainMatch, Listener, ListenerFilters, Network, SourceType, TcpCluster,
+    TcpProxy, TrafficDirection,
 };
 pub use request::RequestView;
 

@@ -17,25 +17,14 @@ pub struct Listener {
     /// Takes connections that no other chain matches; without one they are closed.
     pub default_filter_chain: Option<Arc<FilterChain>>,
     pub filters: ListenerFilters,
-    /// How long the listener filters may wait for bytes; [`None`]: for ever.
-    pub filters_timeout: Option<Duration>,
-    /// After that time go on without the result instead of closing.
-    pub continue_on_filters_timeout: bool,
-    /// Hand the connection to the listener that owns the original destination address.
-    pub use_original_dst: bool,
     /// False: the listener only gets connections handed over by another.
     pub bind_to_port: bool,
-    /// Bytes buffered per connection and direction before reading pauses.
-    pub buffer_limit: usize,
     /// `listen(2)` backlog; [`None`]: the system's maximum.
     pub backlog: Option<u32>,
     /// One socket per worker (`SO_REUSEPORT`).
     pub reuse_port: bool,
-    /// Spread connections evenly over workers (`exact_balance`).
-    pub exact_balance: bool,
     pub transparent: bool,
     pub freebind: bool,
-    pub tcp_fast_open: Option<u32>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// For connections that no filter chain took.
     pub access_log: Vec<AccessLog>,
@@ -50,25 +39,11 @@ pub enum TrafficDirection {
     Outbound,
 }
 
-/// What looks at a connection before a filter chain is chosen.
-#[derive(Clone, Debug, Default)]
+/// What happens to a connection before a filter chain is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerFilters {
-    /// Read the ClientHello for SNI and ALPN.
-    pub tls_inspector: bool,
-    /// Tell HTTP/1 and HTTP/2 from the first bytes.
-    pub http_inspector: bool,
     /// Ask the kernel where the connection was going before it was redirected.
     pub original_dst: bool,
-    pub proxy_protocol: Option<ProxyProtocol>,
-}
-
-/// The PROXY protocol, versions 1 and 2.
-#[derive(Clone, Debug)]
-pub struct ProxyProtocol {
-    /// Also take connections that do not begin with a PROXY header.
-    pub optional: bool,
-    pub allow_v1: bool,
-    pub allow_v2: bool,
 }
 
 /// One filter chain: for which connections, and what serves them.
@@ -78,8 +53,6 @@ pub struct FilterChain {
     pub name: Arc<str>,
     pub matches: FilterChainMatch,
     pub network: Network,
-    /// How long the transport handshake may take.
-    pub transport_connect_timeout: Option<Duration>,
     pub metadata: Option<Arc<Metadata>>,
 }
 
@@ -101,9 +74,9 @@ pub struct FilterChainMatch {
     pub direct_source_ranges: Vec<CidrRange>,
     pub source_ranges: Vec<CidrRange>,
     pub source_ports: Vec<u16>,
-    /// Lower case: `www.example.com`, `*.example.com` kept as `.example.com`.
+    /// Empty so far, as the next two: what needs the first bytes of a connection is rejected.
     pub server_names: Vec<Box<str>>,
-    /// `tls`, `raw_buffer`; empty matches everything.
+    /// `raw_buffer` or empty.
     pub transport_protocol: Box<str>,
     pub application_protocols: Vec<Box<str>>,
 }

@@ -15,9 +15,8 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// cluster.proto: 5 s to connect, 1 MiB of buffer, names resolved again every 5 s.
+/// cluster.proto: 5 s to connect, names resolved again every 5 s.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
 const DEFAULT_DNS_REFRESH: Duration = Duration::from_secs(5);
 
 pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, ConfigError> {
@@ -81,6 +80,8 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
     report!(at, "all statistics are kept"; stats_matcher, track_cluster_stats, track_timeout_budgets);
     report!(at, "full buffers only pause reading"; per_connection_buffer_high_watermark_timeout);
     report!(at, "endpoints are not probed"; health_checks);
+    report!(at, "connections of unhealthy endpoints go on"; close_connections_on_host_health_failure);
+    report!(at, "buffers have a fixed size"; per_connection_buffer_limit_bytes);
     report!(at, "endpoints are not ejected"; outlier_detection);
     report!(at, "removed endpoints take no new requests"; ignore_health_on_host_removal);
     report!(at, "the system's resolver is used, every dns_refresh_rate"; dns_jitter,
@@ -137,13 +138,10 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
         panic_threshold: lb.panic_threshold,
         connect_timeout: positive(connect_timeout, at.field("connect_timeout"))?
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),
-        buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value)
-            as usize,
         thresholds,
         high_thresholds,
         http,
         tcp_keepalive: connection_options(upstream_connection_options, at),
-        close_connections_on_health_failure: close_connections_on_host_health_failure,
         metadata: metadata(cluster_metadata, at.field("metadata"))?,
     })
 }

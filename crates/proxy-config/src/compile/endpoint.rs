@@ -36,7 +36,6 @@ pub(crate) fn endpoint_set(
         cluster: assignment.cluster.into(),
         localities,
         overprovisioning: assignment.overprovisioning,
-        weighted_priority_health: assignment.weighted_priority_health,
     })
 }
 
@@ -45,7 +44,6 @@ pub(crate) struct Assignment<A> {
     pub cluster: String,
     pub localities: Vec<LocalityEndpoints<(A, Endpoint)>>,
     pub overprovisioning: u32,
-    pub weighted_priority_health: bool,
 }
 
 /// Reads an endpoint's address: an IP address, or a name for DNS clusters.
@@ -78,6 +76,7 @@ pub(crate) fn assignment<A>(
     } = policy.unwrap_or_default();
     reject!(at; drop_overloads);
     report!(at, "endpoints do not go stale"; endpoint_stale_after);
+    report!(at, "priorities go by the number of healthy endpoints"; weighted_priority_health);
     let overprovisioning = match overprovisioning_factor.map(|v| v.value) {
         Some(0) => {
             return Err(at
@@ -90,7 +89,6 @@ pub(crate) fn assignment<A>(
         cluster: cluster_name,
         localities,
         overprovisioning,
-        weighted_priority_health,
     })
 }
 

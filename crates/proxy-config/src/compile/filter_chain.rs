@@ -39,7 +39,8 @@ pub(crate) fn filter_chain(
         use_proxy_proto,
         metadata: chain_metadata,
         transport_socket,
-        transport_socket_connect_timeout,
+        // A plain connection has no handshake.
+        transport_socket_connect_timeout: _,
         name,
     } = message;
     if flag(use_proxy_proto, false) {
@@ -56,11 +57,6 @@ pub(crate) fn filter_chain(
             .transpose()?
             .unwrap_or_default(),
         network: network(filters, at)?,
-        transport_connect_timeout: limit(
-            transport_socket_connect_timeout,
-            None,
-            at.field("transport_socket_connect_timeout"),
-        )?,
         metadata: metadata(chain_metadata, at.field("metadata"))?,
     })
 }
@@ -104,6 +100,12 @@ fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainM
     } = message;
     // Envoy has never implemented these two (listener_components.proto).
     reject!(at; address_suffix, suffix_len);
+    // These need the first bytes of the connection. To ignore them would hand connections to the
+    // wrong chain.
+    reject!(at; server_names, application_protocols);
+    if !matches!(transport_protocol.as_str(), "" | "raw_buffer") {
+        return Err(at.field("transport_protocol").not_supported());
+    }
     let port_of = |value, field: &str| match port(value, at.field(field)) {
         Ok(0) => Err(at.field(field).error("must be between 1 and 65535")),
         other => other,
@@ -128,29 +130,10 @@ fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainM
             .into_iter()
             .map(|p| port_of(p, "source_ports"))
             .collect::<Result<_, _>>()?,
-        server_names: server_names
-            .into_iter()
-            .enumerate()
-            .map(|(i, name)| server_name(&name, at.item("server_names", i)))
-            .collect::<Result<_, _>>()?,
+        server_names: Vec::new(),
         transport_protocol: transport_protocol.into(),
-        application_protocols: application_protocols
-            .into_iter()
-            .map(String::into)
-            .collect(),
+        application_protocols: Vec::new(),
     })
-}
-
-fn server_name(name: &str, at: At<'_>) -> Result<Box<str>, ConfigError> {
-    let name = name.to_ascii_lowercase();
-    let plain = match name.strip_prefix("*.") {
-        Some(suffix) => format!(".{suffix}"),
-        None => name,
-    };
-    if plain.is_empty() || plain.contains('*') {
-        return Err(at.error("must be a name, or '*.' and a name"));
-    }
-    Ok(plain.into())
 }
 
 fn ranges(

@@ -237,6 +237,7 @@ fn router_filter(message: router::Router, at: At<'_>) -> Result<RouterFilter, Co
     } = message;
     super::scope::reject!(at; strict_check_headers, upstream_log);
     report!(at, "spans are not made"; start_child_span);
+    report!(at, "the expected timeout of the request is not read"; respect_expected_rq_timeout);
     report!(at, "there is no upstream log"; upstream_log_options);
     report!(at, "gRPC failures are counted by HTTP status"; suppress_grpc_request_failure_code_stats);
     if !flag(dynamic_stats, true) {
@@ -250,7 +251,6 @@ fn router_filter(message: router::Router, at: At<'_>) -> Result<RouterFilter, Co
     upstream_filters(upstream_http_filters, "upstream_http_filters", at)?;
     Ok(RouterFilter {
         suppress_envoy_headers,
-        respect_expected_rq_timeout,
     })
 }
 

@@ -88,6 +88,10 @@ pub(crate) fn http_connection_manager(
     report!(at, "no user-agent is added"; add_user_agent);
     report!(at, "spans are not made"; tracing);
     report!(at, "there is no HTTP/3"; http3_protocol_options);
+    report!(at, "only the head of a request has a limit of its own"; request_timeout);
+    report!(at, "a drain takes as long as the process allows"; drain_timeout);
+    report!(at, "a broken request ends its connection"; stream_error_on_invalid_http_message);
+    report!(at, "nothing is shed by overload"; append_local_overload);
     report!(at, "connections end at the limit exactly"; http1_safe_max_connection_duration, drain_timeout_jitter);
     report!(at, "the idle timeout also holds while flushing"; stream_flush_timeout);
     report!(at, "a request is logged when it ends"; access_log_flush_interval);
@@ -127,7 +131,6 @@ pub(crate) fn http_connection_manager(
         preserve_external_request_id,
         always_set_request_id_in_response,
         append_x_forwarded_port,
-        append_local_overload,
         normalize_path: flag(normalize_path, false),
         merge_slashes,
         escaped_slashes: escaped_slashes(path_with_escaped_slashes_action, at)?,
@@ -145,7 +148,6 @@ pub(crate) fn http_connection_manager(
             .unwrap_or(60),
         max_headers_count: common.max_headers_count,
         underscores: common.underscores,
-        stream_error_on_invalid_http_message: flag(stream_error_on_invalid_http_message, false),
         proxy_100_continue,
         forward_client_cert: forward_client_cert(forward_client_cert_details, at)?,
         via: via.into(),
@@ -278,7 +280,8 @@ pub(crate) fn common_options(
         headers_with_underscores_action,
         max_requests_per_connection,
     } = message.unwrap_or_default();
-    report!(at, "connections end at the limit exactly"; max_connection_duration_jitter);
+    report!(at, "connections may live for ever"; max_connection_duration, max_connection_duration_jitter);
+    report!(at, "streams have the route's timeout only"; max_stream_duration);
     Ok(CommonOptions {
         idle_timeout: limit(
             idle_timeout,

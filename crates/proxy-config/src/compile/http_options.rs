@@ -2,7 +2,7 @@
 
 use super::scope::{At, reject, report};
 use super::values::{any, duration, flag, number, required};
-use crate::{ConfigError, HeaderCase, Http1Options, Http2Options};
+use crate::{ConfigError, Http1Options, Http2Options};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use std::time::Duration;
 
@@ -28,38 +28,42 @@ pub(crate) fn http1_options(
     } = message;
     reject!(at; ignore_http_11_upgrade);
     report!(at, "there is one HTTP/1 parser"; use_balsa_parser);
+    report!(at, "trailers are passed on as they come"; enable_trailers);
+    report!(at, "methods of any name are accepted"; allow_custom_methods);
+    report!(at, "a broken message ends its connection"; override_stream_error_on_invalid_http_message);
+    header_case(header_key_format, at.field("header_key_format"))?;
     Ok(Http1Options {
         allow_absolute_url: flag(allow_absolute_url, true),
         accept_http_10,
         default_host_for_http_10: default_host_for_http_10.into(),
-        header_case: header_case(header_key_format, at.field("header_key_format"))?,
-        enable_trailers,
         allow_chunked_length,
-        override_stream_error: override_stream_error_on_invalid_http_message.map(|v| v.value),
         send_fully_qualified_url,
-        allow_custom_methods,
     })
 }
 
+/// Header names keep the case they came in, whatever is asked for.
 fn header_case(
     message: Option<core::http1_protocol_options::HeaderKeyFormat>,
     at: At<'_>,
-) -> Result<HeaderCase, ConfigError> {
+) -> Result<(), ConfigError> {
     use core::http1_protocol_options::header_key_format::HeaderFormat;
     let format = match message {
-        None => return Ok(HeaderCase::Lower),
+        None => return Ok(()),
         Some(core::http1_protocol_options::HeaderKeyFormat { header_format }) => header_format,
     };
     match required(format, at)? {
-        HeaderFormat::ProperCaseWords(_) => Ok(HeaderCase::ProperWords),
+        HeaderFormat::ProperCaseWords(_) => {
+            at.field("proper_case_words")
+                .notice("header names keep the case they came in");
+            Ok(())
+        }
         HeaderFormat::StatefulFormatter(core::TypedExtensionConfig { name, typed_config }) => {
             let at = at.field("stateful_formatter");
             match typed_config.as_ref().map(any) {
-                Some((PRESERVE_CASE, options)) => {
-                    if !options.is_empty() {
-                        at.notice("only the case of header names is kept");
-                    }
-                    Ok(HeaderCase::Preserve)
+                Some((PRESERVE_CASE, [])) => Ok(()),
+                Some((PRESERVE_CASE, _)) => {
+                    at.notice("only the case of header names is kept");
+                    Ok(())
                 }
                 _ => Err(at.error(format!("the formatter '{name}' is not supported"))),
             }
@@ -101,13 +105,18 @@ pub(crate) fn http2_options(
         max_inbound_window_update_frames_per_data_frame_sent, stream_reset_burst, stream_reset_rate);
     report!(at, "there is one HTTP/2 codec"; use_oghttp2_codec, enable_huffman_encoding);
     report!(at, "METADATA frames are ignored"; max_metadata_size);
+    report!(at, "header tables have the protocol's default size"; hpack_table_size);
+    report!(at, "headers are limited as a whole"; max_header_field_size_kb);
+    report!(at, "there is no extended CONNECT"; allow_connect);
+    report!(at, "no PINGs are sent"; connection_keepalive);
+    report!(at, "a broken message ends its connection"; stream_error_on_invalid_http_messaging,
+        override_stream_error_on_invalid_http_message);
     report!(at, "bytes above 0x7f are allowed in header values"; disallow_obs_text);
     let defaults = Http2Options::default();
     let window = 65_535..=2_147_483_647;
     let (keepalive_interval, keepalive_timeout) =
         keepalive(connection_keepalive, at.field("connection_keepalive"))?;
     Ok(Http2Options {
-        hpack_table_size: hpack_table_size.map_or(defaults.hpack_table_size, |v| v.value),
         max_concurrent_streams: number(
             max_concurrent_streams,
             1..=2_147_483_647,
@@ -126,18 +135,8 @@ pub(crate) fn http2_options(
             at.field("initial_connection_window_size"),
         )?
         .unwrap_or(defaults.initial_connection_window),
-        allow_connect,
-        max_header_field_size: number(
-            max_header_field_size_kb,
-            64..=256,
-            at.field("max_header_field_size_kb"),
-        )?
-        .map(|kb| kb * 1024),
         keepalive_interval,
         keepalive_timeout,
-        override_stream_error: override_stream_error_on_invalid_http_message
-            .map(|v| v.value)
-            .or(stream_error_on_invalid_http_messaging.then_some(true)),
     })
 }
 

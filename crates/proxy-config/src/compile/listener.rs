@@ -3,20 +3,15 @@
 use super::access_log::access_logs;
 use super::filter_chain::filter_chain;
 use super::scope::{At, reject, report};
-use super::values::{address, any, decode, flag, known, limit, metadata, non_empty};
-use crate::{
-    ConfigError, FilterChain, Listener, ListenerFilters, ProxyProtocol, TcpKeepalive,
-    TrafficDirection,
-};
+use super::values::{address, any, flag, known, metadata, non_empty};
+use crate::{ConfigError, FilterChain, Listener, ListenerFilters, TcpKeepalive, TrafficDirection};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
-use envoy_types::pb::envoy::extensions::filters::listener as extensions;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes buffered per connection when the listener does not say (listener.proto).
-const DEFAULT_BUFFER_LIMIT: u32 = 1024 * 1024;
-const DEFAULT_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 
 pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, ConfigError> {
     let pb::Listener {
@@ -36,8 +31,9 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
         deprecated_v1,
         drain_type,
         listener_filters,
-        listener_filters_timeout,
-        continue_on_listener_filters_timeout,
+        // No listener filter waits for bytes.
+        listener_filters_timeout: _,
+        continue_on_listener_filters_timeout: _,
         transparent,
         freebind,
         socket_options,
@@ -60,6 +56,12 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
     } = message;
     reject!(at; fcds_config, filter_chain_matcher, udp_listener_config, api_listener, listener_specifier);
     report!(at, "all statistics are kept"; stats_matcher);
+    report!(at, "the kernel spreads connections over the workers"; connection_balance_config);
+    report!(at, "data comes after the handshake"; tcp_fast_open_queue_length);
+    report!(at, "buffers have a fixed size"; per_connection_buffer_limit_bytes);
+    if flag(use_original_dst, false) {
+        return Err(at.field("use_original_dst").not_supported());
+    }
     report!(at, "full buffers only pause reading"; per_connection_buffer_high_watermark_timeout);
     report!(at, "the socket keeps the system's options"; socket_options);
     report!(at, "connections are accepted as they come"; max_connections_to_accept_per_socket_event);
@@ -85,22 +87,11 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
         filter_chains: chains.0,
         default_filter_chain: chains.1,
         filters: listener_filter_flags(listener_filters, at)?,
-        filters_timeout: limit(
-            listener_filters_timeout,
-            Some(DEFAULT_FILTERS_TIMEOUT),
-            at.field("listener_filters_timeout"),
-        )?,
-        continue_on_filters_timeout: continue_on_listener_filters_timeout,
-        use_original_dst: flag(use_original_dst, false),
         bind_to_port,
-        buffer_limit: per_connection_buffer_limit_bytes.map_or(DEFAULT_BUFFER_LIMIT, |v| v.value)
-            as usize,
         backlog: tcp_backlog_size.map(|v| v.value),
         reuse_port: flag(enable_reuse_port, true),
-        exact_balance: exact_balance(connection_balance_config, at)?,
         transparent: flag(transparent, false),
         freebind: flag(freebind, false),
-        tcp_fast_open: tcp_fast_open_queue_length.map(|v| v.value),
         tcp_keepalive: keepalive.map(tcp_keepalive),
         access_log: access_logs(access_log, at)?,
         metadata: metadata(listener_metadata, at.field("metadata"))?,
@@ -157,26 +148,6 @@ fn addresses(
     Ok(addresses)
 }
 
-fn exact_balance(
-    message: Option<pb::listener::ConnectionBalanceConfig>,
-    at: At<'_>,
-) -> Result<bool, ConfigError> {
-    use pb::listener::connection_balance_config::{BalanceType, CpuLocalityBalance, ExactBalance};
-    let at = at.field("connection_balance_config");
-    Ok(match message.and_then(|m| m.balance_type) {
-        None => false,
-        Some(BalanceType::ExactBalance(ExactBalance {})) => true,
-        Some(BalanceType::CpuLocalityBalance(CpuLocalityBalance {})) => {
-            at.field("cpu_locality_balance")
-                .notice("the kernel spreads connections");
-            false
-        }
-        Some(BalanceType::ExtendBalance(_)) => {
-            return Err(at.field("extend_balance").not_supported());
-        }
-    })
-}
-
 pub(crate) fn tcp_keepalive(message: core::TcpKeepalive) -> TcpKeepalive {
     let core::TcpKeepalive {
         keepalive_probes,
@@ -216,21 +187,11 @@ fn listener_filter_flags(
             }
             None => return Err(at.field("typed_config").error("is required")),
         };
-        let config_at = at.field("typed_config");
         match any(&config) {
-            ("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector", bytes) => {
-                tls_inspector(decode(bytes, config_at)?, config_at);
-                filters.tls_inspector = true;
-            }
-            ("envoy.extensions.filters.listener.http_inspector.v3.HttpInspector", _) => {
-                filters.http_inspector = true;
-            }
+            // Chains that match on what these find are rejected.
+            (TLS_INSPECTOR | HTTP_INSPECTOR, _) => at.notice("the first bytes are not looked at"),
             ("envoy.extensions.filters.listener.original_dst.v3.OriginalDst", _) => {
                 filters.original_dst = true;
-            }
-            ("envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol", bytes) => {
-                let config = decode(bytes, config_at)?;
-                filters.proxy_protocol = Some(proxy_protocol(config, config_at)?);
             }
             (kind, _) => {
                 return Err(at.error(format!(
@@ -240,47 +201,4 @@ fn listener_filter_flags(
         }
     }
     Ok(filters)
-}
-
-fn tls_inspector(message: extensions::tls_inspector::v3::TlsInspector, at: At<'_>) {
-    let extensions::tls_inspector::v3::TlsInspector {
-        enable_ja3_fingerprinting,
-        enable_ja4_fingerprinting,
-        initial_read_buffer_size,
-        close_connection_on_client_hello_parsing_errors,
-        max_client_hello_size,
-    } = message;
-    report!(at, "no fingerprint is made"; enable_ja3_fingerprinting, enable_ja4_fingerprinting);
-    report!(at, "the buffer grows as needed"; initial_read_buffer_size);
-    report!(at, "what is no ClientHello counts as plain"; close_connection_on_client_hello_parsing_errors);
-    report!(at, "a ClientHello may have 16 KiB"; max_client_hello_size);
-}
-
-fn proxy_protocol(
-    message: extensions::proxy_protocol::v3::ProxyProtocol,
-    at: At<'_>,
-) -> Result<ProxyProtocol, ConfigError> {
-    use core::proxy_protocol_config::Version;
-    let extensions::proxy_protocol::v3::ProxyProtocol {
-        rules,
-        allow_requests_without_proxy_protocol,
-        pass_through_tlvs,
-        disallowed_versions,
-        stat_prefix,
-        tlv_location,
-    } = message;
-    report!(at, "TLVs are not read"; rules, pass_through_tlvs, tlv_location);
-    report!(at, "statistics have no prefix"; stat_prefix);
-    let mut allowed = ProxyProtocol {
-        optional: allow_requests_without_proxy_protocol,
-        allow_v1: true,
-        allow_v2: true,
-    };
-    for version in disallowed_versions {
-        match known(version, at.field("disallowed_versions"))? {
-            Version::V1 => allowed.allow_v1 = false,
-            Version::V2 => allowed.allow_v2 = false,
-        }
-    }
-    Ok(allowed)
 }

@@ -28,11 +28,12 @@ mod upstream_http;
 mod values;
 
 use crate::route::RouteTable;
-use crate::{Cluster, Compiled, ConfigError, EndpointSet, Listener};
+use crate::{Cluster, Compiled, ConfigError, EndpointSet, Listener, Notice};
 use envoy_types::pb::envoy::config as pb;
 use prost::Message;
 use scope::At;
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Compiles the bytes of an `envoy.config.listener.v3.Listener`.
@@ -67,6 +68,16 @@ fn compile<M: Message + Default, T>(
     let value = convert(values::decode(bytes, at)?, at)?;
     Ok(Compiled {
         value: Arc::new(value),
-        unsupported: notices.into_inner(),
+        unsupported: once(notices.into_inner()),
     })
+}
+
+/// The same notice for many routes or endpoints says nothing new: the first place stands for all.
+fn once(mut notices: Vec<Notice>) -> Vec<Notice> {
+    let mut seen = HashSet::new();
+    notices.retain(|Notice { path, what }| {
+        let without_indexes: String = path.chars().filter(|c| !c.is_ascii_digit()).collect();
+        seen.insert((without_indexes, what.clone()))
+    });
+    notices
 }

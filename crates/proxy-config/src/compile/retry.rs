@@ -32,6 +32,7 @@ pub(crate) fn retry_policy(
         refresh_cluster_on_retry,
     } = message;
     reject!(at; retry_options_predicates, refresh_cluster_on_retry);
+    report!(at, "a try has per_try_timeout only"; per_try_idle_timeout);
     report!(at, "a retry uses the priorities every request uses"; retry_priority);
     report!(at, "retries wait as retry_back_off says"; rate_limited_retry_back_off);
     let (on, unknown) = RetryOn::parse(&retry_on);

@@ -62,6 +62,8 @@ pub(crate) fn forward(
     report!(at, "there are no rate limits"; include_vh_rate_limits);
     report!(at, "redirects are passed on"; max_internal_redirects);
     report!(at, "requests are not hedged"; hedge_policy);
+    report!(at, "streams have the route's timeout only"; max_stream_duration);
+    report!(at, "grpc-timeout is not read"; max_grpc_timeout, grpc_timeout_offset);
     report!(at, "early data is not accepted"; early_data_policy);
     report!(at, "the idle timeout also holds while flushing"; flush_timeout);
     report!(at, "no cluster hashes requests"; hash_policy);

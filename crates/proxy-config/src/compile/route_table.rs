@@ -5,7 +5,7 @@ use super::headers::{HeaderFields, header_ops, report_mirrors};
 use super::retry::retry_policy;
 use super::route::route;
 use super::scope::{At, reject, report};
-use super::values::{flag, header_name, known, metadata, non_empty};
+use super::values::{flag, known, metadata, non_empty};
 use crate::ConfigError;
 use crate::route::domains::{DomainError, DomainIndex};
 use crate::route::index::RouteIndex;
@@ -38,6 +38,8 @@ pub(crate) fn route_table(
         metadata: table_metadata,
         route_specifiers,
     } = message;
+    // Headers to keep from external clients: none may pass that should not.
+    reject!(at; internal_only_headers);
     reject!(at; vhds, cluster_specifier_plugins, vhost_header, route_specifiers);
     report_mirrors(&request_mirror_policies, at);
     if flag(validate_clusters, false) {
@@ -73,11 +75,6 @@ pub(crate) fn route_table(
         virtual_hosts: hosts,
         headers,
         most_specific_header_mutations_wins,
-        internal_only_headers: internal_only_headers
-            .iter()
-            .enumerate()
-            .map(|(i, name)| header_name(name, at.item("internal_only_headers", i)))
-            .collect::<Result<_, _>>()?,
         ignore_port_in_host_matching,
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         metadata: metadata(table_metadata, at.field("metadata"))?,
@@ -148,6 +145,8 @@ fn virtual_host(
     reject!(at; matcher, rate_limits, cors, retry_policy_typed_config, route_specifiers);
     report!(at, "requests are not counted by virtual cluster"; virtual_clusters);
     report!(at, "requests are not hedged"; hedge_policy);
+    report!(at, "x-envoy-is-timeout-retry is not sent"; include_is_timeout_retry_header);
+    report!(at, "64 KiB of a request are kept for retries"; per_request_buffer_limit_bytes, request_body_buffer_limit);
     report_mirrors(&request_mirror_policies, at);
     filters::per_filter_config(typed_per_filter_config, at)?;
     let retry = retries
@@ -185,7 +184,6 @@ fn virtual_host(
         headers,
         include_request_attempt_count,
         include_attempt_count_in_response,
-        include_is_timeout_retry_header,
         require_tls: match known(require_tls, at.field("require_tls"))? {
             pb::virtual_host::TlsRequirementType::None => RequireTls::None,
             pb::virtual_host::TlsRequirementType::ExternalOnly => RequireTls::ExternalOnly,

@@ -163,6 +163,5 @@ fn combine(
         max_headers_count: common.max_headers_count,
         max_response_headers_bytes: common.max_response_headers_bytes,
         max_stream_duration: common.max_stream_duration,
-        underscores: common.underscores,
     })
 }

@@ -15,8 +15,6 @@ pub struct RouteTable {
     pub headers: HeaderOps,
     /// Apply table, then virtual host, then route mutations, instead of the other way round.
     pub most_specific_header_mutations_wins: bool,
-    /// Lower-case headers to remove from requests of external clients.
-    pub internal_only_headers: Vec<Box<str>>,
     pub ignore_port_in_host_matching: bool,
     /// Match paths without their `;parameters`.
     pub ignore_path_parameters: bool,
@@ -46,8 +44,6 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// Send it back to the client.
     pub include_attempt_count_in_response: bool,
-    /// Send `x-envoy-is-timeout-retry` to the upstream.
-    pub include_is_timeout_retry_header: bool,
     pub require_tls: RequireTls,
     pub metadata: Option<Arc<Metadata>>,
     pub(crate) ignore_path_parameters: bool,
