@@ -4,7 +4,6 @@
 //! read tells tokio that the socket is empty, which saves the read that would only say so.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -62,14 +61,6 @@ impl Io {
     /// Says to the peer that nothing more will come.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.tcp.peer_addr().ok()
-    }
-
-    pub(crate) fn local(&self) -> Option<SocketAddr> {
-        self.tcp.local_addr().ok()
     }
 
     pub(crate) fn into_tcp(self) -> TcpStream {

@@ -120,7 +120,16 @@ async fn next_request(
     };
     let http2 = first && manager.codec == Codec::Auto;
     let timeouts = &manager.timeouts;
-    let in_ms = |duration: Duration| worker.timers.now() + duration.as_millis() as u64;
+    let in_ms = |duration: Duration| {
+        // For limits of minutes the time of the last request will do.
+        let exact = duration < Duration::from_secs(60);
+        let now = if exact {
+            worker.timers.now()
+        } else {
+            worker.timers.recent()
+        };
+        now + duration.as_millis() as u64
+    };
     // The timers are set when the wait begins, so a request that is there already costs none.
     let mut waiting: Option<(bool, bool)> = None;
     poll_fn(|cx| {
@@ -235,5 +244,21 @@ impl Drop for Counted {
         self.stats.dec(HttpStat::DownstreamCxActive);
         self.stats.dec(self.active);
         self.stats.inc(HttpStat::DownstreamCxDestroy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection costs while it waits: its task, its entry in the listener, its deadline.
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = future_size(serve) + size_of::<ConnInfo>() + size_of::<Deadline>();
+        assert!(size <= 2048, "{size} bytes");
     }
 }

@@ -6,7 +6,7 @@ use super::exchange::Exchange;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known, list};
 use super::request::Routed;
-use crate::http1::encode::decimal;
+use crate::http1::encode::Decimal;
 use lateen_proxy_config::{
     AppendAction, ForwardClientCert, HeaderMutations, HeaderOps, HeaderTemplate,
     HttpConnectionManager, ServerHeader, StripPort, TrafficDirection, Underscores,
@@ -67,11 +67,12 @@ pub(super) fn check_underscores(headers: &mut HeaderBlock, rule: Underscores) ->
 
 /// What the connection manager does to a request before routing.
 pub(super) fn request_from_client(x: &mut Exchange) {
-    let manager = x.service.manager.clone();
+    let service = x.service.clone();
+    let manager = &*service.manager;
     remove_hop_by_hop(&mut x.request.headers, x.request.upgrade);
     remove_internal(&mut x.request.headers, manager.use_remote_address);
-    forwarded_for(x, &manager);
-    request_id(x, &manager);
+    forwarded_for(x, manager);
+    request_id(x, manager);
     match manager.forward_client_cert {
         ForwardClientCert::AlwaysForwardOnly => {}
         // A plaintext connection vouches for nobody.
@@ -155,9 +156,10 @@ fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
         headers.push(Known::XForwardedProto, scheme);
     }
     if manager.append_x_forwarded_port {
-        let mut port = Vec::new();
-        decimal(&mut port, u64::from(x.conn.local.port()));
-        headers.set(Known::XForwardedPort, &port);
+        headers.set(
+            Known::XForwardedPort,
+            Decimal::new(u64::from(x.conn.local.port())).as_bytes(),
+        );
     }
     let forwarded_https = headers
         .get(Known::XForwardedProto)
@@ -213,9 +215,10 @@ pub(super) fn request_to_upstream(
     if !x.service.router.suppress_envoy_headers
         && let Some(timeout) = timeout
     {
-        let mut text = Vec::with_capacity(8);
-        decimal(&mut text, timeout.as_millis() as u64);
-        x.request.headers.set(Known::EnvoyExpectedTimeout, &text);
+        x.request.headers.set(
+            Known::EnvoyExpectedTimeout,
+            Decimal::new(timeout.as_millis() as u64).as_bytes(),
+        );
     }
     if let Some(decorator) = &routed.route.decorator
         && decorator.propagate
@@ -321,9 +324,10 @@ pub(super) fn response_to_client(
             }
         }
         if routed.host.include_attempt_count_in_response && x.tries > 0 {
-            let mut count = Vec::new();
-            decimal(&mut count, u64::from(x.tries));
-            head.headers.set(Known::EnvoyAttemptCount, &count);
+            head.headers.set(
+                Known::EnvoyAttemptCount,
+                Decimal::new(u64::from(x.tries)).as_bytes(),
+            );
         }
         if let Some(decorator) = &routed.route.decorator
             && decorator.propagate

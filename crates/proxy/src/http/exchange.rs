@@ -32,6 +32,8 @@ pub(crate) struct Exchange {
     pub started: Instant,
     /// When the last try's response began.
     pub answered: Option<Instant>,
+    /// When the last byte of the response had gone.
+    pub ended: Option<Instant>,
     pub outcome: Outcome,
     /// Sent to the client; 0: none.
     pub status: u16,
@@ -71,8 +73,9 @@ impl Exchange {
             request,
             response: None,
             trailers: None,
-            started: Instant::now(),
+            started: worker.timers.read().0,
             answered: None,
+            ended: None,
             outcome: Outcome::Answered,
             status: 0,
             received: 0,
@@ -149,7 +152,8 @@ impl Exchange {
             Outcome::Redirected => stats.inc(HttpStat::RqRedirect),
             _ => {}
         }
-        stats.latency(self.started.elapsed().as_micros() as u64);
+        let took = self.ended.unwrap_or_else(Instant::now) - self.started;
+        stats.latency(took.as_micros() as u64);
         if let Some(cluster) = &self.cluster
             && self.outcome == Outcome::ClientGone
         {

@@ -8,14 +8,16 @@ use super::exchange::Exchange;
 use super::head::{BodyLength, ResponseHead};
 use super::headers::Known;
 use super::local;
+use super::prepare::{choose_cluster, rewrite, upgrade_allowed};
+use super::progress::{Due, RequestBody};
 use super::relay;
 use super::request::Routed;
 use super::retry::{Failure, Retries};
 use super::stream::{
-    Broken, Data, Downstream, End, Piece, Sink, Source, StreamError, UpstreamStream, poll_transfer,
+    Broken, Data, Downstream, End, Piece, Sink, StreamError, UpstreamStream, poll_transfer,
 };
-use crate::http1::client::ClientConn;
-use crate::http1::encode::decimal;
+use super::upstream::Upstream;
+use crate::http1::encode::Decimal;
 use crate::http2::client::Http2Stream;
 use crate::outcome::Outcome;
 use crate::stats::ClusterStat;
@@ -23,22 +25,13 @@ use crate::upstream::pool::{Acquired, Wanted};
 use crate::upstream::ticket::{RequestTicket, RetryTicket};
 use crate::upstream::{ActiveCluster, Host};
 use crate::worker::state::Worker;
-use lateen_proxy_config::route::{ClusterName, ClusterTarget, Forward, HostRewrite};
-use lateen_proxy_config::{ClusterKind, HeaderOps};
+use lateen_proxy_config::ClusterKind;
+use lateen_proxy_config::route::{Forward, HostRewrite};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-
-/// How much of a request body is kept for another try.
-const REPLAY_BYTES: usize = 64 * 1024;
-
-/// The upstream's side of one try, by protocol.
-pub(super) enum Upstream {
-    Http1(ClientConn),
-    Http2(Http2Stream),
-}
 
 /// A try that has a response.
 pub(super) struct Answer {
@@ -46,88 +39,6 @@ pub(super) struct Answer {
     pub head: ResponseHead,
     /// Counts the request on its endpoint as long as the response is on its way.
     pub ticket: RequestTicket,
-}
-
-/// Where the request body stands.
-pub(super) struct RequestBody {
-    /// Its end has been read from the client.
-    pub done: bool,
-    /// Its end has left for the upstream of the current try.
-    pub sent: bool,
-    /// The upstream does not take it any more.
-    pub refused: bool,
-    /// What was read, for another try; [`None`]: too much, or nobody wants it.
-    kept: Option<Vec<u8>>,
-}
-
-impl RequestBody {
-    fn new(length: BodyLength, tunnel: bool) -> RequestBody {
-        let done = length == BodyLength::None && !tunnel;
-        RequestBody {
-            done,
-            sent: false,
-            refused: false,
-            kept: Some(Vec::new()),
-        }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        if let Some(kept) = &mut self.kept {
-            if kept.len() + bytes.len() > REPLAY_BYTES {
-                self.kept = None;
-            } else {
-                kept.extend_from_slice(bytes);
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        self.kept = None;
-    }
-
-    fn replayable(&self) -> bool {
-        self.kept.is_some()
-    }
-}
-
-/// The deadlines of a request; each in the worker's milliseconds.
-#[derive(Default)]
-pub(super) struct Due {
-    pub route: Option<u64>,
-    pub per_try: Option<u64>,
-    pub idle: Option<u64>,
-    pub idle_for: Option<u64>,
-}
-
-impl Due {
-    /// Nothing has moved for no time.
-    pub(super) fn touch(&mut self, worker: &Worker) {
-        if let Some(idle) = self.idle_for {
-            self.idle = Some(worker.timers.now() + idle);
-        }
-    }
-
-    pub(super) fn arm(&self, worker: &Worker, down: &impl Downstream) {
-        let next = [self.route, self.per_try, self.idle]
-            .into_iter()
-            .flatten()
-            .min();
-        worker.timers.set(down.deadline(), next);
-    }
-
-    /// Which deadline has passed.
-    pub(super) fn passed(&self, now: u64) -> Option<Outcome> {
-        let past = |due: Option<u64>| due.is_some_and(|due| due <= now);
-        if past(self.route) {
-            Some(Outcome::RouteTimeout)
-        } else if past(self.per_try) {
-            Some(Outcome::PerTryTimeout)
-        } else if past(self.idle) {
-            Some(Outcome::StreamIdle)
-        } else {
-            None
-        }
-    }
 }
 
 /// Sends the request to the route's cluster and the response to the client.
@@ -459,10 +370,7 @@ fn pass_interim<D: Downstream>(
 
 /// The route's timeout runs from the end of the request, and so does a try's.
 fn request_complete(x: &Exchange, due: &mut Due, retries: &Retries<'_>) {
-    let mut now = None;
-    let mut in_ms = |duration: Duration| {
-        *now.get_or_insert_with(|| x.worker.timers.now()) + duration.as_millis() as u64
-    };
+    let in_ms = |duration: Duration| x.worker.timers.now() + duration.as_millis() as u64;
     if due.route.is_none()
         && let Some(timeout) = x.timeout
     {
@@ -534,61 +442,6 @@ fn discard(x: &mut Exchange, cluster: &Rc<ActiveCluster>, answer: Answer) {
     }
 }
 
-fn upgrade_allowed(x: &Exchange, to: &Forward) -> bool {
-    let kind = x
-        .request
-        .headers
-        .get(Known::Upgrade)
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    let Ok(kind) = std::str::from_utf8(&kind) else {
-        return false;
-    };
-    to.upgrades
-        .get(kind)
-        .or_else(|| x.service.manager.upgrades.get(kind))
-        .unwrap_or(false)
-}
-
-type Chosen<'a> = (
-    Option<Rc<ActiveCluster>>,
-    Option<&'a HeaderOps>,
-    Option<&'a [u8]>,
-);
-
-fn choose_cluster<'a>(x: &mut Exchange, to: &'a Forward) -> Chosen<'a> {
-    let by_name = |name: &str| x.worker.clusters.get(&x.worker, name);
-    let by_header = |name: &str| {
-        let value = x.request.headers.get_name(name.as_bytes())?;
-        by_name(std::str::from_utf8(value).ok()?)
-    };
-    match &to.cluster {
-        ClusterTarget::One(name) => (by_name(name), None, None),
-        ClusterTarget::Header(name) => (by_header(name), None, None),
-        ClusterTarget::Weighted(weighted) => {
-            let from_header = weighted.random_header.as_deref().and_then(|name| {
-                let value = x.request.headers.get_name(name.as_bytes())?;
-                std::str::from_utf8(value).ok()?.parse().ok()
-            });
-            let picked = weighted.pick(from_header.unwrap_or(x.random));
-            let index = weighted
-                .clusters
-                .iter()
-                .position(|c| std::ptr::eq(c, picked));
-            let cluster = match &picked.target {
-                ClusterName::Name(name) => by_name(name),
-                ClusterName::Header(name) => by_header(name),
-            };
-            x.weighted = index;
-            (
-                cluster,
-                Some(&picked.headers),
-                picked.host_rewrite.as_deref(),
-            )
-        }
-    }
-}
-
 /// The endpoint of the next try.
 fn select(
     x: &Exchange,
@@ -617,38 +470,15 @@ fn select(
 
 fn count_tries(x: &mut Exchange, routed: Routed<'_>, to: &Forward) {
     if routed.host.include_request_attempt_count {
-        let mut count = Vec::with_capacity(4);
-        decimal(&mut count, u64::from(x.tries));
-        x.request.headers.set(Known::EnvoyAttemptCount, &count);
+        let count = Decimal::new(u64::from(x.tries));
+        x.request
+            .headers
+            .set(Known::EnvoyAttemptCount, count.as_bytes());
     }
     if let (HostRewrite::Auto, Some(host)) = (&to.host_rewrite, &x.host)
         && !host.hostname.is_empty()
     {
         x.request.headers.set(Known::Host, host.hostname.as_bytes());
-    }
-}
-
-/// Path and authority as the upstream is to see them.
-fn rewrite(x: &mut Exchange, routed: Routed<'_>, to: &Forward, host: Option<&[u8]>) {
-    let before = x.request.authority_bytes().to_vec();
-    let host = match host {
-        Some(host) => Some(host.to_vec()),
-        None => to
-            .rewritten_host(&x.request)
-            .map(std::borrow::Cow::into_owned),
-    };
-    if let Some(path) = routed.route.rewritten_path(to, x.request.path_bytes()) {
-        if !x.service.router.suppress_envoy_headers {
-            let original = x.request.path_bytes().to_vec();
-            x.request.headers.set(Known::EnvoyOriginalPath, &original);
-        }
-        x.request.set_path(&path);
-    }
-    if let Some(host) = host {
-        if to.append_x_forwarded_host {
-            x.request.headers.set(Known::XForwardedHost, &before);
-        }
-        x.request.headers.set(Known::Host, &host);
     }
 }
 
@@ -668,74 +498,4 @@ async fn expect_continue<D: Downstream>(x: &mut Exchange, down: &mut D) {
     // A client that is gone is noticed when its body is read.
     let _ = poll_fn(|cx| Poll::Ready(down.send_interim(cx, &head))).await;
     worker.recycle(head.headers);
-}
-
-impl Upstream {
-    fn failure(&self, outcome: Outcome, reused: bool) -> Failure {
-        let response_begun = match self {
-            Upstream::Http1(conn) => conn.response_begun,
-            Upstream::Http2(_) => false,
-        };
-        Failure {
-            outcome,
-            sent: true,
-            response_begun,
-            reused,
-        }
-    }
-}
-
-impl Source for Upstream {
-    fn poll_piece<'s>(
-        &mut self,
-        cx: &mut Context<'_>,
-        scratch: &'s mut [u8],
-    ) -> Poll<Result<Piece<'s>, StreamError>> {
-        match self {
-            Upstream::Http1(conn) => conn.poll_piece(cx, scratch),
-            Upstream::Http2(stream) => stream.poll_piece(cx, scratch),
-        }
-    }
-}
-
-impl Sink for Upstream {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
-        match self {
-            Upstream::Http1(conn) => conn.poll_ready(cx),
-            Upstream::Http2(stream) => stream.poll_ready(cx),
-        }
-    }
-
-    fn send(&mut self, cx: &mut Context<'_>, piece: Piece<'_>) -> Result<(), StreamError> {
-        match self {
-            Upstream::Http1(conn) => conn.send(cx, piece),
-            Upstream::Http2(stream) => stream.send(cx, piece),
-        }
-    }
-}
-
-impl UpstreamStream for Upstream {
-    fn send_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &Worker,
-        head: &super::head::RequestHead,
-        first: Piece<'_>,
-    ) -> Result<(), StreamError> {
-        match self {
-            Upstream::Http1(conn) => conn.send_head(cx, worker, head, first),
-            Upstream::Http2(stream) => stream.send_head(cx, worker, head, first),
-        }
-    }
-
-    fn poll_head(
-        &mut self,
-        cx: &mut Context<'_>,
-        worker: &Worker,
-    ) -> Poll<Result<ResponseHead, StreamError>> {
-        match self {
-            Upstream::Http1(conn) => conn.poll_head(cx, worker),
-            Upstream::Http2(stream) => stream.poll_head(cx, worker),
-        }
-    }
 }

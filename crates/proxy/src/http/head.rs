@@ -100,6 +100,7 @@ pub(crate) struct RequestHead {
 }
 
 impl RequestHead {
+    #[cfg(test)]
     pub(crate) fn new(headers: HeaderBlock) -> RequestHead {
         RequestHead {
             method: Method::Get,

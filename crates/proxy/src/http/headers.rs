@@ -228,14 +228,6 @@ impl HeaderBlock {
             .map(|e| self.bytes(e.value))
     }
 
-    /// Where the first value lies, for what must be kept across later changes.
-    pub(crate) fn span(&self, known: Known) -> Option<Span> {
-        self.entries
-            .iter()
-            .find(|e| e.known == known)
-            .map(|e| e.value)
-    }
-
     /// The first value of a header by name, in any case.
     pub(crate) fn get_name(&self, name: &[u8]) -> Option<&[u8]> {
         let known = Known::of(name);

@@ -137,13 +137,12 @@ async fn drain<D: Downstream>(x: &Exchange, down: &mut D) {
 
 /// gRPC clients look at `grpc-status`, and only when the HTTP status is 200.
 fn as_grpc(head: &mut ResponseHead, body: &[u8]) {
-    let mut status = Vec::new();
-    encode::decimal(&mut status, u64::from(grpc_status(head.status)));
+    let status = encode::Decimal::new(u64::from(grpc_status(head.status)));
     head.status = 200;
     head.body = BodyLength::None;
     head.headers.remove(Known::ContentLength);
     head.headers.set(Known::ContentType, b"application/grpc");
-    head.headers.push(Known::GrpcStatus, &status);
+    head.headers.push(Known::GrpcStatus, status.as_bytes());
     if !body.is_empty() {
         push_message(&mut head.headers, body);
     }

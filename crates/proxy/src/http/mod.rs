@@ -3,7 +3,10 @@
 //! | file | holds |
 //! |---|---|
 //! | `request.rs` | **the way of one request, top to bottom: begin here** |
+//! | `prepare.rs` | what the route decides: cluster, path, authority |
 //! | `forward.rs` | tries: choose an endpoint, send, wait for the response, retry |
+//! | `progress.rs` | how far the body has come, and the deadlines |
+//! | `upstream.rs` | the upstream's side of a try, by protocol |
 //! | `relay.rs` | the response on its way back, tunnels |
 //! | `retry.rs` | whether and when to try again |
 //! | `edit.rs` | headers added, changed and removed on the way |
@@ -21,8 +24,11 @@ mod forward;
 pub(crate) mod head;
 pub(crate) mod headers;
 mod local;
+mod prepare;
+mod progress;
 mod relay;
 pub(crate) mod request;
 mod retry;
 pub(crate) mod service;
 pub(crate) mod stream;
+mod upstream;

@@ -5,12 +5,14 @@
 
 use super::edit;
 use super::exchange::Exchange;
-use super::forward::{Answer, Due, RequestBody, Upstream, poll_request_body};
+use super::forward::{Answer, poll_request_body};
 use super::head::{BodyLength, Method, ResponseHead};
 use super::headers::Known;
+use super::progress::{Due, RequestBody};
 use super::request::Routed;
 use super::stream::{Broken, Downstream, End, Piece, Source, StreamError, poll_transfer};
-use crate::http1::encode::decimal;
+use super::upstream::Upstream;
+use crate::http1::encode::Decimal;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, HttpStat, count_cluster_status};
 use std::future::poll_fn;
@@ -198,6 +200,8 @@ fn finish<D: Downstream>(
     upstream: Upstream,
     ended: Result<(), Outcome>,
 ) {
+    let now = Instant::now();
+    x.ended = Some(now);
     let Some(cluster) = x.cluster.clone() else {
         return;
     };
@@ -205,9 +209,7 @@ fn finish<D: Downstream>(
     match ended {
         Ok(()) => {
             x.count_try((x.status >= 500).then_some(Outcome::Answered));
-            cluster
-                .stats
-                .latency(x.started.elapsed().as_micros() as u64);
+            cluster.stats.latency((now - x.started).as_micros() as u64);
         }
         Err(outcome) => {
             x.outcome = outcome;
@@ -239,12 +241,9 @@ fn service_time(x: &Exchange, head: &mut ResponseHead, now: Instant) {
     if x.service.router.suppress_envoy_headers {
         return;
     }
-    let mut text = Vec::with_capacity(8);
-    decimal(
-        &mut text,
-        now.saturating_duration_since(x.started).as_millis() as u64,
-    );
-    head.headers.set(Known::EnvoyServiceTime, &text);
+    let took = now.saturating_duration_since(x.started);
+    let text = Decimal::new(took.as_millis() as u64);
+    head.headers.set(Known::EnvoyServiceTime, text.as_bytes());
 }
 
 /// Whether the upstream agreed to turn the stream into a tunnel.
@@ -253,13 +252,5 @@ fn opens_tunnel(x: &Exchange, head: &ResponseHead) -> bool {
         101 => x.request.upgrade,
         200..=299 => x.request.method == Method::Connect,
         _ => false,
-    }
-}
-
-impl Upstream {
-    fn become_tunnel(&mut self) {
-        if let Upstream::Http1(conn) = self {
-            conn.become_tunnel();
-        }
     }
 }

@@ -80,8 +80,9 @@ pub(crate) async fn serve<D: Downstream>(
 
 /// Checks and normalises the head. [`Some`]: it goes no further.
 fn admit(x: &mut Exchange) -> Option<Decision<'static>> {
-    let manager = x.service.manager.clone();
-    edit::clean_host(&mut x.request, &manager, x.conn.local.port());
+    let service = x.service.clone();
+    let manager = &*service.manager;
+    edit::clean_host(&mut x.request, manager, x.conn.local.port());
     if x.request.method == Method::Connect && manager.upgrades.get("connect") != Some(true) {
         return Some(Decision::Refuse(Outcome::UpgradeNotAllowed));
     }

@@ -92,11 +92,6 @@ impl BodyReader {
         self.state == State::Done
     }
 
-    /// Bytes that are still to come, where that is known.
-    pub(crate) fn known_left(&self) -> Option<u64> {
-        (self.state == State::Length).then_some(self.left)
-    }
-
     /// The peer has closed its side. Only a body that ends so is complete then.
     pub(crate) fn end_of_input(&mut self) -> Result<(), BodyError> {
         match self.state {

@@ -82,19 +82,35 @@ pub(crate) fn response_head(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a number in decimal, without allocating.
-pub(crate) fn decimal(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 || at == 0 {
-            break;
+/// A number in decimal.
+pub(crate) struct Decimal {
+    digits: [u8; 20],
+    at: usize,
+}
+
+impl Decimal {
+    pub(crate) fn new(mut n: u64) -> Decimal {
+        let mut digits = [0u8; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (n % 10) as u8;
+            n /= 10;
+            if n == 0 || at == 0 {
+                break;
+            }
         }
+        Decimal { digits, at }
     }
-    out.extend_from_slice(&digits[at..]);
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.at..]
+    }
+}
+
+/// Appends a number in decimal.
+fn decimal(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(Decimal::new(n).as_bytes());
 }
 
 /// Appends a chunk's size line.
@@ -153,9 +169,7 @@ fn last_chunk(trailers: &HeaderBlock, first: bool) -> Vec<u8> {
 
 /// Sets `content-length`.
 pub(crate) fn set_length(headers: &mut HeaderBlock, length: u64) {
-    let mut text = Vec::with_capacity(20);
-    decimal(&mut text, length);
-    headers.set(Known::ContentLength, &text);
+    headers.set(Known::ContentLength, Decimal::new(length).as_bytes());
 }
 
 #[cfg(test)]

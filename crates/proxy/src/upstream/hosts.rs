@@ -82,7 +82,6 @@ pub(crate) struct HostSet {
     all: HashMap<SocketAddr, Rc<Host>>,
     /// Per priority: its share of requests in percent, and who gets them.
     priorities: Vec<(u32, Balancer)>,
-    healthy: usize,
 }
 
 impl HostSet {
@@ -129,7 +128,6 @@ impl HostSet {
             endpoints.overprovisioning
         };
         let shares = shares(&groups, over);
-        let healthy = groups.iter().map(|g| g.healthy.len()).sum();
         let priorities = groups
             .into_iter()
             .zip(shares)
@@ -138,11 +136,7 @@ impl HostSet {
                 (share, Balancer::new(config.lb, hosts, worker.random()))
             })
             .collect();
-        HostSet {
-            all,
-            priorities,
-            healthy,
-        }
+        HostSet { all, priorities }
     }
 
     /// The balancer of the priority that a random number falls on.
@@ -159,14 +153,6 @@ impl HostSet {
             .iter()
             .map(|(_, b)| b)
             .find(|b| !b.is_empty())
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    pub(crate) fn healthy(&self) -> usize {
-        self.healthy
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host>> {

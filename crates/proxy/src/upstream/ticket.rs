@@ -43,10 +43,6 @@ impl ConnTicket {
         })
     }
 
-    pub(crate) fn cluster(&self) -> &Rc<ActiveCluster> {
-        &self.cluster
-    }
-
     pub(crate) fn host(&self) -> &Rc<Host> {
         &self.host
     }
@@ -99,10 +95,6 @@ impl RequestTicket {
             host: host.clone(),
             priority,
         })
-    }
-
-    pub(crate) fn host(&self) -> &Rc<Host> {
-        &self.host
     }
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Deadline {
     due: Cell<u64>,
     /// When the queue will look at it next.
     queued: Cell<u64>,
+    /// The queue has found it due.
+    fired: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -36,6 +38,7 @@ impl Default for Deadline {
         Deadline {
             due: Cell::new(NEVER),
             queued: Cell::new(NEVER),
+            fired: Cell::new(false),
             waker: RefCell::default(),
         }
     }
@@ -74,6 +77,8 @@ pub(crate) struct Timers {
     start: Instant,
     queue: RefCell<BinaryHeap<Reverse<Queued>>>,
     driver: RefCell<Option<Waker>>,
+    /// The time at the last reading of the clock.
+    last: Cell<u64>,
     /// At this length of the queue, entries of connections that are gone are removed.
     sweep_at: Cell<usize>,
 }
@@ -84,13 +89,27 @@ impl Timers {
             start: Instant::now(),
             queue: RefCell::default(),
             driver: RefCell::default(),
+            last: Cell::new(0),
             sweep_at: Cell::new(1024),
         }
     }
 
     /// Milliseconds since the worker started.
     pub(crate) fn now(&self) -> u64 {
-        self.millis(Instant::now())
+        self.read().1
+    }
+
+    /// Reads the clock, for the request that begins now.
+    pub(crate) fn read(&self) -> (Instant, u64) {
+        let now = Instant::now();
+        let millis = self.millis(now);
+        self.last.set(millis);
+        (now, millis)
+    }
+
+    /// The time of the last reading: good enough for limits of minutes, and free.
+    pub(crate) fn recent(&self) -> u64 {
+        self.last.get()
     }
 
     pub(crate) fn millis(&self, at: Instant) -> u64 {
@@ -101,6 +120,7 @@ impl Timers {
     pub(crate) fn set(&self, deadline: &Rc<Deadline>, due: Option<u64>) {
         let due = due.unwrap_or(NEVER);
         deadline.due.set(due);
+        deadline.fired.set(false);
         if due >= deadline.queued.get() {
             return;
         }
@@ -111,7 +131,7 @@ impl Timers {
     }
 
     fn enqueue(&self, deadline: &Rc<Deadline>, due: u64) {
-        let far = due.saturating_sub(self.now()) > 1000;
+        let far = due.saturating_sub(self.recent()) > 1000;
         let at = if far {
             due.next_multiple_of(COARSE_MS)
         } else {
@@ -127,9 +147,9 @@ impl Timers {
     }
 
     /// Ready when the deadline has passed; otherwise its task is woken then.
+    /// Reads no clock: the queue does, when it fires.
     pub(crate) fn poll(&self, deadline: &Deadline, cx: &mut Context<'_>) -> Poll<()> {
-        let due = deadline.due.get();
-        if due != NEVER && due <= self.now() {
+        if deadline.fired.get() {
             return Poll::Ready(());
         }
         let mut waker = deadline.waker.borrow_mut();
@@ -166,8 +186,9 @@ impl Timers {
             }
             if deadline.due.get() > now {
                 self.enqueue(&deadline, deadline.due.get());
-            } else if let Some(waker) = deadline.waker.borrow().as_ref() {
-                waker.wake_by_ref();
+            } else {
+                deadline.fired.set(true);
+                deadline.wake();
             }
         }
     }
