@@ -397,6 +397,15 @@ impl<T> Entry<T> {
                 ))
             }) {
             Ok(Compiled { value, unsupported }) => {
+                if !unsupported.is_empty() {
+                    let fields = unsupported.len();
+                    tracing::info!(
+                        resource = received.name,
+                        fields,
+                        "accepted with fields that have no effect here; /config_dump?unsupported \
+                         lists them"
+                    );
+                }
                 self.origin = *origin;
                 self.error = None;
                 self.warming = Some(Generation {
