@@ -7,12 +7,15 @@
 
 mod mesh;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lateen_xds::client::{Client, Event};
 use lateen_xds::type_url::{CLUSTER, ENDPOINT, LISTENER};
 use lateen_xds::{Changed, ResourceState, SyncState};
 use mesh::{Mesh, Proxy, eventually};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 #[tokio::test]
 async fn a_proxy_gets_what_it_subscribes_to_and_every_change_of_it() {
@@ -252,4 +255,57 @@ async fn streams_beyond_the_bound_are_refused() {
     })
     .await;
     assert_eq!(mesh.server.status().len(), 2);
+}
+
+/// Random worlds, pushed with exactly what changed, while the server is killed and started anew
+/// and clients come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_happens_every_client_ends_with_the_last_state() {
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+    for seed in 0..6 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut mesh = Mesh::start().await;
+        let mut proxies = vec![Proxy::connect(&mesh, "p0.default")];
+        let mut world: BTreeMap<(&'static str, &str), u32> = BTreeMap::new();
+        for step in 0..120 {
+            let entries: Vec<_> = world.iter().map(|((u, n), c)| (*u, *n, *c)).collect();
+            match random.random_range(0..20) {
+                0 => {
+                    mesh.kill();
+                    mesh.restart(&entries).await;
+                }
+                1 => proxies.push(Proxy::connect(&mesh, &format!("p{step}.default"))),
+                2 if proxies.len() > 1 => drop(proxies.swap_remove(0)),
+                _ => {
+                    let url = [CLUSTER, LISTENER, ENDPOINT][random.random_range(0..3)];
+                    let name = NAMES[random.random_range(0..NAMES.len())];
+                    match random.random_range(0..5) {
+                        0 => world.remove(&(url, name)),
+                        content => world.insert((url, name), content),
+                    };
+                    let entries: Vec<_> = world.iter().map(|((u, n), c)| (*u, *n, *c)).collect();
+                    mesh.replace(&entries);
+                    mesh.push(Changed::names(url, [name]));
+                }
+            }
+            if let Some(proxy) = proxies.last().filter(|_| step % 7 == 0) {
+                proxy.client.subscribe_all(CLUSTER);
+                proxy.client.subscribe_all(LISTENER);
+                proxy.client.subscribe(ENDPOINT, NAMES.map(str::to_owned));
+            }
+            if random.random_bool(0.3) {
+                tokio::time::sleep(Duration::from_millis(random.random_range(0..4))).await;
+            }
+        }
+        let entries: Vec<_> = world.iter().map(|((u, n), c)| (*u, *n, *c)).collect();
+        for proxy in &proxies {
+            proxy.client.subscribe_all(CLUSTER);
+            proxy.client.subscribe_all(LISTENER);
+            proxy.client.subscribe(ENDPOINT, NAMES.map(str::to_owned));
+            eventually(&format!("the last state, seed {seed}"), || {
+                proxy.holds(&entries)
+            })
+            .await;
+        }
+    }
 }

@@ -113,6 +113,12 @@ impl Mesh {
         task.await.unwrap();
     }
 
+    /// As after kill -9: the sockets go without a word.
+    pub fn kill(&mut self) {
+        let (_stop, task) = self.serving.take().unwrap();
+        task.abort();
+    }
+
     pub async fn restart(&mut self, entries: &[Entry<'_>]) {
         self.server = new_server(&self.limits, world(entries));
         *self.current.lock().unwrap() = Arc::new(world(entries));
