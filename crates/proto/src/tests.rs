@@ -1,3 +1,5 @@
+//! Messages to JSON and back.
+
 use super::*;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use envoy_types::pb::google::protobuf::{Any, Duration};

@@ -26,8 +26,9 @@ pub trait RequestView {
             ":path" => self.path(),
             ":authority" | "host" => self.authority(),
             ":scheme" => self.scheme(),
-            _ => return self.header(name),
+            other if other.starts_with(':') => return None,
+            other => return self.header(other),
         };
-        Some(Cow::Borrowed(pseudo))
+        (!pseudo.is_empty()).then_some(Cow::Borrowed(pseudo))
     }
 }

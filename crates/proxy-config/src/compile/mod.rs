@@ -1,5 +1,6 @@
 //! Envoy's messages to the runtime types. One file per message; each function takes a message apart
-//! completely, so that a field this proxy has not placed does not compile.
+//! completely, so that a field this proxy has not placed does not compile; a function here is as long as
+//! its message is wide.
 
 #![allow(
     deprecated,

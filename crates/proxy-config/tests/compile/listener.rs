@@ -50,9 +50,7 @@ fn an_http_listener_has_envoys_defaults() {
         l.addresses,
         [Address::Socket(([127, 0, 0, 1], 15101).into())]
     );
-    assert_eq!(
-        (l.reuse_port, l.bind_to_port), (true, true)
-    );
+    assert_eq!((l.reuse_port, l.bind_to_port), (true, true));
     let m = http_manager(manager());
     assert!(matches!(&m.routes, RouteSource::Rds(name) if &**name == "http_proxy"));
     assert_eq!(

@@ -21,7 +21,6 @@ mod query;
 mod server;
 mod stats;
 
-
 use crate::main_thread::ProxyState;
 use axum::Router;
 use axum::body::Body;

@@ -2,6 +2,7 @@
 
 use super::query::Query;
 use super::{bad_request, json};
+use crate::main_thread::config::Entry;
 use crate::main_thread::{Phase, ProxyState};
 use crate::stats::{Kind, LATENCY_BUCKETS_MS, LatencySnapshot, Scope};
 use axum::http::header;
@@ -10,7 +11,9 @@ use lateen_proxy_config::re2;
 use lateen_telemetry::envoy_stats::{StatScope, dotted, tagged};
 use lateen_telemetry::prometheus::{self, CONTENT_TYPE, Exposition};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 /// One statistic with its scope spelt out.
 struct Stat {
@@ -213,49 +216,6 @@ fn from_clusters(proxy: &ProxyState) -> Vec<Stat> {
 }
 
 fn from_process(proxy: &ProxyState) -> Vec<Stat> {
-    let workers = &proxy.workers;
-    let control = proxy.control_plane();
-    let (clusters, listeners, unsupported) = {
-        let config = proxy.config();
-        let count = |total: usize| total as u64;
-        (
-            [
-                count(
-                    config
-                        .clusters
-                        .values()
-                        .filter(|e| e.active.is_some())
-                        .count(),
-                ),
-                count(
-                    config
-                        .clusters
-                        .values()
-                        .filter(|e| e.warming.is_some())
-                        .count(),
-                ),
-            ],
-            [
-                count(
-                    config
-                        .listeners
-                        .values()
-                        .filter(|e| e.active.is_some())
-                        .count(),
-                ),
-                count(
-                    config
-                        .listeners
-                        .values()
-                        .filter(|e| e.warming.is_some())
-                        .count(),
-                ),
-            ],
-            count(config.notices().len()),
-        )
-    };
-    let phase = super::server::phase(proxy);
-    let uptime = proxy.started.elapsed().unwrap_or_default().as_secs();
     let number = |scope, name: &str, kind, value| Stat {
         scope: Owned::Process(scope),
         name: name.to_owned(),
@@ -263,16 +223,22 @@ fn from_process(proxy: &ProxyState) -> Vec<Stat> {
     };
     let gauge = |scope, name, value| number(scope, name, Kind::Gauge, value);
     let counter = |scope, name, value| number(scope, name, Kind::Counter, value);
-    vec![
+    let phase = super::server::phase(proxy);
+    let control = proxy.control_plane();
+    let mut stats = vec![
         gauge("server", "live", u64::from(phase == Phase::Live)),
         gauge("server", "state", phase as u64),
-        gauge("server", "uptime", uptime),
+        gauge(
+            "server",
+            "uptime",
+            proxy.started.elapsed().unwrap_or_default().as_secs(),
+        ),
         gauge("server", "concurrency", proxy.options.concurrency as u64),
-        gauge("server", "total_connections", workers.active_connections()),
-        gauge("cluster_manager", "active_clusters", clusters[0]),
-        gauge("cluster_manager", "warming_clusters", clusters[1]),
-        gauge("listener_manager", "total_listeners_active", listeners[0]),
-        gauge("listener_manager", "total_listeners_warming", listeners[1]),
+        gauge(
+            "server",
+            "total_connections",
+            proxy.workers.active_connections(),
+        ),
         gauge(
             "control_plane",
             "connected_state",
@@ -284,15 +250,44 @@ fn from_process(proxy: &ProxyState) -> Vec<Stat> {
         counter(
             "access_logs",
             "lines_dropped",
-            workers.access_log_lines_dropped(),
+            proxy.workers.access_log_lines_dropped(),
         ),
-        gauge("config", "unsupported_fields", unsupported),
         Stat {
             scope: Owned::Process("control_plane"),
             name: "identifier".to_owned(),
             value: Reading::Text(control.target),
         },
-    ]
+    ];
+    let config = proxy.config();
+    let (active, warming) = counts(&config.clusters);
+    stats.push(gauge("cluster_manager", "active_clusters", active));
+    stats.push(gauge("cluster_manager", "warming_clusters", warming));
+    let (active, warming) = counts(&config.listeners);
+    stats.push(gauge("listener_manager", "total_listeners_active", active));
+    stats.push(gauge(
+        "listener_manager",
+        "total_listeners_warming",
+        warming,
+    ));
+    stats.push(gauge(
+        "config",
+        "unsupported_fields",
+        config.notices().len() as u64,
+    ));
+    stats
+}
+
+/// How many resources serve, and how many wait.
+fn counts<T>(entries: &BTreeMap<Arc<str>, Entry<T>>) -> (u64, u64) {
+    let active = entries
+        .values()
+        .filter(|entry| entry.active.is_some())
+        .count();
+    let warming = entries
+        .values()
+        .filter(|entry| entry.warming.is_some())
+        .count();
+    (active as u64, warming as u64)
 }
 
 /// Sorted `name: value` lines; texts first and latencies last, as Envoy prints them.

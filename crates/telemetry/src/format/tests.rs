@@ -1,3 +1,5 @@
+//! Formats and what they render.
+
 use super::*;
 use std::time::Duration;
 
