@@ -114,11 +114,7 @@ impl Contestant {
 
     /// Waits until the HTTP port gives the backend's answer. `objection` may say sooner why it
     /// never will.
-    pub fn wait_until_ready(
-        mut self,
-        name: &str,
-        objection: impl Fn() -> Option<String>,
-    ) -> Result<Self> {
+    pub fn wait_until_ready(mut self, objection: impl Fn() -> Option<String>) -> Result<Self> {
         const PATIENCE: Duration = Duration::from_secs(15);
         let start = Instant::now();
         let mut buffer = Vec::new();
@@ -129,14 +125,10 @@ impl Contestant {
                 return Ok(self);
             };
             if let Some(reason) = objection() {
-                return Err(Error::Rejected {
-                    name: name.into(),
-                    reason,
-                });
+                return Err(Error::Rejected { reason });
             }
             if start.elapsed() > PATIENCE {
                 return Err(Error::NotReady {
-                    name: name.into(),
                     seconds: PATIENCE.as_secs(),
                     last: last.to_string(),
                     log: self

@@ -1,4 +1,4 @@
-//! What can go wrong in a run, each with what to do about it.
+//! What can go wrong in a run. Where it concerns a contestant, its name stands before it.
 
 /// The result of everything in this program.
 pub type Result<T = ()> = std::result::Result<T, Error>;
@@ -14,23 +14,18 @@ pub enum Error {
     #[error("{program} is not installed; {remedy}")]
     Missing { program: String, remedy: String },
 
-    #[error("{name} ended by itself ({status}); the end of its log:\n{log}")]
-    Ended {
-        name: String,
-        status: String,
-        log: String,
-    },
+    #[error("ended by itself ({status}); the end of its log:\n{log}")]
+    Ended { status: String, log: String },
 
-    #[error("{name} did not answer within {seconds} s ({last}); the end of its log:\n{log}")]
+    #[error("did not answer within {seconds} s ({last}); the end of its log:\n{log}")]
     NotReady {
-        name: String,
         seconds: u64,
         last: String,
         log: String,
     },
 
-    #[error("{name} rejected its configuration: {reason}")]
-    Rejected { name: String, reason: String },
+    #[error("rejected its configuration: {reason}")]
+    Rejected { reason: String },
 
     #[error("{program} printed something else than expected: {text}")]
     Output { program: String, text: String },

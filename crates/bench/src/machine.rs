@@ -60,16 +60,16 @@ pub fn describe(ground: &Ground, pace: Pace) -> String {
     text
 }
 
-/// `/x/envoy  version: HASH/1.40.0/Clean/RELEASE/BoringSSL` is long and begins with a path.
+/// The number out of what a program says of its version.
 fn short_version(line: String) -> String {
-    let line = match line.split_once("version: ") {
-        Some((path, rest)) if path.contains('/') => rest.split('/').nth(1).unwrap_or(rest).into(),
-        _ => line,
-    };
-    match line.split_once(" - http").or(line.split_once(" Copyright")) {
-        Some((before, _)) => before.to_owned(),
-        None => line,
-    }
+    // Envoy's line begins with the path of the program, which may hold numbers as well.
+    let after_path = line
+        .split_once("version: ")
+        .map_or(&*line, |(_, rest)| rest);
+    let mut words = after_path.split([' ', '/']);
+    let version =
+        words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'));
+    version.unwrap_or(&line).to_owned()
 }
 
 fn machine(cores: usize) -> String {
@@ -115,17 +115,19 @@ mod tests {
     fn versions_are_shown_without_path_and_address() {
         let check = |line: &str, expect| assert_eq!(short_version(line.into()), expect);
         check(
-            "/usr/bin/envoy  version: 9e55809/1.40.0/Clean/RELEASE/BoringSSL",
+            "/x/3.11/envoy  version: 9e55809/1.40.0/Clean/RELEASE/BoringSSL",
             "1.40.0",
         );
         check(
             "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/",
-            "HAProxy version 2.6.12-1+deb12u4 2026/10/17",
+            "2.6.12-1+deb12u4",
         );
-        check("nginx version: nginx/1.22.1", "nginx version: nginx/1.22.1");
+        check("nginx version: nginx/1.22.1", "1.22.1");
         check(
-            "wrk debian/4.1.0-3+b2 [epoll] Copyright (C) 2012 Will Glozer",
-            "wrk debian/4.1.0-3+b2 [epoll]",
+            "wrk debian/4.1.0-3+b2 [epoll] Copyright (C) 2012",
+            "4.1.0-3+b2",
         );
+        check("h2load nghttp2/1.52.0", "1.52.0");
+        check("something else 7", "something else 7");
     }
 }

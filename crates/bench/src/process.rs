@@ -95,7 +95,6 @@ impl Running {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(Error::Ended {
-                name: self.name.clone(),
                 status: status.to_string(),
                 log: self.log_end(),
             }),

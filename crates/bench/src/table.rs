@@ -88,6 +88,12 @@ impl Table {
         for row in &self.rows {
             let _ = writeln!(text, "| {} | {} |", row.kind.name(), self.cells(row));
         }
+        for row in &self.rows {
+            // A paragraph takes the first line; the log was printed when it happened.
+            if let Some(reason) = row.failure.as_ref().and_then(|text| text.lines().next()) {
+                let _ = writeln!(text, "\nNo figures for {}: {reason}", row.kind.name());
+            }
+        }
         let ratios = self.ratios();
         if !ratios.is_empty() {
             let _ = write!(text, "\n| ratio of {} | |\n|---|---|\n", titles[0]);
@@ -97,12 +103,6 @@ impl Table {
     }
 
     fn cells(&self, row: &Row) -> String {
-        if let Some(failure) = &row.failure {
-            // A table cell is one line; the whole text was printed when it happened.
-            let first = failure.lines().next().unwrap_or_default();
-            let rest = vec![""; self.columns.len() - 1].join(" | ");
-            return format!("{} {rest}", first.replace('|', "\\|"));
-        }
         let cells: Vec<String> = self
             .columns
             .iter()
@@ -186,8 +186,8 @@ mod tests {
             rows: vec![failed, row(Kind::Lateen(Chain::Minimal), &[10.0])],
         };
         let expect = "## T\n\nN\n\n| | us | rate |\n|---|---|---|\n\
-            | nginx | nginx is not installed; apt-get install nginx-light  |\n\
-            | Lateen minimal | 10.0 | - |\n";
+            | nginx | - | - |\n| Lateen minimal | 10.0 | - |\n\n\
+            No figures for nginx: nginx is not installed; apt-get install nginx-light\n";
         assert_eq!(table.markdown(), expect);
     }
 }

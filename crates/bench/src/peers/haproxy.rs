@@ -18,7 +18,7 @@ pub fn start(ground: &Ground, name: &str) -> Result<Contestant> {
         tcp: Some(loopback(tcp)),
         process: Some(process),
     }
-    .wait_until_ready(name, || None)
+    .wait_until_ready(|| None)
 }
 
 fn configuration(ground: &Ground, http: u16, h2: u16, tcp: u16) -> String {

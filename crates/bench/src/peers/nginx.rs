@@ -25,7 +25,7 @@ pub fn start(ground: &Ground, name: &str) -> Result<Contestant> {
         tcp: None,
         process: Some(process),
     }
-    .wait_until_ready(name, || None)
+    .wait_until_ready(|| None)
 }
 
 /// `keepalive` must hold as many idle upstream connections as there are clients, or nginx opens

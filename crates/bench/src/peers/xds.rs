@@ -74,5 +74,5 @@ fn start(
         tcp: Some(loopback(client.tcp)),
         process: Some(process),
     }
-    .wait_until_ready(name, || ground.ads.rejection(&client))
+    .wait_until_ready(|| ground.ads.rejection(&client))
 }
