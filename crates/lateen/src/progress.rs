@@ -16,6 +16,10 @@ use crate::session::{self, Events};
 
 /// Between two drawings of the list.
 const FRAME: Duration = Duration::from_millis(60);
+/// A list with more rows scrolls away on a small terminal and cannot be redrawn.
+const TALLEST: usize = 20;
+/// A state with more characters wraps there.
+const WIDEST: usize = 48;
 
 /// The progress of one start.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Progress {
         let interactive = session::is_interactive();
         loop {
             let rows = rows(&plan, &table.borrow_and_update());
-            if interactive {
+            if interactive && rows.len() <= TALLEST {
                 progress.draw(&rows);
                 tokio::time::sleep(FRAME).await;
             } else {
@@ -74,7 +78,7 @@ impl Progress {
                 _ => ("·", AnsiColor::BrightBlack),
             };
             let style = Style::new().fg_color(Some(color.into()));
-            let state: String = row.state().chars().take(60).collect();
+            let state: String = row.state().chars().take(WIDEST).collect();
             let name = &row.workload;
             text.push_str(&format!(
                 "\x1b[2K  {style}{mark}{style:#} {name:width$}  {state}\n"

@@ -175,6 +175,11 @@ fn workload_json(workload: &Workload, row: &Row) -> Value {
             })
         })
         .collect();
+    let tcp: Vec<Value> = workload
+        .tcp_outbound
+        .iter()
+        .map(|tcp| json!({"service": tcp.host_and_port(), "localPort": tcp.local}))
+        .collect();
     json!({
         "name": workload.name,
         "namespace": workload.namespace,
@@ -184,6 +189,7 @@ fn workload_json(workload: &Workload, row: &Row) -> Value {
         "ports": ports,
         "adminPort": workload.admin,
         "outboundPort": workload.outbound,
+        "tcpOutbound": tcp,
         "pid": row.pid,
         "sidecarPid": row.sidecar_pid,
         "ready": row.is_ready(),
@@ -202,7 +208,7 @@ fn table(rows: &[Row]) -> String {
             } else {
                 row.version.clone()
             },
-            row.address.clone(),
+            row.address.clone().unwrap_or_else(|| "-".to_owned()),
             row.sidecar.clone().unwrap_or_else(|| "-".to_owned()),
             row.state(),
         ]

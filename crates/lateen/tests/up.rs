@@ -452,3 +452,92 @@ fn wrong_command_lines_exit_with_64() {
     assert_eq!(run(&["--help"]).status.code(), Some(0));
     assert_eq!(run(&["demo", "--help"]).status.code(), Some(0));
 }
+
+/// Sidecars and gateway included.
+#[test]
+fn the_example_sends_one_request_in_ten_to_the_second_version() {
+    if std::process::Command::new("python3")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        eprintln!("skipped: there is no python3");
+        return;
+    }
+    let (base, run_dir) = (free_block(), tempfile::tempdir().unwrap());
+    let (file, port) = (
+        support::example("two-versions/mesh.yaml"),
+        (base + 80).to_string(),
+    );
+    let mesh = Mesh::start_in(&["up", "-f", &file, "--port", &port], base, run_dir);
+    assert_eq!(mesh.summary["ready"], true, "{}", mesh.summary);
+    let answer = || request(mesh.gateway(), "GET", "/", &[], b"").unwrap().body;
+    let second = (0..400).filter(|_| answer().contains("web v2")).count();
+    // 10 % of 400: the standard deviation is 6, five of them are 30.
+    assert!((10..=70).contains(&second), "{second} of 400");
+}
+
+#[test]
+fn a_tcp_service_is_reached_through_both_sidecars_at_the_port_that_the_environment_names() {
+    let mesh = up("
+workloads:
+  - name: db
+    ports: [{port: 3306, protocol: tcp}]
+    command: [lateen, bookinfo, details, --port, $(PORT)]
+  - name: client
+    command: [sh, -c, 'env > env; exec sleep 1000']
+");
+    assert_eq!(mesh.summary["ready"], true, "{}", mesh.summary);
+    let tcp = &mesh.workload("client")["tcpOutbound"][0];
+    assert_eq!(tcp["service"], "db.default.svc.cluster.local:3306");
+    let env = read(&mesh.run_dir.path().join("env"));
+    assert!(env.contains("DB_SERVICE_HOST=127.0.0.1\n"), "{env}");
+    assert!(
+        env.contains(&format!("DB_SERVICE_PORT={}\n", tcp["localPort"])),
+        "{env}"
+    );
+    let (status, body) = get(&tcp["localPort"], "/details/0").unwrap();
+    assert_eq!(status, 200);
+    assert!(body.contains("William Shakespeare"), "{body}");
+}
+
+/// A workload that hangs gets no requests until it answers again.
+#[test]
+fn traffic_avoids_a_workload_that_is_not_ready() {
+    let mesh = up("
+workloads:
+  - {name: client, command: [sleep, '1000']}
+  - {name: a, service: s, ports: [{port: 80}], readinessPath: /health,
+     command: [lateen, bookinfo, details, --port, $(PORT)]}
+  - {name: b, service: s, ports: [{port: 80}], readinessPath: /health,
+     command: [lateen, bookinfo, details, --port, $(PORT)]}
+");
+    assert_eq!(mesh.summary["ready"], true, "{}", mesh.summary);
+    let proxy = loopback(mesh.workload("client")["outboundPort"].as_u64().unwrap());
+    let seen = || -> std::collections::BTreeSet<String> {
+        (0..16)
+            .map(|_| {
+                let answer = request(proxy, "GET", "http://s/details/0", &[], b"").unwrap();
+                assert_eq!(answer.status, 200, "{answer:?}");
+                let header = "x-bookinfo-workload: ";
+                let name = answer
+                    .head
+                    .lines()
+                    .find_map(|line| line.strip_prefix(header));
+                name.unwrap_or_default().to_owned()
+            })
+            .collect()
+    };
+    assert_eq!(seen().len(), 2);
+    let hanging = mesh.workload("b")["pid"].as_u64().unwrap();
+    signal("STOP", hanging);
+    let api = &mesh.summary["control"]["apiPort"];
+    let entry = "/apis/networking.istio.io/v1/namespaces/default/workloadentries/b";
+    eventually("its entry says so", || {
+        get(api, entry).is_some_and(|(_, body)| body.contains("\"False\""))
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(seen().into_iter().collect::<Vec<_>>(), ["a"]);
+    signal("CONT", hanging);
+    eventually("it is back", || seen().len() == 2);
+}

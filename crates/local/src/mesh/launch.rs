@@ -176,6 +176,8 @@ fn app_environment(workload: &Workload) -> Vec<(String, String)> {
         ("http_proxy".into(), proxy),
         ("NO_PROXY".into(), "localhost,127.0.0.1".into()),
         ("no_proxy".into(), "localhost,127.0.0.1".into()),
+        // Node.js looks at the variables above only when this one is set.
+        ("NODE_USE_ENV_PROXY".into(), "1".into()),
     ];
     if let Some(first) = workload.ports.first() {
         env.push(("PORT".into(), first.app.to_string()));

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -34,6 +35,8 @@ const LEFTOVERS: Duration = Duration::from_secs(4);
 /// Patience with the page behind a gateway while waiting for it.
 const PAGE_PATIENCE: Duration = Duration::from_secs(2);
 const PAGE_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for every proxy to have accepted its configuration.
+const DISTRIBUTION: Duration = Duration::from_secs(5);
 /// Longest wait for everything to be ready: slow applications are given time, not eternity.
 const SETTLE: Duration = Duration::from_secs(60);
 /// A process that was started again this often before it was ever ready has failed.
@@ -191,6 +194,8 @@ impl Mesh {
         if settled.await.map_err(|_| Hopeless)?.iter().any(is_hopeless) {
             return Err(Hopeless);
         }
+        // A proxy that rejects something never gets there; that is for `proxy-status` to show.
+        let _ = tokio::time::timeout(DISTRIBUTION, self.distributed()).await;
         for gateway in &self.plan.gateways {
             let Some(path) = &gateway.readiness_path else {
                 continue;
@@ -208,6 +213,42 @@ impl Mesh {
             }
         }
         Ok(())
+    }
+
+    /// Waits until every proxy has accepted everything that is in the control plane by now. A proxy
+    /// is ready with its first configuration, which may be older than what was put last.
+    async fn distributed(&self) {
+        let proxies = self
+            .plan
+            .gateways
+            .iter()
+            .filter(|gateway| !gateway.external_proxy)
+            .count()
+            + self
+                .plan
+                .workloads
+                .iter()
+                .filter(|workload| !workload.external_proxy)
+                .count();
+        let url = format!(
+            "http://127.0.0.1:{}/debug/pushz",
+            self.plan.control.monitoring
+        );
+        loop {
+            let state = match self.client.get(&url, PAGE_PATIENCE).await {
+                Ok(response) => serde_json::from_slice(response.body()).unwrap_or_default(),
+                Err(_) => Value::Null,
+            };
+            let connected = state["proxies"]
+                .as_u64()
+                .is_some_and(|n| n >= proxies as u64);
+            let pushed = state["pushed"].as_u64() >= state["revision"].as_u64();
+            let accepted = state["pending"].as_array().is_some_and(Vec::is_empty);
+            if connected && pushed && accepted {
+                return;
+            }
+            tokio::time::sleep(PAGE_POLL).await;
+        }
     }
 
     /// Waits for the control plane to have failed for good.

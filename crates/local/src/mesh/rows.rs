@@ -10,8 +10,8 @@ use crate::supervise::{State, Status, Table};
 pub struct Row {
     pub workload: String,
     pub version: String,
-    /// Where it takes requests: host and port.
-    pub address: String,
+    /// Where it takes requests: host and port; none for a workload without ports.
+    pub address: Option<String>,
     /// The admin address of its proxy; none for the control plane.
     pub sidecar: Option<String>,
     pub condition: Condition,
@@ -80,7 +80,7 @@ fn control_row(plan: &Plan, table: &Table) -> Row {
     Row {
         workload: CONTROL.to_owned(),
         version: String::new(),
-        address: format!("127.0.0.1:{}", plan.control.api),
+        address: Some(format!("127.0.0.1:{}", plan.control.api)),
         sidecar: None,
         condition: condition(&[control]),
         pid: control.and_then(|status| status.pid),
@@ -94,7 +94,7 @@ fn gateway_row(gateway: &Gateway, table: &Table) -> Row {
     Row {
         workload: gateway.name.clone(),
         version: String::new(),
-        address: format!("127.0.0.1:{}", gateway.http),
+        address: Some(format!("127.0.0.1:{}", gateway.http)),
         sidecar: Some(format!("127.0.0.1:{}", gateway.admin)),
         condition: match gateway.external_proxy {
             true => Condition::ExternalProxy,
@@ -109,10 +109,6 @@ fn gateway_row(gateway: &Gateway, table: &Table) -> Row {
 fn workload_row(workload: &Workload, table: &Table) -> Row {
     let app = find(table, &app_name(&workload.name));
     let sidecar = find(table, &sidecar_name(&workload.name));
-    let port = workload
-        .ports
-        .first()
-        .map_or(workload.outbound, |port| port.inbound);
     let condition = match workload.external_proxy {
         true => match condition(&[app]) {
             Condition::Ready => Condition::ExternalProxy,
@@ -123,7 +119,10 @@ fn workload_row(workload: &Workload, table: &Table) -> Row {
     Row {
         workload: workload.name.clone(),
         version: workload.version().to_owned(),
-        address: format!("127.0.0.1:{port}"),
+        address: workload
+            .ports
+            .first()
+            .map(|port| format!("127.0.0.1:{}", port.inbound)),
         sidecar: Some(format!("127.0.0.1:{}", workload.admin)),
         condition,
         pid: app.and_then(|status| status.pid),

@@ -416,3 +416,6 @@ fn or(text: &str, default: &str) -> String {
         text.to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests;
