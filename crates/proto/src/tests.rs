@@ -111,7 +111,7 @@ fn istios_typed_struct_is_readable() {
     let json = json!({
         "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
         "type_url": "type.googleapis.com/stats.PluginConfig",
-        "value": {"debug": "false"},
+        "value": {"debug": "false", "port": 9080, "share": 0.5},
     });
     let any_json = json!({"name": "f", "typed_config": json});
     let name = "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter";

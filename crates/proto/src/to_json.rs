@@ -71,8 +71,23 @@ fn well_known(message: &DynamicMessage) -> Json {
     let options = SerializeOptions::new().use_proto_field_name(true);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
+        .map(whole_numbers)
         // Out of range (a year beyond 9999): there is no JSON for it.
         .unwrap_or_else(|e| Json::from(format!("<{e}>")))
+}
+
+/// The numbers of a `Struct` are all doubles; `9080` is not to be shown as `9080.0`.
+fn whole_numbers(json: Json) -> Json {
+    match json {
+        Json::Number(n) if n.is_f64() => n.as_f64().map_or(Json::Null, float),
+        Json::Array(values) => values.into_iter().map(whole_numbers).collect(),
+        Json::Object(fields) => fields
+            .into_iter()
+            .map(|(key, value)| (key, whole_numbers(value)))
+            .collect::<Map<_, _>>()
+            .into(),
+        other => other,
+    }
 }
 
 fn field(pool: &DescriptorPool, field: &FieldDescriptor, value: &Proto) -> Json {

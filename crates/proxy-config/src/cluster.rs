@@ -106,6 +106,8 @@ pub struct Thresholds {
     pub max_retries: u32,
     /// Replaces `max_retries` when set.
     pub retry_budget: Option<RetryBudget>,
+    /// Show in statistics how much is left of each limit.
+    pub track_remaining: bool,
 }
 
 impl Default for Thresholds {
@@ -117,6 +119,7 @@ impl Default for Thresholds {
             max_requests: 1024,
             max_retries: 3,
             retry_budget: None,
+            track_remaining: false,
         }
     }
 }

@@ -49,7 +49,7 @@ fn start() -> Running {
         "node": { "id": "sidecar~127.0.0.1~a.default~x", "cluster": "a.default", "metadata": { "NAME": "a" } },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": admin.port() } } },
         "static_resources": {
-            "clusters": [merged(static_cluster("up", &[upstream]), json!({ "outlier_detection": {} }))],
+            "clusters": [merged(static_cluster("up", &[upstream]), json!({ "outlier_detection": {}, "alt_stat_name": "shown" }))],
             "listeners": [merged(http_listener("in", json!({ "route_config": table })), json!({
                 "address": { "socket_address": { "address": "127.0.0.1", "port_value": listener.port() } },
             }))],
@@ -244,7 +244,7 @@ fn clusters_and_listeners_as_text_and_json() {
     let running = shared();
     let clusters = text("/clusters");
     for line in [
-        "up::observability_name::up".to_owned(),
+        "up::observability_name::shown".to_owned(),
         "up::default_priority::max_connections::1024".to_owned(),
         "up::added_via_api::false".to_owned(),
         format!("up::{}::health_flags::healthy", running.upstream),
@@ -271,7 +271,7 @@ fn clusters_and_listeners_as_text_and_json() {
 #[test]
 fn stats_as_text_json_and_prometheus() {
     let all = text("/stats?usedonly");
-    assert!(all.contains("cluster.up.upstream_rq_200: 1\n"), "{all}");
+    assert!(all.contains("cluster.shown.upstream_rq_200: 1\n"), "{all}");
     assert!(all.contains("http.in.downstream_rq_2xx: 1\n"), "{all}");
     assert!(
         all.contains("server.live: 1\n") && !all.contains("upstream_rq_timeout"),
@@ -281,15 +281,15 @@ fn stats_as_text_json_and_prometheus() {
     let json = json_of("/stats?format=json&filter=membership_healthy");
     assert_eq!(
         json,
-        json!({ "stats": [{ "name": "cluster.up.membership_healthy", "value": 1 }] })
+        json!({ "stats": [{ "name": "cluster.shown.membership_healthy", "value": 1 }] })
     );
     let answer = send(get("/stats/prometheus"), shared().admin);
     let exposition = answer.body;
     for line in [
         "# TYPE envoy_cluster_upstream_rq_total counter\n",
-        "envoy_cluster_upstream_rq_total{envoy_cluster_name=\"up\"} 1\n",
-        "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"2\",envoy_cluster_name=\"up\"} 1\n",
-        "envoy_cluster_upstream_rq_time_count{envoy_cluster_name=\"up\"} 1\n",
+        "envoy_cluster_upstream_rq_total{envoy_cluster_name=\"shown\"} 1\n",
+        "envoy_cluster_upstream_rq_xx{envoy_response_code_class=\"2\",envoy_cluster_name=\"shown\"} 1\n",
+        "envoy_cluster_upstream_rq_time_count{envoy_cluster_name=\"shown\"} 1\n",
         "envoy_server_live 1\n",
     ] {
         assert!(exposition.contains(line), "{line}\n{exposition}");

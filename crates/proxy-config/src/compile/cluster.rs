@@ -356,7 +356,6 @@ fn limits(message: pb::circuit_breakers::Thresholds, at: At<'_>) -> Thresholds {
         track_remaining,
         max_connection_pools,
     } = message;
-    report!(at, "the remaining amounts are not counted"; track_remaining);
     report!(at, "there is one pool per endpoint"; max_connection_pools);
     let default = Thresholds::default();
     Thresholds {
@@ -365,6 +364,7 @@ fn limits(message: pb::circuit_breakers::Thresholds, at: At<'_>) -> Thresholds {
             .map_or(default.max_pending_requests, |v| v.value),
         max_requests: max_requests.map_or(default.max_requests, |v| v.value),
         max_retries: max_retries.map_or(default.max_retries, |v| v.value),
+        track_remaining,
         retry_budget: retry_budget.map(|message| {
             let pb::circuit_breakers::thresholds::RetryBudget {
                 budget_percent,

@@ -67,9 +67,7 @@ impl Status {
     fn counted(&self, endpoint: &Endpoint, stats: &StatsSnapshot) -> Vec<StatValue> {
         let names = crate::stats::EndpointStat::ALL;
         let scope = match endpoint.address {
-            Address::Socket(address) => {
-                Some(Scope::Endpoint(self.cluster.stat_name.clone(), address))
-            }
+            Address::Socket(address) => Some(Scope::Endpoint(self.cluster.name.clone(), address)),
             Address::Pipe(_) => None,
         };
         names

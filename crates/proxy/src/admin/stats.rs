@@ -147,12 +147,21 @@ fn selected(proxy: &ProxyState, query: &Query) -> Result<Vec<Stat>, String> {
 
 fn from_workers(proxy: &ProxyState) -> Vec<Stat> {
     let mut stats = Vec::new();
-    for scope in proxy.workers.stats().scopes {
+    let scopes = proxy.workers.stats().scopes;
+    let config = proxy.config();
+    for scope in scopes {
         // Endpoints are shown by /clusters, as in Envoy.
         if matches!(scope.scope, Scope::Endpoint(..)) {
             continue;
         }
-        let owner = Owned::Workers(scope.scope);
+        let owner = Owned::Workers(match scope.scope {
+            // Workers count by name; `alt_stat_name` is for those who read.
+            Scope::Cluster(name) => {
+                let entry = config.clusters.get(&name).and_then(|e| e.active.as_ref());
+                Scope::Cluster(entry.map_or(name, |active| active.value.stat_name.clone()))
+            }
+            other => other,
+        });
         stats.extend(scope.values.iter().map(|value| Stat {
             scope: owner.clone(),
             name: value.name.to_owned(),
@@ -200,16 +209,40 @@ fn from_clusters(proxy: &ProxyState) -> Vec<Stat> {
         gauge("membership_healthy", healthy as u64);
         let load = proxy.workers.cluster_load(name);
         let limits = &active.value.thresholds;
-        for (breaker, now, limit) in [
-            ("cx_open", load.connections, limits.max_connections),
-            ("rq_pending_open", load.pending, limits.max_pending_requests),
-            ("rq_open", load.requests, limits.max_requests),
-            ("rq_retry_open", load.retries, limits.max_retries),
+        for (open, remaining, now, limit) in [
+            (
+                "cx_open",
+                "remaining_cx",
+                load.connections,
+                limits.max_connections,
+            ),
+            (
+                "rq_pending_open",
+                "remaining_pending",
+                load.pending,
+                limits.max_pending_requests,
+            ),
+            (
+                "rq_open",
+                "remaining_rq",
+                load.requests,
+                limits.max_requests,
+            ),
+            (
+                "rq_retry_open",
+                "remaining_retries",
+                load.retries,
+                limits.max_retries,
+            ),
         ] {
             gauge(
-                &format!("circuit_breakers.default.{breaker}"),
+                &format!("circuit_breakers.default.{open}"),
                 u64::from(now >= limit),
             );
+            if limits.track_remaining {
+                let left = u64::from(limit.saturating_sub(now));
+                gauge(&format!("circuit_breakers.default.{remaining}"), left);
+            }
         }
     }
     stats
