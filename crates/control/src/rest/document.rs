@@ -1,6 +1,6 @@
 //! Request bodies: JSON or YAML in, one object that fits its URL out.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use lateen_api::{Diagnostic, Mode, Object};
 use lateen_store::ObjectKey;
 use serde_json::Value;
@@ -25,11 +25,22 @@ pub(crate) fn read(
     mode: Mode,
     target: &Target,
 ) -> Result<Document, ApiError> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok());
+    // kubectl's `create namespace` and the like; `create -f` and `apply` send JSON.
+    if content_type.is_some_and(|t| t.contains("protobuf") || t.contains("cbor")) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            format!(
+                "the body is {}; send JSON or YAML (`kubectl apply -f FILE` does)",
+                content_type.unwrap_or_default()
+            ),
+        ));
+    }
+    let text = std::str::from_utf8(body)
+        .map_err(|error| ApiError::bad_request(format!("the body is not UTF-8: {error}")))?;
     if content_type.is_some_and(|t| t.contains("json")) {
         let json: Value = serde_json::from_str(text)
             .map_err(|error| ApiError::bad_request(format!("the body is not JSON: {error}")))?;

@@ -14,4 +14,5 @@ mod envoy_gateway;
 mod envoy_requests;
 mod envoy_sidecar;
 mod grpc;
+mod kubectl;
 mod mesh;
