@@ -46,50 +46,55 @@ impl Config {
             .collect();
         for name in ready {
             self.wait.warming_clusters.remove(&name);
-            let Some(entry) = self.clusters.get_mut(&name) else {
-                continue;
-            };
-            let Some(warming) = entry.warming.take() else {
-                continue;
-            };
-            let cluster = warming.value.clone();
-            entry.active = Some(warming);
-            // Clusters cannot fail.
-            let _ = out.worker(WorkerUpdate::Cluster(cluster.clone()));
-            match &cluster.kind {
-                ClusterKind::Eds { service_name } => {
-                    let set = self
-                        .endpoints
-                        .get(service_name)
-                        .and_then(|e| e.active.as_ref());
-                    let set = set.map(|active| active.value.clone());
-                    let missing = self.wait.eds_missing.contains(service_name);
-                    let none = || EndpointSet {
-                        cluster: name.clone(),
-                        ..EndpointSet::default()
-                    };
-                    if let Some(set) = set.or_else(|| missing.then(|| Arc::new(none()))) {
-                        self.give_endpoints(&name, set, out);
-                    }
-                }
-                ClusterKind::Static(set) => {
-                    self.cluster_endpoints.insert(name.clone(), set.clone());
-                }
-                ClusterKind::StrictDns { .. } | ClusterKind::LogicalDns { .. } => {
-                    if let Some(set) = self.cluster_endpoints.get(&name).cloned() {
-                        self.give_endpoints(&name, set, out);
-                    }
-                }
-                ClusterKind::OriginalDst { .. } => {}
-            }
-            if !matches!(
-                cluster.kind,
-                ClusterKind::StrictDns { .. } | ClusterKind::LogicalDns { .. }
-            ) {
-                out.stop_resolving(&name);
-            }
-            self.refresh_eds_users(&name, out);
+            self.promote_cluster(&name, out);
         }
+    }
+
+    /// The warming generation goes to the workers, with the endpoints that are known for it.
+    fn promote_cluster(&mut self, name: &Arc<str>, out: &mut dyn Outside) {
+        let Some(entry) = self.clusters.get_mut(name) else {
+            return;
+        };
+        let Some(warming) = entry.warming.take() else {
+            return;
+        };
+        let cluster = warming.value.clone();
+        entry.active = Some(warming);
+        // Clusters cannot fail.
+        let _ = out.worker(WorkerUpdate::Cluster(cluster.clone()));
+        let dns = matches!(
+            cluster.kind,
+            ClusterKind::StrictDns { .. } | ClusterKind::LogicalDns { .. }
+        );
+        if !dns {
+            out.stop_resolving(name);
+        }
+        let endpoints = match &cluster.kind {
+            ClusterKind::Eds { service_name } => {
+                let set = self.endpoints.get(service_name);
+                let set = set.and_then(|entry| entry.active.as_ref());
+                let missing = self.wait.eds_missing.contains(service_name);
+                let none = || EndpointSet {
+                    cluster: name.clone(),
+                    ..EndpointSet::default()
+                };
+                set.map(|active| active.value.clone())
+                    .or_else(|| missing.then(|| Arc::new(none())))
+            }
+            ClusterKind::Static(set) => {
+                // The workers have them with the cluster itself.
+                self.cluster_endpoints.insert(name.clone(), set.clone());
+                None
+            }
+            ClusterKind::StrictDns { .. } | ClusterKind::LogicalDns { .. } => {
+                self.cluster_endpoints.get(name).cloned()
+            }
+            ClusterKind::OriginalDst { .. } => None,
+        };
+        if let Some(endpoints) = endpoints {
+            self.give_endpoints(name, endpoints, out);
+        }
+        self.refresh_eds_users(name, out);
     }
 
     fn has_endpoints(&self, cluster: &Cluster) -> bool {
