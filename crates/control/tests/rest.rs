@@ -412,6 +412,30 @@ async fn a_taken_port_is_named_with_its_flag() {
 }
 
 #[tokio::test]
+async fn a_write_is_answered_with_what_does_not_fit_unless_asked_later() {
+    let bench = bench().await;
+    let path = "/apis/networking.istio.io/v1/namespaces/default/virtualservices/web";
+    let body = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web}\n\
+                spec: {hosts: [a], http: [{route: [{destination: {host: nowhere}}]}]}";
+    let answer = bench.apply(path, body).await;
+    let warnings = answer.warnings().join("\n");
+    assert!(
+        warnings.contains("[IST0101]") && warnings.contains("nowhere"),
+        "{warnings}"
+    );
+    let headers = [
+        ("content-type", "application/apply-patch+yaml"),
+        ("x-lateen-advice", "later"),
+    ];
+    let changed = body.replace("[a]", "[a, b]");
+    let answer = bench.send("PATCH", path, &headers, &changed).await;
+    assert_eq!((answer.code, answer.warnings().len()), (200, 0));
+    let found = bench.get("/debug/findings").await.json();
+    assert_eq!(found[0]["subject"]["name"], "web");
+    assert_eq!(found[0]["code"], "IST0101");
+}
+
+#[tokio::test]
 async fn monitoring_and_debug_pages_answer() {
     let bench = bench().await;
     bench.apply(RULE, &rule("a")).await;

@@ -92,6 +92,9 @@ pub fn run(args: Args) -> Outcome {
         applying.all(&order, false)?
     };
     applying.print_warnings(&answers);
+    if !dry_run {
+        applying.print_findings()?;
+    }
     print(&documents, &answers, args.output, dry_run)
 }
 
@@ -138,6 +141,7 @@ impl Applying<'_> {
         let mut call = Call::new(Method::PATCH, &path)
             .header("content-type", "application/apply-patch+yaml")
             .header("x-lateen-change", &self.change)
+            .header("x-lateen-advice", "later")
             .header("x-lateen-user", std::env::var("USER").unwrap_or_default());
         call.body = object.to_json().to_string().into_bytes();
         self.server.call(call)
@@ -165,14 +169,50 @@ impl Applying<'_> {
             }
         }
     }
+
+    /// How the applied objects fit the others, looked at when all of them are there.
+    fn print_findings(&self) -> Outcome {
+        let answer = self.server.call(Call::get("/debug/findings"))?;
+        let found = if answer.is_good() {
+            answer.json()?
+        } else {
+            Value::Null
+        };
+        for finding in found.as_array().into_iter().flatten() {
+            let text = |pointer: &str| finding.pointer(pointer).and_then(Value::as_str);
+            let (code, message) = (
+                text("/code").unwrap_or("?"),
+                text("/message").unwrap_or("?"),
+            );
+            for (source, parsed) in &self.documents.objects {
+                let object = &parsed.object;
+                if text("/subject/kind") == Some(object.kind.info().name)
+                    && text("/subject/namespace") == Some(object.meta.namespace.as_str())
+                    && text("/subject/name") == Some(object.meta.name.as_str())
+                {
+                    let message = format!("[{code}] {message}");
+                    let warning = at_path(text("/path").unwrap_or_default(), &message, parsed);
+                    let source = &self.documents.sources[*source].text;
+                    anstream::eprint!("{}", warning.render(source, colour()));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A warning `path: message` of the server, with the line of its path.
 fn located(text: &str, parsed: &ParsedObject) -> Diagnostic {
-    let (path, message) = match text.split_once(": ") {
-        Some((path, message)) if !path.contains(char::is_whitespace) => (path, message),
-        _ => ("", text),
-    };
+    match text.split_once(": ") {
+        Some((path, message)) if !path.contains(char::is_whitespace) => {
+            at_path(path, message, parsed)
+        }
+        _ => at_path("", text, parsed),
+    }
+}
+
+/// A warning at the line where `path` is written.
+fn at_path(path: &str, message: &str, parsed: &ParsedObject) -> Diagnostic {
     let mut place = Path::root();
     for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
         place = match part.parse() {

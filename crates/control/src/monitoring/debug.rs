@@ -25,6 +25,7 @@ pub(crate) fn router(monitor: Monitor) -> Router {
         .route("/debug/configz", get(configz))
         .route("/debug/registryz", get(registryz))
         .route("/debug/endpointz", get(endpointz))
+        .route("/debug/findings", get(findings))
         .route("/debug/directoryz", get(directoryz))
         .route("/debug/config_dump", get(config_dump))
         .route("/debug/versionz", get(|| async { Json(super::version()) }))
@@ -44,6 +45,7 @@ async fn index() -> Json<Value> {
         "/debug/configz": "all configuration objects",
         "/debug/registryz": "services",
         "/debug/endpointz": "endpoints by service",
+        "/debug/findings": "what does not fit together, with Istio's message codes",
         "/debug/directoryz": "files of the configuration directory, with errors and warnings",
         "/debug/config_dump?proxyID=NAME.NAMESPACE": "the resources a proxy is given",
     }))
@@ -79,9 +81,8 @@ async fn connections(State(monitor): State<Monitor>) -> Json<Value> {
 async fn pushz(State(monitor): State<Monitor>) -> Json<Value> {
     let pushed: u64 = monitor.server.version().parse().unwrap_or_default();
     let proxies = monitor.server.status();
-    let behind = |p: &&ProxyStatus| {
-        !p.synced() || p.version.parse::<u64>().unwrap_or_default() < pushed
-    };
+    let behind =
+        |p: &&ProxyStatus| !p.synced() || p.version.parse::<u64>().unwrap_or_default() < pushed;
     let pending = proxies.iter().filter(behind).map(|p| p.node.short_id());
     Json(json!({
         "revision": monitor.mesh.store().revision(),
@@ -143,6 +144,16 @@ async fn endpointz(State(monitor): State<Monitor>) -> Json<Value> {
         by_port.collect::<Vec<_>>()
     });
     Json(services.flatten().collect())
+}
+
+/// What is wrong between the objects that are in the store now.
+async fn findings(State(monitor): State<Monitor>) -> Response {
+    let mesh = monitor.mesh;
+    let found = tokio::task::spawn_blocking(move || lateen_analysis::findings(&mesh.refresh()));
+    match found.await {
+        Ok(found) => Json(json!(found)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn directoryz(State(monitor): State<Monitor>) -> Json<Value> {

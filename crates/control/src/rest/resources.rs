@@ -23,6 +23,8 @@ use super::{Api, MAX_BODY, answer, patch, table, watch};
 const VERDICT: HeaderName = HeaderName::from_static("x-lateen-verdict");
 /// The id that groups the writes of one `lateen apply` in the history.
 const CHANGE: HeaderName = HeaderName::from_static("x-lateen-change");
+/// `later`: the client writes several objects and asks for /debug/findings when all are there.
+const ADVICE: HeaderName = HeaderName::from_static("x-lateen-advice");
 /// The person who runs the client.
 const USER: HeaderName = HeaderName::from_static("x-lateen-user");
 
@@ -244,7 +246,11 @@ impl Call<'_> {
         };
         let outcome = self.commit(vec![write(draft)], self.query.dry_run).await?;
         // A dry run leaves nothing in the mesh that could be looked at.
-        if !self.query.dry_run {
+        let later = self
+            .headers
+            .get(ADVICE)
+            .is_some_and(|value| value == "later");
+        if !self.query.dry_run && !later {
             let advice = self.api.advice.clone();
             // It may have to look at the whole mesh.
             let found = tokio::task::spawn_blocking(move || advice(&object)).await;
