@@ -1,5 +1,10 @@
 //! The demo as a person sees it: real processes, real sidecars, the real binary.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;

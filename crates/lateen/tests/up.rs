@@ -1,6 +1,11 @@
 //! `lateen up` as a person uses it: processes, signals, ports, bad input. The sidecars are left
 //! out (`proxy: external`); `demo.rs` has them.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod support;
 
 use std::net::TcpListener;

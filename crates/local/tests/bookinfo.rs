@@ -1,6 +1,11 @@
 //! Bookinfo's applications over real sockets, calling each other through a proxy that sends
 //! absolute-form requests to the application that the host names, as a sidecar does.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

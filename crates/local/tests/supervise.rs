@@ -1,5 +1,10 @@
 //! Supervision of real processes.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

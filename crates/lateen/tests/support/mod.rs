@@ -1,5 +1,9 @@
 //! A demo of real processes to test against, and a small blocking HTTP client.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::{ControlPorts, Plan, Protocol, TcpOutbound};
+use super::{ControlPorts, Gateway, Plan, Protocol, TcpOutbound, Workload};
 
 const XDS: u16 = 10;
 const MONITORING: u16 = 14;
 const API: u16 = 88;
 const FIRST_BLOCK: u16 = 100;
 const BLOCK: u16 = 10;
+
+impl PortUse {
+    fn new(port: u16, what: String, remedy: &'static str) -> Self {
+        Self { port, what, remedy }
+    }
+}
 
 /// Why the ports of a mesh cannot be chosen.
 #[derive(Debug, thiserror::Error)]
@@ -91,75 +97,67 @@ pub struct PortUse {
     pub remedy: &'static str,
 }
 
+const MOVE_ALL: &str = "--port-base PORT moves it together with all others";
+const MOVE_GATEWAY: &str = "--port PORT chooses another for the gateway";
+const MOVE_APP: &str = "the mesh file's \"appPort\" or --port-base changes it";
+
 impl Plan {
     /// Every port of the plan.
     pub fn ports(&self) -> Vec<PortUse> {
-        const BASE: &str = "--port-base PORT moves it together with all others";
-        const GATEWAY: &str = "--port PORT chooses another for the gateway";
-        let mut ports = Vec::new();
-        let mut add = |port: u16, what: String, remedy| ports.push(PortUse { port, what, remedy });
-        for gateway in &self.gateways {
-            let name = &gateway.name;
-            add(gateway.http, format!("the gateway {name} (HTTP)"), GATEWAY);
-            add(
-                gateway.https,
-                format!("the gateway {name} (HTTPS)"),
-                GATEWAY,
-            );
-            add(
-                gateway.admin,
-                format!("the admin interface of gateway {name}"),
-                BASE,
-            );
-        }
-        add(self.control.xds, "the control plane (xDS)".to_owned(), BASE);
-        add(
-            self.control.monitoring,
-            "the control plane (monitoring)".to_owned(),
-            BASE,
-        );
-        add(
-            self.control.api,
-            "the control plane (configuration API)".to_owned(),
-            BASE,
-        );
-        for workload in &self.workloads {
-            let name = &workload.name;
-            add(
-                workload.admin,
-                format!("the admin interface of the sidecar of {name}"),
-                BASE,
-            );
-            add(
-                workload.outbound,
-                format!("the outbound listener of the sidecar of {name}"),
-                BASE,
-            );
-            for port in &workload.ports {
-                let port_name = &port.name;
-                add(
-                    port.inbound,
-                    format!("the inbound listener of {name} ({port_name})"),
-                    BASE,
-                );
-                let remedy = "the mesh file's \"appPort\" or --port-base changes it";
-                add(
-                    port.app,
-                    format!("the application {name} ({port_name})"),
-                    remedy,
-                );
-            }
-            for tcp in &workload.tcp_outbound {
-                let target = tcp.host_and_port();
-                add(
-                    tcp.local,
-                    format!("the listener for {target} in the sidecar of {name}"),
-                    BASE,
-                );
-            }
-        }
-        ports
+        let gateways = self.gateways.iter().flat_map(gateway_ports);
+        let workloads = self.workloads.iter().flat_map(workload_ports);
+        gateways
+            .chain(control_ports(self.control))
+            .chain(workloads)
+            .collect()
     }
+}
+
+fn gateway_ports(gateway: &Gateway) -> Vec<PortUse> {
+    let name = &gateway.name;
+    let admin = format!("the admin interface of gateway {name}");
+    vec![
+        PortUse::new(
+            gateway.http,
+            format!("the gateway {name} (HTTP)"),
+            MOVE_GATEWAY,
+        ),
+        PortUse::new(
+            gateway.https,
+            format!("the gateway {name} (HTTPS)"),
+            MOVE_GATEWAY,
+        ),
+        PortUse::new(gateway.admin, admin, MOVE_ALL),
+    ]
+}
+
+fn control_ports(ports: ControlPorts) -> [PortUse; 3] {
+    [
+        (ports.xds, "xDS"),
+        (ports.monitoring, "monitoring"),
+        (ports.api, "configuration API"),
+    ]
+    .map(|(port, what)| PortUse::new(port, format!("the control plane ({what})"), MOVE_ALL))
+}
+
+fn workload_ports(workload: &Workload) -> Vec<PortUse> {
+    let name = &workload.name;
+    let sidecar = |what: &str| format!("the {what} of the sidecar of {name}");
+    let mut ports = vec![
+        PortUse::new(workload.admin, sidecar("admin interface"), MOVE_ALL),
+        PortUse::new(workload.outbound, sidecar("outbound listener"), MOVE_ALL),
+    ];
+    for port in &workload.ports {
+        let inbound = format!("the inbound listener of {name} ({})", port.name);
+        ports.push(PortUse::new(port.inbound, inbound, MOVE_ALL));
+        let app = format!("the application {name} ({})", port.name);
+        ports.push(PortUse::new(port.app, app, MOVE_APP));
+    }
+    for tcp in &workload.tcp_outbound {
+        let listener = sidecar(&format!("listener for {}", tcp.host_and_port()));
+        ports.push(PortUse::new(tcp.local, listener, MOVE_ALL));
+    }
+    ports
 }
 
 fn twice(plan: &Plan) -> Option<(PortUse, PortUse)> {
