@@ -1,4 +1,5 @@
-//! Stock Envoy as a child process.
+//! Stock Envoy as a child process, and our proxy in its place: both start from the same bootstrap
+//! and answer on the same admin pages.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -71,6 +72,35 @@ impl Bootstrap {
     }
 }
 
+/// Which data plane a test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plane {
+    StockEnvoy,
+    Lateen,
+}
+
+impl Plane {
+    /// The program, or `None` with a loud word when it is not there.
+    pub fn binary(self, test: &str) -> Option<PathBuf> {
+        match self {
+            Plane::StockEnvoy => {
+                let binary = crate::tools::envoy();
+                if binary.is_none() {
+                    crate::tools::skip(test, "Envoy");
+                }
+                binary
+            }
+            Plane::Lateen => {
+                let binary = crate::tools::built("lateen-proxy");
+                if binary.is_none() {
+                    crate::tools::skip(test, "lateen-proxy (cargo build -p lateen-proxy)");
+                }
+                binary
+            }
+        }
+    }
+}
+
 /// A running Envoy.
 pub struct Envoy {
     child: Child,
@@ -101,9 +131,13 @@ impl Envoy {
         command
             .arg("-c")
             .arg(file)
-            // Two workers show what is per worker; a shared memory region would be per machine.
-            .args(["--concurrency", "2", "--disable-hot-restart"])
+            // Two workers show what is per worker.
+            .args(["--concurrency", "2"])
             .args(["--log-level", "warning", "--drain-time-s", "1"]);
+        if !binary.ends_with("lateen-proxy") {
+            // A shared memory region would be per machine.
+            command.arg("--disable-hot-restart");
+        }
         let child = Child::start(&command, &directory.join(format!("{name}.log")));
         let port = &bootstrap["admin"]["address"]["socket_address"]["port_value"];
         let port = port.as_u64().and_then(|port| u16::try_from(port).ok());

@@ -19,6 +19,13 @@ pub fn program(name: &str, probe: &[&str]) -> Option<PathBuf> {
     find("", name, probe)
 }
 
+/// A program of this workspace, beside the test that runs: `cargo test --workspace` builds it.
+pub fn built(name: &str) -> Option<PathBuf> {
+    let own = std::env::current_exe().ok()?;
+    let path = own.parent()?.parent()?.join(name);
+    path.is_file().then_some(path)
+}
+
 fn find(variable: &str, name: &str, probe: &[&str]) -> Option<PathBuf> {
     let path = match std::env::var_os(variable) {
         Some(path) if !variable.is_empty() => PathBuf::from(path),

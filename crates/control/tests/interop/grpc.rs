@@ -198,7 +198,7 @@ async fn grpc_clients_resolve_a_service_and_follow_its_endpoints_and_rules() {
     })
     .await;
     let v2 = rounds.iter().map(|round| round["v2"]).sum();
-    crate::envoy_gateway::assert_share(v2, rounds.len() * ROUND, 0.8);
+    crate::gateway::assert_share(v2, rounds.len() * ROUND, 0.8);
     client.send(json!({"end-user": "jason"}));
     client.answered_by(&["v2"]).await;
     mesh.assert_synced(CLIENT).await;

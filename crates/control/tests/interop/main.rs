@@ -1,5 +1,7 @@
-//! Programs that are not ours against a control plane in this process: stock Envoy as gateway and
-//! as sidecar, grpcio as a proxyless client, kubectl.
+//! A control plane in this process, and what connects to it: stock Envoy and our own proxy as
+//! gateway and as sidecar, grpcio as a proxyless client, kubectl.
+//!
+//! Most tests run on both data planes with the same documents, requests and expectations.
 //!
 //! A counterpart that is not installed is skipped loudly; `cargo xtask test` installs them.
 
@@ -9,10 +11,33 @@
     reason = "helpers of tests stop at what is not as expected"
 )]
 
-mod envoy_changes;
-mod envoy_gateway;
-mod envoy_requests;
-mod envoy_sidecar;
+/// Each test on stock Envoy and on our proxy.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod stock_envoy {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(lateen_testkit::envoy::Plane::StockEnvoy).await;
+                }
+            )*
+        }
+
+        mod lateen {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(lateen_testkit::envoy::Plane::Lateen).await;
+                }
+            )*
+        }
+    };
+}
+
+mod changes;
+mod gateway;
 mod grpc;
 mod kubectl;
 mod mesh;
+mod requests;
+mod sidecar;

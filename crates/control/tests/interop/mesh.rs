@@ -7,9 +7,9 @@ use std::time::Duration;
 use lateen_api::{Mode, Object};
 use lateen_control::{Control, Options};
 use lateen_testkit::echo::Echo;
-use lateen_testkit::envoy::{Bootstrap, Envoy};
+use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
-use lateen_testkit::{eventually, ports, tools};
+use lateen_testkit::{eventually, ports};
 use serde_json::{Value, json};
 
 /// A control plane. Its xDS port stays the same when it is started again.
@@ -223,7 +223,7 @@ spec:
   - {name: nobody, labels: {version: v9}}
 ";
 
-/// An ingress gateway: stock Envoy, and the ports it was told.
+/// An ingress gateway, and the ports it was told.
 pub struct Gateway {
     pub envoy: Envoy,
     /// Behind port 80 of its service.
@@ -235,12 +235,9 @@ pub struct Gateway {
 pub const GATEWAY: &str = "istio-ingressgateway.istio-system";
 
 impl Gateway {
-    /// None, with a loud word, when there is no Envoy.
-    pub async fn start(mesh: &Mesh, test: &str, delta: bool) -> Option<Self> {
-        let Some(binary) = tools::envoy() else {
-            tools::skip(test, "Envoy");
-            return None;
-        };
+    /// None, with a loud word, when there is no such proxy.
+    pub async fn start(plane: Plane, mesh: &Mesh, test: &str, delta: bool) -> Option<Self> {
+        let binary = plane.binary(test)?;
         let (http, tcp) = (ports::reserve(), ports::reserve());
         mesh.create(&gateway_objects(http, tcp)).await;
         let labels = json!({"app": "istio-ingressgateway", "istio": "ingressgateway"});

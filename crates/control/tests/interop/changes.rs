@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lateen_testkit::echo::Echo;
+use lateen_testkit::envoy::Plane;
 use lateen_testkit::eventually;
 use lateen_testkit::http::{Answer, Call, Client};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::envoy_gateway::{rule, served};
+use crate::gateway::{rule, served};
 use crate::mesh::{GATEWAY, Gateway, Mesh, Reviews, workload};
 
 /// Requests on a few connections until it is told to stop; every one must be answered with 200.
@@ -75,11 +76,10 @@ fn to_subset(name: &str) -> String {
     rule("app.test", &http)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changes_reach_stock_envoy_soon_and_no_request_fails() {
+async fn changes_take_effect_soon_and_no_request_fails(plane: Plane) {
     let mesh = Mesh::start().await;
-    let test = "changes_reach_stock_envoy_soon_and_no_request_fails";
-    let Some(gateway) = Gateway::start(&mesh, test, true).await else {
+    let test = "changes_take_effect_soon_and_no_request_fails";
+    let Some(gateway) = Gateway::start(plane, &mesh, test, true).await else {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
@@ -142,7 +142,7 @@ async fn sent(mesh: &Mesh) -> Sent {
 async fn a_change_of_one_endpoint_sends_only_its_endpoint_sets() {
     let mesh = Mesh::start().await;
     let test = "a_change_of_one_endpoint_sends_only_its_endpoint_sets";
-    let Some(gateway) = Gateway::start(&mesh, test, true).await else {
+    let Some(gateway) = Gateway::start(Plane::StockEnvoy, &mesh, test, true).await else {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
@@ -240,7 +240,7 @@ async fn effects(gateway: &Gateway) -> BTreeMap<String, u64> {
 async fn stock_envoy_outlives_the_control_plane_and_is_not_sent_again_what_it_has() {
     let mut mesh = Mesh::start().await;
     let test = "stock_envoy_outlives_the_control_plane_and_is_not_sent_again_what_it_has";
-    let Some(gateway) = Gateway::start(&mesh, test, true).await else {
+    let Some(gateway) = Gateway::start(Plane::StockEnvoy, &mesh, test, true).await else {
         return;
     };
     let reviews = Reviews::start(&mesh).await;
@@ -295,7 +295,7 @@ async fn what_changed_while_the_control_plane_was_away_is_sent_over_state_of_the
 async fn changed_while_away(delta: bool) {
     let mut mesh = Mesh::start().await;
     let test = "what_changed_while_the_control_plane_was_away";
-    let Some(gateway) = Gateway::start(&mesh, test, delta).await else {
+    let Some(gateway) = Gateway::start(Plane::StockEnvoy, &mesh, test, delta).await else {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
@@ -325,3 +325,5 @@ async fn changed_while_away(delta: bool) {
     .await;
     assert_eq!(gateway.envoy.rejected().await, Default::default());
 }
+
+on_both!(changes_take_effect_soon_and_no_request_fails);

@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 
 use lateen_testkit::echo::{Echo, TcpEcho};
-use lateen_testkit::envoy::{Bootstrap, Envoy};
+use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
-use lateen_testkit::{eventually, ports, tools};
+use lateen_testkit::{eventually, ports};
 use serde_json::json;
 use tokio::net::TcpStream;
 
-use crate::envoy_gateway::{assert_share, say_hello};
+use crate::gateway::{assert_share, say_hello};
 use crate::mesh::{Mesh, Reviews, loopback, service};
 
 const SIDECAR: &str = "front-v1.default";
@@ -30,11 +30,8 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    async fn start(mesh: &Mesh, test: &str) -> Option<Self> {
-        let Some(binary) = tools::envoy() else {
-            tools::skip(test, "Envoy");
-            return None;
-        };
+    async fn start(plane: Plane, mesh: &Mesh, test: &str) -> Option<Self> {
+        let binary = plane.binary(test)?;
         let app = Echo::start("front").await;
         let tcp_app = TcpEcho::start("front-tcp").await;
         let [proxy, http, tcp, database] = std::array::from_fn(|_| ports::reserve());
@@ -59,7 +56,9 @@ impl Sidecar {
             delta: true,
         };
         let bootstrap = bootstrap.to_json();
-        Envoy::validate(&binary, &bootstrap, mesh.directory()).unwrap();
+        if plane == Plane::StockEnvoy {
+            Envoy::validate(&binary, &bootstrap, mesh.directory()).unwrap();
+        }
         let envoy = Envoy::start(&binary, &bootstrap, mesh.directory()).await;
         envoy.ready().await;
         Some(Sidecar {
@@ -112,11 +111,10 @@ spec:
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_as_sidecar_takes_the_applications_requests_to_services() {
+async fn a_sidecar_takes_the_applications_requests_to_services(plane: Plane) {
     let mesh = Mesh::start().await;
-    let test = "stock_envoy_as_sidecar_takes_the_applications_requests_to_services";
-    let Some(sidecar) = Sidecar::start(&mesh, test).await else {
+    let test = "a_sidecar_takes_the_applications_requests_to_services";
+    let Some(sidecar) = Sidecar::start(plane, &mesh, test).await else {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
@@ -231,10 +229,9 @@ spec:
     - {destination: {host: reviews, subset: v3}, weight: 30}
 ";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_as_sidecar_serves_its_workload_and_tcp_services() {
+async fn a_sidecar_serves_its_workload_and_tcp_services(plane: Plane) {
     let mesh = Mesh::start().await;
-    let test = "stock_envoy_as_sidecar_serves_its_workload_and_tcp_services";
+    let test = "a_sidecar_serves_its_workload_and_tcp_services";
     let database = [
         TcpEcho::start("first").await,
         TcpEcho::start("second").await,
@@ -244,7 +241,7 @@ async fn stock_envoy_as_sidecar_serves_its_workload_and_tcp_services() {
         objects += &crate::mesh::workload("database", version, "tcp", echo.port());
     }
     mesh.create(&objects).await;
-    let Some(sidecar) = Sidecar::start(&mesh, test).await else {
+    let Some(sidecar) = Sidecar::start(plane, &mesh, test).await else {
         return;
     };
     mesh.distributed(1).await;
@@ -314,3 +311,8 @@ spec:
   tcp:
   - route: [{destination: {host: database, subset: v2}}]
 ";
+
+on_both!(
+    a_sidecar_takes_the_applications_requests_to_services,
+    a_sidecar_serves_its_workload_and_tcp_services,
+);

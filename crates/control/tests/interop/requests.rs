@@ -4,16 +4,21 @@
 
 use std::time::{Duration, Instant};
 
+use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call};
 use lateen_testkit::ports;
 
-use crate::envoy_gateway::{rule, served};
+use crate::gateway::{rule, served};
 use crate::mesh::{GATEWAY, Gateway, Mesh, Reviews, service, workload};
 
 /// A gateway, the service `reviews`, and rules for `hosts` that are in force.
-async fn gateway_with(test: &str, hosts: &[(&str, &str)]) -> Option<(Mesh, Gateway, Reviews)> {
+async fn gateway_with(
+    plane: Plane,
+    test: &str,
+    hosts: &[(&str, &str)],
+) -> Option<(Mesh, Gateway, Reviews)> {
     let mesh = Mesh::start().await;
-    let gateway = Gateway::start(&mesh, test, true).await?;
+    let gateway = Gateway::start(plane, &mesh, test, true).await?;
     let reviews = Reviews::start(&mesh).await;
     let rules: String = hosts.iter().map(|(host, http)| rule(host, http)).collect();
     // A last rule that takes everything: as soon as it answers, the others do too.
@@ -89,9 +94,8 @@ const PROPERTIES: &[(&str, &str)] = &[
     ("", "rest"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_takes_the_route_that_matches_first() {
-    let test = "stock_envoy_takes_the_route_that_matches_first";
+async fn the_route_that_matches_first_is_taken(plane: Plane) {
+    let test = "the_route_that_matches_first_is_taken";
     let properties = named_routes(PROPERTIES);
     let hosts = [
         ("path.test", named_routes(PATHS)),
@@ -99,7 +103,7 @@ async fn stock_envoy_takes_the_route_that_matches_first() {
         ("other.property.test", properties),
     ];
     let hosts = hosts.each_ref().map(|(host, http)| (*host, http.as_str()));
-    let Some((_mesh, gateway, _reviews)) = gateway_with(test, &hosts).await else {
+    let Some((_mesh, gateway, _reviews)) = gateway_with(plane, test, &hosts).await else {
         return;
     };
     let check = async |call: Call, expect: &str| {
@@ -195,11 +199,10 @@ const REDIRECTS: &str = "
     headers: {response: {set: {x-kind: pot}}}
   - directResponse: {status: 204}";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_rewrites_redirects_and_answers_itself() {
-    let test = "stock_envoy_rewrites_redirects_and_answers_itself";
+async fn rewrites_redirects_and_direct_responses(plane: Plane) {
+    let test = "rewrites_redirects_and_direct_responses";
     let hosts = [("rewrite.test", REWRITES), ("redirect.test", REDIRECTS)];
-    let Some((_mesh, gateway, _reviews)) = gateway_with(test, &hosts).await else {
+    let Some((_mesh, gateway, _reviews)) = gateway_with(plane, test, &hosts).await else {
         return;
     };
     for (path, host, expect) in [
@@ -263,10 +266,10 @@ const HEADERS: &str = "
     - {destination: {host: reviews, subset: v3}, weight: 5}
   - route: [{destination: {host: reviews, subset: v2}, weight: 0}]";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_changes_headers_as_the_rule_says() {
-    let test = "stock_envoy_changes_headers_as_the_rule_says";
-    let Some((_mesh, gateway, _reviews)) = gateway_with(test, &[("headers.test", HEADERS)]).await
+async fn headers_are_changed_as_the_rule_says(plane: Plane) {
+    let test = "headers_are_changed_as_the_rule_says";
+    let Some((_mesh, gateway, _reviews)) =
+        gateway_with(plane, test, &[("headers.test", HEADERS)]).await
     else {
         return;
     };
@@ -328,10 +331,10 @@ const RETRIES: &str = "
     route: [{destination: {host: half}}]
   - route: [{destination: {host: reviews, subset: v1}}]";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_times_out_and_retries_as_istio_does() {
-    let test = "stock_envoy_times_out_and_retries_as_istio_does";
-    let Some((mesh, gateway, reviews)) = gateway_with(test, &[("retry.test", RETRIES)]).await
+async fn timeouts_and_retries_are_istios(plane: Plane) {
+    let test = "timeouts_and_retries_are_istios";
+    let Some((mesh, gateway, reviews)) =
+        gateway_with(plane, test, &[("retry.test", RETRIES)]).await
     else {
         return;
     };
@@ -376,3 +379,10 @@ async fn stock_envoy_times_out_and_retries_as_istio_does() {
     }
     assert!(failed > 0, "without retries, some requests fail");
 }
+
+on_both!(
+    the_route_that_matches_first_is_taken,
+    rewrites_redirects_and_direct_responses,
+    headers_are_changed_as_the_rule_says,
+    timeouts_and_retries_are_istios,
+);

@@ -1,6 +1,7 @@
 //! Stock Envoy as the ingress gateway: where requests go.
 
 use lateen_testkit::echo::{Echo, TcpEcho};
+use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call, Client};
 use lateen_testkit::{eventually, ports};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -54,19 +55,20 @@ pub fn assert_share(counted: usize, count: usize, share: f64) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_as_gateway_splits_as_the_rule_says_over_delta_ads() {
-    splits_as_the_rule_says(true, "delta").await;
+async fn a_gateway_splits_as_the_rule_says_over_delta_ads(plane: Plane) {
+    splits_as_the_rule_says(plane, true, "delta").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stock_envoy_as_gateway_splits_as_the_rule_says_over_state_of_the_world_ads() {
-    splits_as_the_rule_says(false, "sotw").await;
+    splits_as_the_rule_says(Plane::StockEnvoy, false, "sotw").await;
 }
 
-async fn splits_as_the_rule_says(delta: bool, protocol: &str) {
+async fn splits_as_the_rule_says(plane: Plane, delta: bool, protocol: &str) {
     let mesh = Mesh::start().await;
-    let Some(gateway) = Gateway::start(&mesh, "stock_envoy_as_gateway", delta).await else {
+    let Some(gateway) =
+        Gateway::start(plane, &mesh, "a_gateway_splits_as_the_rule_says", delta).await
+    else {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
@@ -110,11 +112,10 @@ async fn splits_as_the_rule_says(delta: bool, protocol: &str) {
     assert_eq!(gateway.envoy.rejected().await, Default::default());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_answers_what_cannot_be_forwarded_as_istio_does() {
+async fn what_cannot_be_forwarded_is_answered_as_istio_does(plane: Plane) {
     let mesh = Mesh::start().await;
-    let test = "stock_envoy_answers_what_cannot_be_forwarded_as_istio_does";
-    let Some(gateway) = Gateway::start(&mesh, test, true).await else {
+    let test = "what_cannot_be_forwarded_is_answered_as_istio_does";
+    let Some(gateway) = Gateway::start(plane, &mesh, test, true).await else {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
@@ -205,11 +206,10 @@ spec:
     tls: {httpsRedirect: true}
 ";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stock_envoy_as_gateway_reaches_service_entries_and_tcp_services() {
+async fn a_gateway_reaches_service_entries_and_tcp_services(plane: Plane) {
     let mesh = Mesh::start().await;
-    let test = "stock_envoy_as_gateway_reaches_service_entries_and_tcp_services";
-    let Some(gateway) = Gateway::start(&mesh, test, true).await else {
+    let test = "a_gateway_reaches_service_entries_and_tcp_services";
+    let Some(gateway) = Gateway::start(plane, &mesh, test, true).await else {
         return;
     };
     let (fixed, named) = (Echo::start("static").await, Echo::start("dns").await);
@@ -309,3 +309,9 @@ pub async fn say_hello(stream: TcpStream) -> Result<String, String> {
         false => Ok(format!("{} {}", greeting.trim(), echoed.trim())),
     }
 }
+
+on_both!(
+    a_gateway_splits_as_the_rule_says_over_delta_ads,
+    what_cannot_be_forwarded_is_answered_as_istio_does,
+    a_gateway_reaches_service_entries_and_tcp_services,
+);
