@@ -290,19 +290,31 @@ impl Follower {
         }
     }
 
-    fn writes(&self, reading: &Reading) -> Vec<Write> {
-        let mut writes: Vec<Write> = reading
-            .wanted
-            .iter()
-            .map(|(key, (file, body))| {
-                Write::Apply(Draft {
+    /// What has to be written. An object of another source is refused here already, so that many
+    /// of them do not cost a transaction each.
+    fn writes(&mut self, reading: &mut Reading) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for (key, (file, body)) in &reading.wanted {
+            match self.store.get(key) {
+                Some(object) if !self.owns(&object.source) => {
+                    self.refused = true;
+                    let (key, owner) = (key.clone(), object.source.clone());
+                    let error = StoreError::ForeignSource {
+                        key,
+                        owner,
+                        by: "a directory",
+                    };
+                    let status = reading.files.entry(file.clone()).or_default();
+                    status.errors.push(error.to_string());
+                }
+                _ => writes.push(Write::Apply(Draft {
                     key: key.clone(),
                     body: body.clone(),
                     expected: None,
                     file: Some(file.clone()),
-                })
-            })
-            .collect();
+                })),
+            }
+        }
         for object in self.store.list(|object| self.owns(&object.source)).1 {
             let Source::Directory { file, .. } = &object.source else {
                 continue;
