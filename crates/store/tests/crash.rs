@@ -1,6 +1,9 @@
 //! A writer killed at any moment: what it acknowledged is there, the rest is whole or absent.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests stop at what is not as expected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;

@@ -1,6 +1,9 @@
 //! A directory as the source of objects: what is written there is what the store has.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests stop at what is not as expected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,6 +1,9 @@
 //! The store's promises to its writers, readers and watchers.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests stop at what is not as expected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;

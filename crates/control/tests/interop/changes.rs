@@ -146,7 +146,7 @@ async fn a_change_of_one_endpoint_sends_only_its_endpoint_sets() {
         return;
     };
     let _reviews = Reviews::start(&mesh).await;
-    mesh.apply(&(to_subset("v1") + &EXTRA_SERVICE)).await;
+    mesh.apply(&(to_subset("v1") + EXTRA_SERVICE)).await;
     served(&gateway, "app.test").await;
     mesh.distributed(1).await;
 
