@@ -1,6 +1,9 @@
 //! `proxy-config` on a dump in Envoy's form: istioctl's columns and order.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests stop at what is not as expected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 
 mod support;
 

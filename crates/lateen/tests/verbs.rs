@@ -1,6 +1,9 @@
 //! The verbs that talk to a control plane, as a person or a script meets them.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests stop at what is not as expected")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 
 mod support;
 

@@ -54,7 +54,32 @@ impl Database {
         Ok((database, loaded))
     }
 
+    /// A new file appears whole: a process that is killed while redb lays out its first pages would
+    /// else leave one that no longer opens.
+    fn create_file(&self) -> Result<(), StoreError> {
+        if self.path.exists() {
+            return Ok(());
+        }
+        let draft = self
+            .path
+            .with_extension(format!("redb.new-{}", std::process::id()));
+        let made = Redb::builder().set_cache_size(CACHE_BYTES).create(&draft);
+        let linked = made
+            .map_err(|error| self.error("create", error.into()))
+            .and_then(|redb| {
+                drop(redb);
+                match std::fs::hard_link(&draft, &self.path) {
+                    // Another process was faster; which of the two may use it, its lock decides.
+                    Err(_) if self.path.exists() => Ok(()),
+                    linked => linked.map_err(|error| self.error("create", error.into())),
+                }
+            });
+        let _ = std::fs::remove_file(&draft);
+        linked
+    }
+
     fn open_file(&self) -> Result<Redb, StoreError> {
+        self.create_file()?;
         let started = std::time::Instant::now();
         loop {
             match Redb::builder()
