@@ -10,7 +10,10 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
-use crate::{apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config, proxy_status, up, validate, version, wait};
+use crate::{
+    apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config, proxy_status, up,
+    validate, version, wait,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
