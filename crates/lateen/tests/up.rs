@@ -546,3 +546,45 @@ workloads:
     signal("CONT", hanging);
     eventually("it is back", || seen().len() == 2);
 }
+
+/// The first start makes the store's file; killed in the middle of that, the next start must not
+/// find half a file.
+#[test]
+fn a_control_plane_that_is_killed_at_its_very_first_start_starts_again() {
+    for milliseconds in (4..40).step_by(4) {
+        let dir = tempfile::tempdir().unwrap();
+        let base = free_block();
+        let port = |offset: u16| (base + offset).to_string();
+        let start = || {
+            lateen()
+                .args([
+                    "control",
+                    "--xds-port",
+                    &port(10),
+                    "--monitoring-port",
+                    &port(14),
+                ])
+                .args(["--api-port", &port(88), "--data-dir"])
+                .arg(dir.path())
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        let mut first = start();
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        first.kill().unwrap();
+        first.wait().unwrap();
+        let mut second = start();
+        let ready = Value::from(base + 14);
+        eventually("the control plane is ready", || {
+            assert!(
+                second.try_wait().unwrap().is_none(),
+                "it ended, after {milliseconds} ms"
+            );
+            get(&ready, "/ready").is_some_and(|(status, _)| status == 200)
+        });
+        second.kill().unwrap();
+        second.wait().unwrap();
+    }
+}
