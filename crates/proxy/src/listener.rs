@@ -239,7 +239,7 @@ impl Generation {
                 serve: match &config.network {
                     Network::Http(manager) => {
                         let name = config.name.clone();
-                        let service = HttpService::new(worker, &listener, name, manager);
+                        let service = HttpService::new(worker, name, manager);
                         Serve::Http(Rc::new(service))
                     }
                     Network::Tcp(proxy) => Serve::Tcp(Rc::new(TcpService::new(worker, proxy))),

@@ -125,6 +125,8 @@ fn rewrites_and_header_operations_in_envoys_order() {
         up.contains("\r\nx-envoy-original-path: /old/x?q=1\r\n"),
         "{up}"
     );
+    assert!(up.contains("\r\nx-envoy-original-host: public\r\n"), "{up}");
+    assert!(!up.contains("x-envoy-decorator-operation"), "{up}");
     assert!(up.contains("\r\nx-envoy-attempt-count: 1\r\n"), "{up}");
     assert!(
         up.contains("\r\nx-envoy-expected-rq-timeout-ms: 2000\r\n"),

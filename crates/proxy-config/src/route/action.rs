@@ -170,7 +170,8 @@ pub struct DirectResponse {
     pub content_type: Option<Box<str>>,
 }
 
-/// The operation name of spans (`x-envoy-decorator-operation`).
+/// The operation name of spans. `x-envoy-decorator-operation` is sent only where requests are
+/// traced, as Envoy does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decorator {
     pub operation: Box<str>,

@@ -9,7 +9,7 @@ use super::request::Routed;
 use crate::http1::encode::Decimal;
 use lateen_proxy_config::{
     AppendAction, ForwardClientCert, HeaderMutations, HeaderOps, HeaderTemplate,
-    HttpConnectionManager, ServerHeader, StripPort, TrafficDirection, Underscores,
+    HttpConnectionManager, ServerHeader, StripPort, Underscores,
 };
 use lateen_telemetry::format::Missing;
 use std::net::IpAddr;
@@ -146,6 +146,10 @@ fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
     let headers = &mut x.request.headers;
     let scheme: &[u8] = if x.request.https { b"https" } else { b"http" };
     if manager.use_remote_address {
+        let client = trusted_client(headers, manager.xff_num_trusted_hops);
+        let client = client.unwrap_or_else(|| x.conn.peer.ip()).to_canonical();
+        let client = client.to_string();
+        headers.set(Known::EnvoyExternalAddress, client.as_bytes());
         if !manager.skip_xff_append {
             append_address(headers, x.conn.peer.ip());
         }
@@ -169,6 +173,15 @@ fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
         None if x.request.version != Version::Http2 => x.request.https |= forwarded_https,
         None => {}
     }
+}
+
+/// The address that the first of `hops` trusted proxies saw; none when they did not say.
+fn trusted_client(headers: &HeaderBlock, hops: u32) -> Option<IpAddr> {
+    let back = usize::try_from(hops).ok()?.checked_sub(1)?;
+    let all = headers.joined(Known::XForwardedFor.name().as_bytes())?;
+    let addresses: Vec<&[u8]> = list(&all).collect();
+    let address = addresses.iter().rev().nth(back)?;
+    std::str::from_utf8(address).ok()?.parse().ok()
 }
 
 fn append_address(headers: &mut HeaderBlock, address: IpAddr) {
@@ -219,14 +232,6 @@ pub(super) fn request_to_upstream(
             Known::EnvoyExpectedTimeout,
             Decimal::new(timeout.as_millis() as u64).as_bytes(),
         );
-    }
-    if let Some(decorator) = &routed.route.decorator
-        && decorator.propagate
-        && x.service.direction == TrafficDirection::Outbound
-    {
-        x.request
-            .headers
-            .set(Known::EnvoyDecorator, decorator.operation.as_bytes());
     }
     for ops in levels(routed, cluster_ops).into_iter().flatten() {
         if !ops.request.is_empty() {
@@ -328,13 +333,6 @@ pub(super) fn response_to_client(
                 Known::EnvoyAttemptCount,
                 Decimal::new(u64::from(x.tries)).as_bytes(),
             );
-        }
-        if let Some(decorator) = &routed.route.decorator
-            && decorator.propagate
-            && x.service.direction == TrafficDirection::Inbound
-        {
-            head.headers
-                .set(Known::EnvoyDecorator, decorator.operation.as_bytes());
         }
     }
     let manager = &x.service.manager;

@@ -58,6 +58,7 @@ known! {
     EnvoyMaxRetries "x-envoy-max-retries",
     EnvoyAttemptCount "x-envoy-attempt-count",
     EnvoyRatelimited "x-envoy-ratelimited",
+    EnvoyOriginalHost "x-envoy-original-host",
     EnvoyOriginalPath "x-envoy-original-path",
     EnvoyRetryGrpcOn "x-envoy-retry-grpc-on",
     EnvoyIsTimeoutRetry "x-envoy-is-timeout-retry",

@@ -85,6 +85,9 @@ pub(super) fn rewrite(x: &mut Exchange, routed: Routed<'_>, to: &Forward, host: 
         if to.append_x_forwarded_host {
             x.request.headers.set(Known::XForwardedHost, &before);
         }
+        if !x.service.router.suppress_envoy_headers {
+            x.request.headers.set(Known::EnvoyOriginalHost, &before);
+        }
         x.request.headers.set(Known::Host, &host);
     }
 }

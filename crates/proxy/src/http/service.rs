@@ -3,9 +3,7 @@
 use crate::access_log::LogSink;
 use crate::stats::{Page, Scope};
 use crate::worker::state::{RouteCell, Worker};
-use lateen_proxy_config::{
-    HttpConnectionManager, HttpFilter, Listener, RouteSource, RouterFilter, TrafficDirection,
-};
+use lateen_proxy_config::{HttpConnectionManager, HttpFilter, RouteSource, RouterFilter};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,7 +14,6 @@ pub(crate) struct HttpService {
     pub stats: Arc<Page>,
     pub logs: Vec<LogSink>,
     pub router: RouterFilter,
-    pub direction: TrafficDirection,
     /// May be empty.
     pub chain: Arc<str>,
 }
@@ -24,7 +21,6 @@ pub(crate) struct HttpService {
 impl HttpService {
     pub(crate) fn new(
         worker: &Rc<Worker>,
-        listener: &Listener,
         chain: Arc<str>,
         manager: &Arc<HttpConnectionManager>,
     ) -> HttpService {
@@ -43,7 +39,6 @@ impl HttpService {
             stats: worker.page(Scope::Http(manager.stat_prefix.clone())),
             logs: worker.logs.sinks(worker, &manager.access_log),
             router: router.unwrap_or_default(),
-            direction: listener.direction,
             chain,
         }
     }
