@@ -23,15 +23,16 @@ pub struct Args {
     pub file: Option<PathBuf>,
 
     /// Port of the first gateway, instead of the file's
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
     /// First of the mesh's ports
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port_base: u16,
 
     /// Give the proxy's own ports (admin, outbound, inbound) a block of their own from here
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_ports: Option<u16>,
 }
 

@@ -18,10 +18,12 @@ use crate::up;
 pub struct Args {
     /// Port of the ingress gateway: http://127.0.0.1:PORT/productpage
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
 
     /// First of the ports that everything else uses
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port_base: u16,
 
     /// Directory for configuration, state and logs [default: the user's state directory]

@@ -26,11 +26,12 @@ pub struct Args {
     pub file: PathBuf,
 
     /// Port of the first gateway, instead of the file's
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 
     /// First of the ports that proxies, applications and the control plane use
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port_base: u16,
 
     /// Directory for configuration, state and logs [default: the user's state directory]

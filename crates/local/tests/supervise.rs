@@ -36,7 +36,7 @@ async fn until(
     let found = table.wait_for(|table| table.first().is_some_and(&wanted));
     let table = tokio::time::timeout(PATIENCE, found)
         .await
-        .expect("in time")
+        .unwrap()
         .unwrap();
     table.first().unwrap().clone()
 }
