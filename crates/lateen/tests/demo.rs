@@ -203,6 +203,13 @@ fn a_canary_takes_effect_under_load_and_its_removal_restores_the_default() {
 fn jason_logs_in_and_the_page_sends_his_name_on() {
     let mesh = Mesh::demo(&[]);
     mesh.ok(&["apply", "-f", &example("bookinfo/canary.yaml")]);
+    let everywhere = [
+        "wait",
+        "--for=distribution",
+        "virtualservice",
+        "reviews.default",
+    ];
+    mesh.ok(&[&everywhere[..], &["--timeout", "30s"]].concat());
     let form = [("content-type", "application/x-www-form-urlencoded")];
     let login = request(
         mesh.gateway(),
