@@ -1,5 +1,7 @@
 //! Stock Envoy as the ingress gateway: where requests go.
 
+use std::collections::BTreeMap;
+
 use lateen_testkit::echo::{Echo, TcpEcho};
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call, Client};
@@ -147,13 +149,15 @@ async fn what_cannot_be_forwarded_is_answered_as_istio_does(plane: Plane) {
         let found = (answer.status, answer.body.as_str());
         assert_eq!(found, (status, body), "{host}{path}: {answer:?}");
         if !counter.is_empty() {
-            let stats = gateway.envoy.stats().await;
-            let of = |stats: &std::collections::BTreeMap<String, u64>| -> u64 {
-                let named = stats.iter().filter(|(name, _)| name.ends_with(counter));
-                named.map(|(_, value)| value).sum()
-            };
-            assert_eq!(of(&stats), of(&seen) + 1, "{host}: {counter}");
-            seen = stats;
+            // A request may be counted a moment after it is answered.
+            seen = eventually(&format!("{host} counts for {counter}"), async || {
+                let stats = gateway.envoy.stats().await;
+                match (total(&stats, counter), total(&seen, counter) + 1) {
+                    (found, expected) if found == expected => Ok(stats),
+                    (found, expected) => Err(format!("{found}, not {expected}")),
+                }
+            })
+            .await;
         }
         answer
     };
@@ -191,6 +195,12 @@ async fn what_cannot_be_forwarded_is_answered_as_istio_does(plane: Plane) {
     let host_with_port = gateway.get("path.test:8080", "/here").await;
     assert_eq!(host_with_port.status, 200);
     assert_eq!(gateway.envoy.rejected().await, Default::default());
+}
+
+/// The sum of all counters of this name, whatever they belong to.
+fn total(stats: &BTreeMap<String, u64>, counter: &str) -> u64 {
+    let named = stats.iter().filter(|(name, _)| name.ends_with(counter));
+    named.map(|(_, value)| value).sum()
 }
 
 /// A server that sends everybody to https.

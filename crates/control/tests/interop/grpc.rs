@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lateen_testkit::child::Child;
+use lateen_testkit::envoy::Plane;
 use lateen_testkit::{eventually, ports, tools};
 use serde_json::{Value, json};
 
-use crate::mesh::{Mesh, service, workload};
+use crate::mesh::{Gateway, Mesh, service, workload};
 
 const CLIENT: &str = "client-v1.default";
 
@@ -62,6 +63,7 @@ struct Client {
 const ROUND: usize = 50;
 
 impl Client {
+    /// `target` is `xds:///NAME:PORT`, or an address to call with the authority `echo.test`.
     fn start(mesh: &Mesh, python: &Path, target: &str) -> Self {
         let bootstrap = json!({
             "xds_servers": [{
@@ -87,7 +89,8 @@ impl Client {
             .args([target, &ROUND.to_string()])
             .env("GRPC_XDS_BOOTSTRAP", file)
             .env("METADATA", &metadata);
-        let log = mesh.directory().join("client.log");
+        let log = format!("client-{}.log", target.replace(['/', ':'], "-"));
+        let log = mesh.directory().join(log);
         Client {
             child: Child::start(&command, &log),
             metadata,
@@ -169,6 +172,11 @@ async fn grpc_clients_resolve_a_service_and_follow_its_endpoints_and_rules() {
     let client = Client::start(&mesh, &python, "xds:///echo.default.svc.cluster.local:7070");
     client.answered_by(&["v1", "v2"]).await;
     mesh.assert_synced(CLIENT).await;
+    // The shorter names that a pod may use.
+    for name in ["xds:///echo:7070", "xds:///echo.default.svc:7070"] {
+        let other = Client::start(&mesh, &python, name);
+        other.answered_by(&["v1", "v2"]).await;
+    }
 
     servers.add("v3").await;
     client.answered_by(&["v1", "v2", "v3"]).await;
@@ -207,4 +215,32 @@ async fn grpc_clients_resolve_a_service_and_follow_its_endpoints_and_rules() {
     for round in client.rounds() {
         assert!(round.keys().all(|name| name.starts_with('v')), "{round:?}");
     }
+}
+
+on_both!(grpc_calls_go_through_a_gateway);
+
+async fn grpc_calls_go_through_a_gateway(plane: Plane) {
+    let test = "grpc_calls_go_through_a_gateway";
+    let Some(python) = tools::python_with_grpc() else {
+        return tools::skip(test, "Python with grpcio");
+    };
+    let mesh = Mesh::start().await;
+    let Some(gateway) = Gateway::start(plane, &mesh, test, true).await else {
+        return;
+    };
+    mesh.create(&service("echo", "grpc", 7070)).await;
+    let mut servers = Servers {
+        mesh: &mesh,
+        python: &python,
+        running: BTreeMap::new(),
+    };
+    servers.add("v1").await;
+    servers.add("v2").await;
+    let route = "  - route: [{destination: {host: echo}}]";
+    mesh.apply(&crate::gateway::rule("echo.test", route)).await;
+    mesh.distributed(1).await;
+    crate::gateway::served(&gateway, "echo.test").await;
+    let client = Client::start(&mesh, &python, &gateway.http.to_string());
+    client.answered_by(&["v1", "v2"]).await;
+    assert_eq!(gateway.envoy.rejected().await, Default::default());
 }

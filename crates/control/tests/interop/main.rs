@@ -35,6 +35,7 @@ macro_rules! on_both {
 }
 
 mod changes;
+mod documents;
 mod gateway;
 mod grpc;
 mod kubectl;

@@ -61,18 +61,23 @@ impl Mesh {
     /// Applies every document through the API.
     pub async fn apply(&self, yaml: &str) {
         for object in parse(yaml) {
-            let call = Call::get("127.0.0.1", &path(&object)).method("PATCH");
+            let call = Call::get("127.0.0.1", &object_path(&object)).method("PATCH");
             let call = call.header("content-type", "application/apply-patch+yaml");
             let document = object.to_json().to_string();
             let answer = call.body(document).send(self.api).await.unwrap();
-            assert!(answer.status < 300, "{}: {}", path(&object), answer.body);
+            assert!(
+                answer.status < 300,
+                "{}: {}",
+                object_path(&object),
+                answer.body
+            );
         }
     }
 
     /// Applies every document, each of which is new, with `kubectl create`'s request.
     pub async fn create(&self, yaml: &str) {
         for object in parse(yaml) {
-            let path = path(&object);
+            let path = object_path(&object);
             let (collection, _) = path.rsplit_once('/').unwrap();
             let call = Call::get("127.0.0.1", collection).method("POST");
             let call = call.header("content-type", "application/json");
@@ -85,9 +90,15 @@ impl Mesh {
     /// Deletes every document's object.
     pub async fn delete(&self, yaml: &str) {
         for object in parse(yaml) {
-            let call = Call::get("127.0.0.1", &path(&object)).method("DELETE");
+            let call = Call::get("127.0.0.1", &object_path(&object)).method("DELETE");
             let answer = call.send(self.api).await.unwrap();
-            assert_eq!(answer.status, 200, "{}: {}", path(&object), answer.body);
+            assert_eq!(
+                answer.status,
+                200,
+                "{}: {}",
+                object_path(&object),
+                answer.body
+            );
         }
     }
 
@@ -146,7 +157,8 @@ fn parse(yaml: &str) -> Vec<Object> {
     parsed.objects.into_iter().map(|one| one.object).collect()
 }
 
-fn path(object: &Object) -> String {
+/// Where the API has an object.
+pub fn object_path(object: &Object) -> String {
     let info = object.kind.info();
     let root = match info.group {
         "" => format!("/api/{}", object.api_version),

@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use crate::gateway::{assert_share, say_hello};
 use crate::mesh::{Mesh, Reviews, loopback, service};
 
-const SIDECAR: &str = "front-v1.default";
+pub const SIDECAR: &str = "front-v1.default";
 
 /// The workload `front-v1`: its application, and stock Envoy beside it.
-struct Sidecar {
-    envoy: Envoy,
+pub struct Sidecar {
+    pub envoy: Envoy,
     app: Echo,
     /// Where the application sends its requests.
     proxy: SocketAddr,
@@ -30,7 +30,7 @@ struct Sidecar {
 }
 
 impl Sidecar {
-    async fn start(plane: Plane, mesh: &Mesh, test: &str) -> Option<Self> {
+    pub async fn start(plane: Plane, mesh: &Mesh, test: &str) -> Option<Self> {
         let binary = plane.binary(test)?;
         let app = Echo::start("front").await;
         let tcp_app = TcpEcho::start("front-tcp").await;

@@ -13,7 +13,9 @@ import time
 import grpc
 
 target, calls = sys.argv[1], int(sys.argv[2])
-channel = grpc.insecure_channel(target)
+# Behind a gateway the authority says which service is meant.
+authority = () if target.startswith("xds:") else (("grpc.default_authority", "echo.test"),)
+channel = grpc.insecure_channel(target, options=authority)
 whoami = channel.unary_unary("/test.Echo/WhoAmI")
 
 
