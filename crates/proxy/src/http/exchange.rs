@@ -137,7 +137,7 @@ impl Exchange {
     }
 
     /// Counts and logs the request, and gives its memory back.
-    pub(crate) fn finish(mut self, routed: Option<Routed<'_>>) {
+    pub(crate) fn finish(self, routed: Option<Routed<'_>>) {
         let stats = &self.service.stats;
         stats.dec(HttpStat::DownstreamRqActive);
         if self.status != 0 {
@@ -163,9 +163,8 @@ impl Exchange {
             let facts = self.facts(routed);
             self.service.logs.iter().for_each(|log| log.write(&facts));
         }
-        self.worker
-            .recycle(std::mem::take(&mut self.request.headers));
-        if let Some(response) = self.response.take() {
+        self.worker.recycle(self.request.headers);
+        if let Some(response) = self.response {
             self.worker.recycle(response.headers);
         }
     }

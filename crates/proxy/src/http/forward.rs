@@ -190,18 +190,18 @@ async fn one_try<D: Downstream>(
         request_complete(x, due, retries);
     }
     due.arm(&x.worker, down);
-    let acquired = {
-        let worker = x.worker.clone();
-        let connecting = cluster.acquire(&worker, host, wanted);
-        until(&worker, down, due, connecting).await
+    let acquired = match cluster.take(host, wanted) {
+        Some(acquired) => acquired,
+        None => connect(x, down, cluster, host, wanted, due)
+            .await
+            .map_err(Failure::early)?,
     };
-    let acquired = acquired.and_then(|result| result).map_err(Failure::early)?;
     let (mut upstream, reused) = match acquired {
         Acquired::Http1(conn) => {
             let reused = conn.requests > 0;
             (Upstream::Http1(conn), reused)
         }
-        Acquired::Http2(conn) => (Upstream::Http2(Http2Stream::new(conn)), false),
+        Acquired::Http2(conn) => (Upstream::Http2(Box::new(Http2Stream::new(conn))), false),
     };
     x.upstream_http2 = matches!(upstream, Upstream::Http2(_));
     send(x, down, &mut upstream, body, retries)
@@ -215,6 +215,19 @@ async fn one_try<D: Downstream>(
         }),
         Err(outcome) => Err(upstream.failure(outcome, reused)),
     }
+}
+
+/// A connection when none is there. Boxed, since it is rare and its future is large.
+async fn connect<D: Downstream>(
+    x: &Exchange,
+    down: &mut D,
+    cluster: &Rc<ActiveCluster>,
+    host: &Rc<Host>,
+    wanted: Wanted,
+    due: &Due,
+) -> Result<Acquired, Outcome> {
+    let connecting = Box::pin(cluster.acquire(&x.worker, host, wanted));
+    until(&x.worker, down, due, connecting).await?
 }
 
 /// Sends the head with as much of the body as is there.
@@ -428,7 +441,8 @@ async fn pause<D: Downstream>(
 ) -> Result<(), Outcome> {
     due.per_try = None;
     due.arm(&x.worker, down);
-    until(&x.worker.clone(), down, due, tokio::time::sleep(wait)).await
+    // Boxed, since it is rare and a timer is large.
+    until(&x.worker, down, due, Box::pin(tokio::time::sleep(wait))).await
 }
 
 /// Gives up a response that is not wanted. Its connection is kept if the response was complete.

@@ -145,8 +145,13 @@ struct Entry {
 }
 
 /// The headers of one message.
+///
+/// Boxed, since heads move between futures and blocks are used again by later requests.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HeaderBlock {
+pub(crate) struct HeaderBlock(Box<Parts>);
+
+#[derive(Clone, Debug, Default)]
+struct Parts {
     buf: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -154,38 +159,38 @@ pub(crate) struct HeaderBlock {
 impl HeaderBlock {
     /// Empties the block and keeps its memory.
     pub(crate) fn clear(&mut self) {
-        self.buf.clear();
-        self.entries.clear();
+        self.0.buf.clear();
+        self.0.entries.clear();
     }
 
     /// Bytes of memory held.
     pub(crate) fn capacity(&self) -> usize {
-        self.buf.capacity() + self.entries.capacity() * size_of::<Entry>()
+        self.0.buf.capacity() + self.0.entries.capacity() * size_of::<Entry>()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.0.entries.len()
     }
 
     /// Copies the bytes of a received head; spans given to [`Self::push_span`] point into them.
     pub(crate) fn load(&mut self, head: &[u8]) {
         self.clear();
-        self.buf.extend_from_slice(head);
+        self.0.buf.extend_from_slice(head);
     }
 
     /// Adds a header that lies in the loaded bytes.
     pub(crate) fn push_span(&mut self, known: Known, name: Span, value: Span) {
-        self.entries.push(Entry { name, value, known });
+        self.0.entries.push(Entry { name, value, known });
     }
 
     pub(crate) fn bytes(&self, span: Span) -> &[u8] {
-        self.buf.get(span.start()..span.end()).unwrap_or_default()
+        self.0.buf.get(span.start()..span.end()).unwrap_or_default()
     }
 
     /// Appends bytes that are not a header themselves (a rewritten path).
     pub(crate) fn store(&mut self, bytes: &[u8]) -> Span {
-        let span = Span::new(self.buf.len(), bytes.len());
-        self.buf.extend_from_slice(bytes);
+        let span = Span::new(self.0.buf.len(), bytes.len());
+        self.0.buf.extend_from_slice(bytes);
         span
     }
 
@@ -204,26 +209,29 @@ impl HeaderBlock {
 
     /// Name and value of every header, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Known, &[u8], &[u8])> {
-        self.entries
+        self.0
+            .entries
             .iter()
             .map(|e| (e.known, self.name_of(e), self.bytes(e.value)))
     }
 
     /// The first value.
     pub(crate) fn get(&self, known: Known) -> Option<&[u8]> {
-        self.entries
+        self.0
+            .entries
             .iter()
             .find(|e| e.known == known)
             .map(|e| self.bytes(e.value))
     }
 
     pub(crate) fn has(&self, known: Known) -> bool {
-        self.entries.iter().any(|e| e.known == known)
+        self.0.entries.iter().any(|e| e.known == known)
     }
 
     /// All values, in order.
     pub(crate) fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        self.entries
+        self.0
+            .entries
             .iter()
             .filter(move |e| e.known == known)
             .map(|e| self.bytes(e.value))
@@ -232,7 +240,8 @@ impl HeaderBlock {
     /// The first value of a header by name, in any case.
     pub(crate) fn get_name(&self, name: &[u8]) -> Option<&[u8]> {
         let known = Known::of(name);
-        self.entries
+        self.0
+            .entries
             .iter()
             .find(|e| self.is_named(e, known, name))
             .map(|e| self.bytes(e.value))
@@ -242,7 +251,7 @@ impl HeaderBlock {
     pub(crate) fn joined(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
         let known = Known::of(name);
         let mut values = self
-            .entries
+            .0.entries
             .iter()
             .filter(|e| self.is_named(e, known, name))
             .map(|e| self.bytes(e.value));
@@ -259,7 +268,7 @@ impl HeaderBlock {
     /// Adds a header behind the others.
     pub(crate) fn push(&mut self, known: Known, value: &[u8]) {
         let value = self.store(value);
-        self.entries.push(Entry {
+        self.0.entries.push(Entry {
             name: Span::default(),
             value,
             known,
@@ -271,7 +280,7 @@ impl HeaderBlock {
         let known = Known::of(name);
         let spelled = self.store(name);
         let value = self.store(value);
-        self.entries.push(Entry {
+        self.0.entries.push(Entry {
             name: spelled,
             value,
             known,
@@ -281,7 +290,7 @@ impl HeaderBlock {
     /// Puts `host` before all others, where a client would write it.
     pub(crate) fn push_front(&mut self, known: Known, value: &[u8]) {
         let value = self.store(value);
-        self.entries.insert(
+        self.0.entries.insert(
             0,
             Entry {
                 name: Span::default(),
@@ -294,17 +303,17 @@ impl HeaderBlock {
     /// Leaves exactly one such header, at the place of the first.
     pub(crate) fn set(&mut self, known: Known, value: &[u8]) {
         let value = self.store(value);
-        let Some(at) = self.entries.iter().position(|e| e.known == known) else {
-            self.entries.push(Entry {
+        let Some(at) = self.0.entries.iter().position(|e| e.known == known) else {
+            self.0.entries.push(Entry {
                 name: Span::default(),
                 value,
                 known,
             });
             return;
         };
-        self.entries[at].value = value;
+        self.0.entries[at].value = value;
         let mut index = 0;
-        self.entries.retain(|e| {
+        self.0.entries.retain(|e| {
             index += 1;
             e.known != known || index - 1 == at
         });
@@ -318,15 +327,15 @@ impl HeaderBlock {
     }
 
     pub(crate) fn remove(&mut self, known: Known) {
-        self.entries.retain(|e| e.known != known);
+        self.0.entries.retain(|e| e.known != known);
     }
 
     /// Removes all headers of a name; whether there was one.
     pub(crate) fn remove_name(&mut self, name: &[u8]) -> bool {
         let known = Known::of(name);
-        let before = self.entries.len();
-        let buf = &self.buf;
-        self.entries.retain(|e| {
+        let before = self.0.entries.len();
+        let buf = &self.0.buf;
+        self.0.entries.retain(|e| {
             let same = e.known == known
                 && (known != Known::Other
                     || buf
@@ -334,14 +343,14 @@ impl HeaderBlock {
                         .is_some_and(|have| have.eq_ignore_ascii_case(name)));
             !same
         });
-        self.entries.len() != before
+        self.0.entries.len() != before
     }
 
     /// Removes every header for which `unwanted` says so.
     pub(crate) fn remove_if(&mut self, mut unwanted: impl FnMut(Known, &[u8], &[u8]) -> bool) {
-        let buf = std::mem::take(&mut self.buf);
+        let buf = std::mem::take(&mut self.0.buf);
         let piece = |span: Span| buf.get(span.start()..span.end()).unwrap_or_default();
-        self.entries.retain(|e| {
+        self.0.entries.retain(|e| {
             let name = if e.name.len == 0 {
                 e.known.name().as_bytes()
             } else {
@@ -349,24 +358,24 @@ impl HeaderBlock {
             };
             !unwanted(e.known, name, piece(e.value))
         });
-        self.buf = buf;
+        self.0.buf = buf;
     }
 
     /// Appends all headers in HTTP/1 syntax, without the empty line.
     pub(crate) fn write_http1(&self, out: &mut Vec<u8>) {
         let mut run = 0..0;
-        for entry in &self.entries {
+        for entry in &self.0.entries {
             let start = entry.name.start();
             let plain = entry.name.len != 0
                 && entry.value.start() == entry.name.end() + 2
-                && self.buf.get(entry.name.end()..entry.value.start()) == Some(b": ".as_slice())
-                && self.buf.get(entry.value.end()..entry.value.end() + 2)
+                && self.0.buf.get(entry.name.end()..entry.value.start()) == Some(b": ".as_slice())
+                && self.0.buf.get(entry.value.end()..entry.value.end() + 2)
                     == Some(b"\r\n".as_slice());
             if plain && run.end == start && !run.is_empty() {
                 run.end = entry.value.end() + 2;
                 continue;
             }
-            out.extend_from_slice(self.buf.get(run.clone()).unwrap_or_default());
+            out.extend_from_slice(self.0.buf.get(run.clone()).unwrap_or_default());
             run = 0..0;
             if plain {
                 run = start..entry.value.end() + 2;
@@ -377,7 +386,7 @@ impl HeaderBlock {
                 out.extend_from_slice(b"\r\n");
             }
         }
-        out.extend_from_slice(self.buf.get(run).unwrap_or_default());
+        out.extend_from_slice(self.0.buf.get(run).unwrap_or_default());
     }
 }
 

@@ -8,7 +8,6 @@ use super::head::{RequestHead, ResponseHead};
 use super::headers::Known;
 use crate::outcome::Outcome;
 use lateen_proxy_config::route::{RetryOn, RetryPolicy};
-use smallvec::SmallVec;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ pub(super) struct Retries<'a> {
     left: u32,
     done: u32,
     replaced: bool,
-    tried: SmallVec<[SocketAddr; 4]>,
+    tried: Vec<SocketAddr>,
 }
 
 impl<'a> Retries<'a> {
@@ -57,7 +56,7 @@ impl<'a> Retries<'a> {
             left,
             done: 0,
             replaced: false,
-            tried: SmallVec::new(),
+            tried: Vec::new(),
         }
     }
 
@@ -82,7 +81,11 @@ impl<'a> Retries<'a> {
     }
 
     pub(super) fn note(&mut self, host: SocketAddr) {
-        if self.policy.is_some() && self.tried.len() < 16 {
+        if self
+            .policy
+            .is_some_and(|policy| policy.avoid_previous_hosts)
+            && self.tried.len() < 16
+        {
             self.tried.push(host);
         }
     }

@@ -9,10 +9,11 @@ use crate::outcome::Outcome;
 use crate::worker::state::Worker;
 use std::task::{Context, Poll};
 
-/// The upstream's side of one try, by protocol.
+/// The upstream's side of one try, by protocol. Boxed: an HTTP/1 connection is made once and served
+/// by many requests, and the future of a request stays small.
 pub(super) enum Upstream {
-    Http1(ClientConn),
-    Http2(Http2Stream),
+    Http1(Box<ClientConn>),
+    Http2(Box<Http2Stream>),
 }
 
 impl Upstream {

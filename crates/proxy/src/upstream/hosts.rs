@@ -28,7 +28,11 @@ pub(crate) struct Host {
     /// No longer part of the cluster.
     pub retired: Cell<bool>,
     /// HTTP/1 connections without a request; the one used last is taken first.
-    pub idle: RefCell<Vec<ClientConn>>,
+    #[allow(
+        clippy::vec_box,
+        reason = "a connection moves between here and a request's small future"
+    )]
+    pub idle: RefCell<Vec<Box<ClientConn>>>,
     pub http2: RefCell<Vec<Rc<Http2Conn>>>,
     /// An HTTP/2 connection is being made; others wait for it rather than make their own.
     pub http2_connecting: Cell<bool>,

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 /// A connection for one request.
 pub(crate) enum Acquired {
-    Http1(ClientConn),
+    Http1(Box<ClientConn>),
     Http2(Rc<Http2Conn>),
 }
 
@@ -52,40 +52,46 @@ impl ActiveCluster {
         Some(host.clone())
     }
 
-    /// A connection to `host` that may be used at once.
+    fn speaks_http2(&self, wanted: Wanted) -> bool {
+        match self.config.http.protocol {
+            HttpProtocol::Http1 | HttpProtocol::Auto => false,
+            HttpProtocol::Http2 => true,
+            HttpProtocol::UseDownstream => wanted.downstream_http2,
+        }
+    }
+
+    /// A connection to `host` that is there already.
+    pub(crate) fn take(&self, host: &Rc<Host>, wanted: Wanted) -> Option<Acquired> {
+        if self.speaks_http2(wanted) {
+            http2::usable(host).map(Acquired::Http2)
+        } else if wanted.fresh {
+            None
+        } else {
+            take_idle(host).map(Acquired::Http1)
+        }
+    }
+
+    /// A connection to `host` when none was there: made, or waited for.
     pub(crate) async fn acquire(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         host: &Rc<Host>,
         wanted: Wanted,
     ) -> Result<Acquired, Outcome> {
-        let http2 = match self.config.http.protocol {
-            HttpProtocol::Http1 | HttpProtocol::Auto => false,
-            HttpProtocol::Http2 => true,
-            HttpProtocol::UseDownstream => wanted.downstream_http2,
-        };
-        if http2 {
+        if self.speaks_http2(wanted) {
             return self
                 .acquire_http2(worker, host, wanted)
                 .await
                 .map(Acquired::Http2);
         }
-        if !wanted.fresh
-            && let Some(conn) = take_idle(host)
-        {
-            return Ok(Acquired::Http1(conn));
-        }
-        self.connect_http1(worker, host, wanted)
-            .await
-            .map(Acquired::Http1)
+        self.connect_http1(host, wanted).await.map(Acquired::Http1)
     }
 
     async fn connect_http1(
         self: &Rc<Self>,
-        worker: &Rc<Worker>,
         host: &Rc<Host>,
         wanted: Wanted,
-    ) -> Result<ClientConn, Outcome> {
+    ) -> Result<Box<ClientConn>, Outcome> {
         let pending = PendingTicket::take(self, wanted.priority).ok_or(Outcome::Overflow)?;
         let ticket = loop {
             if let Some(ticket) = ConnTicket::take(self, host) {
@@ -105,8 +111,7 @@ impl ActiveCluster {
             headers: self.config.http.max_headers_count as usize,
         };
         let absolute = self.config.http.http1.send_fully_qualified_url;
-        let _ = worker;
-        Ok(ClientConn::new(io, limits, absolute, ticket))
+        Ok(Box::new(ClientConn::new(io, limits, absolute, ticket)))
     }
 
     async fn acquire_http2(
@@ -177,7 +182,7 @@ impl ActiveCluster {
     }
 
     /// Puts a connection back, if another request may use it; otherwise closes it.
-    pub(crate) fn release(self: &Rc<Self>, worker: &Worker, mut conn: ClientConn) {
+    pub(crate) fn release(self: &Rc<Self>, worker: &Worker, mut conn: Box<ClientConn>) {
         let max = self
             .config
             .http
@@ -207,7 +212,7 @@ impl ActiveCluster {
 }
 
 /// The idle connection used last that is still open.
-fn take_idle(host: &Host) -> Option<ClientConn> {
+fn take_idle(host: &Host) -> Option<Box<ClientConn>> {
     let mut cx = Context::from_waker(Waker::noop());
     loop {
         let conn = host.idle.borrow_mut().pop()?;

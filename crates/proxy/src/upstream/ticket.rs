@@ -3,7 +3,7 @@
 use super::{ActiveCluster, Host};
 use crate::stats::{ClusterStat, EndpointStat};
 use crate::worker::limits::{give, take};
-use lateen_proxy_config::Priority;
+use lateen_proxy_config::{HttpProtocol, Priority};
 use std::rc::Rc;
 
 /// One upstream connection.
@@ -106,6 +106,11 @@ impl Drop for RequestTicket {
             .set(self.host.active.get().saturating_sub(1));
         self.cluster.stats.dec(ClusterStat::UpstreamRqActive);
         self.host.stats(&self.cluster).dec(EndpointStat::RqActive);
+        // A stream that ends makes room on a shared connection; an HTTP/1 connection says so itself
+        // when it returns.
+        if self.cluster.config.http.protocol != HttpProtocol::Http1 {
+            self.cluster.waiting.call_one();
+        }
     }
 }
 
