@@ -8,9 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use lateen_local::mesh::{
-    Condition, Mesh, MeshOptions, Outcome as MeshOutcome, Row, Seed, StartError, rows,
-};
+use lateen_local::mesh::{Condition, Mesh, MeshOptions, Row, Seed, StartError, rows};
 use lateen_local::plan::Plan;
 use lateen_local::rundir::RunDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -78,7 +76,7 @@ async fn start(session: Session) -> Outcome {
             let summary = summary::Summary {
                 mesh: &mesh,
                 took: began.elapsed(),
-                ready: outcome == MeshOutcome::Ready,
+                outcome,
                 page: session.page,
                 example,
             };

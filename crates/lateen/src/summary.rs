@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use lateen_local::mesh::{CONTROL, Mesh, Row, rows};
+use lateen_local::mesh::{CONTROL, Mesh, Outcome, Row, rows};
 use lateen_local::plan::{Gateway, Workload};
 use serde_json::{Value, json};
 
@@ -19,8 +19,7 @@ const DEFAULT_API_PORT: u16 = 15088;
 pub struct Summary<'a> {
     pub mesh: &'a Mesh,
     pub took: Duration,
-    /// Everything is ready; else something fails and is being restarted.
-    pub ready: bool,
+    pub outcome: Outcome,
     pub page: &'static str,
     /// A file of YAML worth applying.
     pub example: Option<PathBuf>,
@@ -44,19 +43,31 @@ impl Summary<'_> {
         let link = Style::new().bold().fg_color(Some(AnsiColor::Cyan.into()));
         let mut text = table(rows);
         let took = seconds(self.took);
-        let (mark, what) = match self.ready {
-            true => (
-                Style::new().bold().fg_color(Some(AnsiColor::Green.into())),
-                "Ready",
-            ),
-            false => (
-                Style::new().bold().fg_color(Some(AnsiColor::Red.into())),
-                "Not all ready",
-            ),
+        let color = match self.outcome {
+            Outcome::Ready => AnsiColor::Green,
+            Outcome::Failing | Outcome::NoAnswer { .. } => AnsiColor::Red,
         };
-        text.push_str(&format!("\n{mark}{what}{mark:#} after {took}"));
+        let mark = Style::new().bold().fg_color(Some(color.into()));
+        let what = match &self.outcome {
+            Outcome::Ready => format!("{mark}Ready{mark:#} after {took}"),
+            Outcome::Failing => format!("{mark}Not all ready{mark:#} after {took}"),
+            Outcome::NoAnswer { reason, .. } => {
+                format!("{mark}Ready, but the page {reason}{mark:#}")
+            }
+        };
+        text.push_str(&format!("\n{what}"));
         if let Some(url) = self.url() {
             text.push_str(&format!(": {link}{url}{link:#}"));
+        }
+        if let Outcome::NoAnswer { .. } = self.outcome {
+            let get = format!(
+                "{} get gateways,virtualservices -A{}",
+                command_name(),
+                self.server()
+            );
+            text.push_str(&format!(
+                "\nWhat is applied decides that; see it with {get}"
+            ));
         }
         text.push_str("\n\n");
         let commands = self.commands();
@@ -76,14 +87,18 @@ impl Summary<'_> {
         Some(format!("http://127.0.0.1:{}{}", gateway.http, self.page))
     }
 
+    /// The flag that verbs need to find this control plane, if they need one.
+    fn server(&self) -> String {
+        match self.mesh.plan().control.api {
+            DEFAULT_API_PORT => String::new(),
+            port => format!(" --server http://127.0.0.1:{port}"),
+        }
+    }
+
     /// Three commands that show something, ready to be pasted.
     fn commands(&self) -> Vec<(&'static str, String)> {
         let lateen = command_name();
-        let port = self.mesh.plan().control.api;
-        let server = match port {
-            DEFAULT_API_PORT => String::new(),
-            port => format!(" --server http://127.0.0.1:{port}"),
-        };
+        let server = self.server();
         let mut commands = Vec::new();
         if let (Some(url), Some(example)) = (self.url(), &self.example) {
             commands.push((
@@ -128,8 +143,14 @@ impl Summary<'_> {
             .filter_map(|gateway| Some(gateway_json(gateway, row(&gateway.name)?)))
             .collect();
         let control = row(CONTROL);
+        let problem = match &self.outcome {
+            Outcome::Ready => None,
+            Outcome::Failing => Some("a process fails; see its state".to_owned()),
+            Outcome::NoAnswer { url, reason } => Some(format!("{url} {reason}")),
+        };
         json!({
-            "ready": self.ready,
+            "ready": self.outcome == Outcome::Ready,
+            "problem": problem,
             "seconds": self.took.as_secs_f64(),
             "url": self.url(),
             "server": format!("http://127.0.0.1:{}", plan.control.api),

@@ -370,3 +370,36 @@ fn a_gateway_on_a_taken_port_is_refused_by_the_proxy_and_said_so_while_the_rest_
         200
     );
 }
+
+#[test]
+fn what_was_deleted_stays_deleted_and_the_demo_says_that_its_page_does_not_answer() {
+    let mut first = Mesh::demo(&[]);
+    first.ok(&["delete", "vs", "bookinfo"]);
+    signal("TERM", u64::from(first.child.id()));
+    first.child.wait().unwrap();
+    let run_dir = std::mem::replace(&mut first.run_dir, tempfile::tempdir().unwrap());
+    let port = (first.port_base + 80).to_string();
+    let again = Mesh::start_in(&["demo", "--port", &port], first.port_base, run_dir);
+    assert_eq!(again.summary["ready"], false);
+    let problem = again.summary["problem"].as_str().unwrap();
+    assert!(problem.ends_with("/productpage answers 404"), "{problem}");
+    assert!(
+        !again
+            .ok(&["get", "vs", "-A", "-o", "name"])
+            .contains("bookinfo")
+    );
+}
+
+#[test]
+fn a_directory_of_configuration_is_applied_and_watched() {
+    let config = tempfile::tempdir().unwrap();
+    let mesh = Mesh::demo(&["--config", config.path().to_str().unwrap()]);
+    let file = config.path().join("canary.yaml");
+    std::fs::copy(example("bookinfo/canary.yaml"), &file).unwrap();
+    let jason = || (0..12).all(|_| mesh.reviews(&[("end-user", "jason")]) == "reviews-v2");
+    eventually("the rule of the file applies", jason);
+    std::fs::remove_file(&file).unwrap();
+    eventually("the rule is gone with its file", || {
+        split(&mesh, 30).len() == 3
+    });
+}

@@ -13,7 +13,7 @@ mod seed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -35,6 +35,10 @@ const LEFTOVERS: Duration = Duration::from_secs(4);
 /// Patience with the page behind a gateway while waiting for it.
 const PAGE_PATIENCE: Duration = Duration::from_secs(2);
 const PAGE_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for a page when everything else is ready.
+const PAGE: Duration = Duration::from_secs(5);
+/// Before the readiness of workloads is published for the first time.
+const QUICK_START: Duration = Duration::from_secs(1);
 /// Longest wait for every proxy to have accepted its configuration.
 const DISTRIBUTION: Duration = Duration::from_secs(5);
 /// Longest wait for everything to be ready: slow applications are given time, not eternity.
@@ -78,12 +82,14 @@ pub enum StartError {
 }
 
 /// How a start went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Everything is ready, and every gateway's readiness path answers through the mesh.
     Ready,
     /// Something fails again and again; it is being restarted, the rest serves.
     Failing,
+    /// Everything runs, and the readiness path of a gateway does not answer 200.
+    NoAnswer { url: String, reason: String },
 }
 
 /// A mesh that is running.
@@ -171,28 +177,18 @@ impl Mesh {
                 .set_seeded()
                 .map_err(|source| StartError::Write { path, source })?;
         }
-        let outcome = self.wait_until_settled().await;
-        self.publisher = Some(tokio::spawn(publisher.follow()));
-        Ok(outcome)
+        self.publisher = Some(tokio::spawn(async move {
+            // Most meshes are up by then, and need no second round of objects.
+            tokio::time::sleep(QUICK_START).await;
+            publisher.follow().await
+        }));
+        Ok(self.wait_until_settled().await)
     }
 
-    async fn wait_until_settled(&mut self) -> Outcome {
+    async fn wait_until_settled(&self) -> Outcome {
         match tokio::time::timeout(SETTLE, self.all_ready()).await {
-            Ok(Ok(())) => Outcome::Ready,
-            Ok(Err(Hopeless)) | Err(_) => Outcome::Failing,
-        }
-    }
-
-    /// Waits for every process, and then for every gateway's page through the whole mesh.
-    async fn all_ready(&self) -> Result<(), Hopeless> {
-        let mut table = self.table.clone();
-        let settled = table.wait_for(|table| {
-            table
-                .iter()
-                .all(|status| status.state == State::Ready || is_hopeless(status))
-        });
-        if settled.await.map_err(|_| Hopeless)?.iter().any(is_hopeless) {
-            return Err(Hopeless);
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Outcome::Failing,
         }
         // A proxy that rejects something never gets there; that is for `proxy-status` to show.
         let _ = tokio::time::timeout(DISTRIBUTION, self.distributed()).await;
@@ -201,18 +197,40 @@ impl Mesh {
                 continue;
             };
             let url = format!("http://127.0.0.1:{}{path}", gateway.http);
-            loop {
-                let answer = self.client.get(&url, PAGE_PATIENCE).await;
-                if answer.is_ok_and(|response| response.status().is_success()) {
-                    break;
-                }
-                if self.table.borrow().iter().any(is_hopeless) {
-                    return Err(Hopeless);
-                }
-                tokio::time::sleep(PAGE_POLL).await;
+            if let Err(reason) = self.page_answers(&url).await {
+                return Outcome::NoAnswer { url, reason };
             }
         }
-        Ok(())
+        Outcome::Ready
+    }
+
+    /// Waits until every process is ready; false when one has failed for good.
+    async fn all_ready(&self) -> bool {
+        let mut table = self.table.clone();
+        let settled = table.wait_for(|table| {
+            let done = |status: &Status| status.state == State::Ready || is_hopeless(status);
+            table.iter().all(done)
+        });
+        settled
+            .await
+            .is_ok_and(|table| !table.iter().any(is_hopeless))
+    }
+
+    /// Waits until a page answers 200 through the whole mesh, but not for ever: the person may have
+    /// changed the routes since the first start.
+    async fn page_answers(&self, url: &str) -> Result<(), String> {
+        let began = Instant::now();
+        loop {
+            let reason = match self.client.get(url, PAGE_PATIENCE).await {
+                Ok(response) if response.status().is_success() => return Ok(()),
+                Ok(response) => format!("answers {}", response.status().as_u16()),
+                Err(error) => error.to_string(),
+            };
+            if began.elapsed() > PAGE {
+                return Err(reason);
+            }
+            tokio::time::sleep(PAGE_POLL).await;
+        }
     }
 
     /// Waits until every proxy has accepted everything that is in the control plane by now. A proxy
@@ -307,9 +325,6 @@ impl Mesh {
     }
 }
 
-/// Something will not become ready by waiting.
-struct Hopeless;
-
 /// Whether a process was restarted in vain.
 fn is_hopeless(status: &Status) -> bool {
     let starting = matches!(status.state, State::Restarting { .. } | State::Starting);
@@ -318,7 +333,7 @@ fn is_hopeless(status: &Status) -> bool {
 
 async fn check_ports(plan: &Plan, was_killed: bool) -> Result<(), TakenPort> {
     let ports = plan.ports();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     loop {
         match check_free(&ports) {
             // What a killed mesh left behind is about to notice that and leave.
