@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Envoy;
 use lateen_testkit::http::{Answer, Call, Client};
-use lateen_testkit::{eventually, tools};
+use lateen_testkit::{eventually, settles, tools};
 use serde_json::Value;
 use support::{Mesh, free_block, lateen, loopback};
 
@@ -282,7 +282,7 @@ async fn stock_envoy_and_our_proxy_answer_alike_as_gateway_and_as_sidecar() {
     ));
     mixed.synced().await;
     for to in mixed.gateways {
-        eventually("the gateway has the rules", async || {
+        settles("the gateway has the rules", async || {
             match Call::get("rules.test", "/exact").send(to).await? {
                 answer if answer.status == 200 => Ok(()),
                 answer => Err(format!("{answer:?}")),
@@ -365,7 +365,7 @@ async fn stock_envoy_serves_bookinfo_splits_alike_and_outlives_the_control_plane
     mixed.apply(lateen_local::demo::EXAMPLE.1);
     mixed.synced().await;
     for proxy in mixed.proxies {
-        eventually("the rule is in force", async || {
+        settles("the rule is in force", async || {
             match split(proxy, "jason", 8).await {
                 [0, 8, 0] => Ok(()),
                 other => Err(format!("{other:?}")),

@@ -35,3 +35,15 @@ pub async fn eventually<T>(what: &str, mut attempt: impl AsyncFnMut() -> Result<
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// Waits like [`eventually`], until `attempt` succeeds many times in a row: each worker of a proxy
+/// takes a change on its own, and which worker gets a connection is chance.
+pub async fn settles(what: &str, mut attempt: impl AsyncFnMut() -> Result<(), String>) {
+    eventually(what, async || {
+        for _ in 0..16 {
+            attempt().await?;
+        }
+        Ok(())
+    })
+    .await;
+}

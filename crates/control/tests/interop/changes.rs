@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
-use lateen_testkit::eventually;
 use lateen_testkit::http::{Answer, Call, Client};
+use lateen_testkit::{eventually, settles};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -54,18 +54,15 @@ impl Load {
     }
 }
 
-/// Waits until `count` requests in a row are answered as `expect` says; returns how long that took.
+/// Waits until requests are answered as `expect` says; returns how long that took.
 async fn in_force(gateway: &Gateway, host: &str, expect: impl Fn(&Answer) -> bool) -> Duration {
     let started = Instant::now();
-    eventually("the change is in force", async || {
-        // Each of Envoy's two workers takes routes on its own; both must have answered.
-        for _ in 0..8 {
-            let answer = Call::get(host, "/").send(gateway.http).await?;
-            if !expect(&answer) {
-                return Err(format!("{answer:?}"));
-            }
+    settles("the change is in force", async || {
+        let answer = Call::get(host, "/").send(gateway.http).await?;
+        match expect(&answer) {
+            true => Ok(()),
+            false => Err(format!("{answer:?}")),
         }
-        Ok(())
     })
     .await;
     started.elapsed()

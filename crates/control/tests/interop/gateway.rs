@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lateen_testkit::echo::{Echo, TcpEcho};
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call, Client};
-use lateen_testkit::{eventually, ports};
+use lateen_testkit::{eventually, ports, settles};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
@@ -23,7 +23,7 @@ pub fn rule(host: &str, http: &str) -> String {
 
 /// Waits until the gateway does not answer `host` with 404 any more.
 pub async fn served(gateway: &Gateway, host: &str) {
-    eventually(&format!("{host} is served"), async || {
+    settles(&format!("{host} is served"), async || {
         let answer = Call::get(host, "/").send(gateway.http).await?;
         match answer.status {
             404 => Err(format!("{answer:?}")),

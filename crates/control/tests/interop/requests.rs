@@ -369,9 +369,10 @@ async fn timeouts_and_retries_are_istios(plane: Plane) {
         200 => Ok(()),
         other => Err(other.to_string()),
     };
-    lateen_testkit::eventually("the service is there", is_there).await;
-    for _ in 0..60 {
-        assert_eq!(get("/half", "").await.status, 200);
+    lateen_testkit::settles("the service is there", is_there).await;
+    for _ in 0..40 {
+        let answer = get("/half", "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
     let mut failed = 0;
     for _ in 0..60 {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use lateen_testkit::echo::{Echo, TcpEcho};
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
-use lateen_testkit::{eventually, ports};
+use lateen_testkit::{eventually, ports, settles};
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -79,7 +79,7 @@ impl Sidecar {
     }
 
     async fn answers(&self, host: &str, name: &str) {
-        eventually(&format!("{name} answers for {host}"), async || {
+        settles(&format!("{name} answers for {host}"), async || {
             let answer = Call::through_proxy(host, "/").send(self.proxy).await?;
             match answer.name() == name {
                 true => Ok(()),
@@ -153,7 +153,7 @@ async fn a_sidecar_takes_the_applications_requests_to_services(plane: Plane) {
     mesh.apply(JASON).await;
     mesh.distributed(1).await;
     let jason = Call::through_proxy("reviews:9080", "/").header("end-user", "jason");
-    eventually("the rule is in force", async || {
+    settles("the rule is in force", async || {
         match jason.send(sidecar.proxy).await?.header("x-rule") {
             rule if rule == "jason" => Ok(()),
             rule => Err(rule),
