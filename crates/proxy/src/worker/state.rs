@@ -46,6 +46,7 @@ pub(crate) struct Worker {
 
 /// Where the newest route table of a name stands. A request takes the table once.
 #[derive(Default)]
+#[expect(clippy::redundant_allocation, reason = "the outer count is this worker's own, see `get`")]
 pub(crate) struct RouteCell {
     table: RefCell<Option<Rc<Arc<RouteTable>>>>,
 }
@@ -59,6 +60,7 @@ impl RouteCell {
 
     /// The table as it is now. The count that is raised is this worker's own, so that workers do
     /// not fight over one cache line.
+    #[expect(clippy::redundant_allocation, reason = "see above")]
     pub(crate) fn get(&self) -> Option<Rc<Arc<RouteTable>>> {
         self.table.borrow().clone()
     }

@@ -170,9 +170,7 @@ impl Timers {
                     Some(Reverse(Queued(at, _))) if *at > now => return Some(*at),
                     Some(_) => {}
                 }
-                let Some(Reverse(Queued(at, deadline))) = queue.pop() else {
-                    return None;
-                };
+                let Reverse(Queued(at, deadline)) = queue.pop()?;
                 // An earlier entry was queued later; this one has nothing to say.
                 if deadline.queued.get() != at {
                     continue;
