@@ -35,6 +35,7 @@ pub(crate) struct BodyReader {
     /// Of the current chunk, or of the whole body.
     left: u64,
     extensions: u32,
+    #[expect(clippy::box_collection, reason = "rare, and every connection has the field")]
     trailers: Option<Box<Vec<u8>>>,
 }
 
@@ -42,6 +43,8 @@ pub(crate) struct BodyReader {
 enum State {
     #[default]
     Done,
+    /// What came cannot be read; nothing that follows can be trusted.
+    Broken,
     Length,
     UntilClose,
     /// Before the first digit of a chunk size.
@@ -92,6 +95,11 @@ impl BodyReader {
         self.state == State::Done
     }
 
+    /// Whether it was malformed. It stays so: the error is met again by whoever reads on.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
     /// The peer has closed its side. Only a body that ends so is complete then.
     pub(crate) fn end_of_input(&mut self) -> Result<(), BodyError> {
         match self.state {
@@ -105,8 +113,14 @@ impl BodyReader {
 
     /// Takes what has arrived; payload is moved to the front of `buf`.
     pub(crate) fn decode(&mut self, buf: &mut [u8]) -> Result<Decoded, BodyError> {
+        self.decode_some(buf)
+            .inspect_err(|_| self.state = State::Broken)
+    }
+
+    fn decode_some(&mut self, buf: &mut [u8]) -> Result<Decoded, BodyError> {
         let (consumed, payload) = match self.state {
             State::Done => (0, 0),
+            State::Broken => return Err(BodyError::Chunk),
             State::UntilClose => (buf.len(), buf.len()),
             State::Length => {
                 let n = usize::try_from(self.left)
@@ -194,7 +208,11 @@ impl BodyReader {
                 Ok(State::TrailerStart)
             }
             State::EndLf => must(b'\n', State::Done),
-            State::Done | State::Length | State::UntilClose | State::Data => Err(BodyError::Chunk),
+            State::Done
+            | State::Broken
+            | State::Length
+            | State::UntilClose
+            | State::Data => Err(BodyError::Chunk),
         }
     }
 
@@ -252,13 +270,14 @@ impl BodyReader {
         let Ok(httparse::Status::Complete((_, lines))) =
             httparse::parse_headers(&bytes, &mut lines)
         else {
+            self.state = State::Broken;
             return Err(BodyError::Chunk);
         };
         let mut block = HeaderBlock::default();
         block.load(&bytes);
         for line in lines {
             let known = Known::of(line.name.as_bytes());
-            if forbidden_in_trailers(known) {
+            if forbidden_in_trailers(known, line.name.as_bytes()) {
                 continue;
             }
             let at = |part: &[u8]| {
@@ -279,20 +298,25 @@ impl BodyReader {
     }
 }
 
-fn forbidden_in_trailers(known: Known) -> bool {
-    matches!(
-        known,
-        Known::TransferEncoding
-            | Known::ContentLength
-            | Known::Host
-            | Known::Connection
-            | Known::KeepAlive
-            | Known::ProxyConnection
-            | Known::Te
-            | Known::Trailer
-            | Known::Upgrade
-            | Known::Expect
-    )
+/// Fields that frame or route a message, say who sent it, or change how it is read must not come
+/// after those who decide by them have looked (RFC 9110 section 6.5.1).
+pub(crate) fn forbidden_in_trailers(known: Known, name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 9] = [
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"max-forwards",
+        b"proxy-authorization",
+        b"range",
+        b"set-cookie",
+        b"www-authenticate",
+    ];
+    match known {
+        Known::GrpcStatus | Known::GrpcMessage => false,
+        Known::Other => NAMES.iter().any(|n| name.eq_ignore_ascii_case(n)),
+        _ => true,
+    }
 }
 
 #[cfg(test)]

@@ -46,13 +46,20 @@ pub(crate) async fn serve(
     let mut requests = 0u32;
     loop {
         let next = next_stream(&mut conn, &info, &worker, &deadline, &streams).await;
-        let Some((request, respond)) = next else {
+        let Some((request, mut respond)) = next else {
             return;
         };
         // Each stream takes the newest configuration.
         let Some(service) = info.http_service() else {
             return;
         };
+        let (parts, recv) = request.into_parts();
+        let max_headers = service.manager.max_headers_count as usize;
+        if !convert::is_acceptable(&parts, max_headers) {
+            // Malformed (RFC 9113 section 8.1.1).
+            respond.send_reset(h2::Reason::PROTOCOL_ERROR);
+            continue;
+        }
         requests = requests.saturating_add(1);
         if service
             .manager
@@ -65,7 +72,6 @@ pub(crate) async fn serve(
         let (info, worker) = (info.clone(), worker.clone());
         let counted = Streams::open(&streams);
         spawn_local(async move {
-            let (parts, recv) = request.into_parts();
             let head = convert::request(&parts, worker.block(), !recv.is_end_stream());
             drop(parts);
             let mut stream = ServerStream {
@@ -109,13 +115,11 @@ async fn next_stream(
             conn.graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        if let Some(idle) = idle {
-            if streams.get() > 0 || !armed {
-                armed = true;
-                worker
-                    .timers
-                    .set(deadline, Some(worker.timers.now() + idle));
-            }
+        if let Some(idle) = idle
+            && (streams.get() > 0 || !armed)
+        {
+            armed = true;
+            worker.timers.set(deadline, Some(worker.timers.now() + idle));
         }
         if worker.timers.poll(deadline, cx).is_ready() && streams.get() == 0 && !going {
             going = true;
@@ -284,6 +288,9 @@ impl Downstream for ServerStream {
             None => self.respond.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }
+
+    // The connection itself says GOAWAY, see `next_stream`.
+    fn is_last(&mut self) {}
 
     fn deadline(&self) -> &Rc<Deadline> {
         &self.deadline
