@@ -1,5 +1,11 @@
 //! Findings between objects, as `istioctl analyze` words them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 use std::sync::Arc;
 
 use expect_test::{Expect, expect};

@@ -1,5 +1,11 @@
 //! Which rule applies to whom: picking, merging, conflicts, visibility.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 use std::sync::Arc;
 
 use lateen_model::{HostIndex, MeshSettings, MeshSnapshot};

@@ -1,5 +1,11 @@
 //! Services and DestinationRules to clusters and endpoints.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,11 @@
 //! VirtualServices to routes: matching, weights, order, conflicts, gateways.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod support;
 
 use expect_test::{Expect, expect};

@@ -35,8 +35,11 @@ pub(crate) struct BodyReader {
     /// Of the current chunk, or of the whole body.
     left: u64,
     extensions: u32,
-    #[expect(clippy::box_collection, reason = "rare, and every connection has the field")]
-    trailers: Option<Box<Vec<u8>>>,
+    #[allow(
+        clippy::box_collection,
+        reason = "rare, and every connection has the field"
+    )]
+    trailers: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,11 +211,9 @@ impl BodyReader {
                 Ok(State::TrailerStart)
             }
             State::EndLf => must(b'\n', State::Done),
-            State::Done
-            | State::Broken
-            | State::Length
-            | State::UntilClose
-            | State::Data => Err(BodyError::Chunk),
+            State::Done | State::Broken | State::Length | State::UntilClose | State::Data => {
+                Err(BodyError::Chunk)
+            }
         }
     }
 

@@ -44,24 +44,31 @@ pub(crate) struct Worker {
     next_connection: Cell<u64>,
 }
 
+/// A route table as one worker counts its users. The count inside the `Arc` belongs to all workers;
+/// to raise it per request would have them fight over one cache line.
+pub(crate) struct RouteView {
+    pub table: Arc<RouteTable>,
+}
+
 /// Where the newest route table of a name stands. A request takes the table once.
 #[derive(Default)]
-#[expect(clippy::redundant_allocation, reason = "the outer count is this worker's own, see `get`")]
+#[allow(
+    clippy::redundant_allocation,
+    reason = "the outer count is this worker's own, see `get`"
+)]
 pub(crate) struct RouteCell {
-    table: RefCell<Option<Rc<Arc<RouteTable>>>>,
+    table: RefCell<Option<Rc<RouteView>>>,
 }
 
 impl RouteCell {
     pub(crate) fn of(table: Arc<RouteTable>) -> Rc<RouteCell> {
         Rc::new(RouteCell {
-            table: RefCell::new(Some(Rc::new(table))),
+            table: RefCell::new(Some(Rc::new(RouteView { table }))),
         })
     }
 
-    /// The table as it is now. The count that is raised is this worker's own, so that workers do
-    /// not fight over one cache line.
-    #[expect(clippy::redundant_allocation, reason = "see above")]
-    pub(crate) fn get(&self) -> Option<Rc<Arc<RouteTable>>> {
+    /// The table as it is now.
+    pub(crate) fn get(&self) -> Option<Rc<RouteView>> {
         self.table.borrow().clone()
     }
 }
@@ -129,7 +136,7 @@ impl Worker {
 
     pub(crate) fn set_routes(&self, table: Arc<RouteTable>) {
         let cell = self.route_cell(&table.name);
-        *cell.table.borrow_mut() = Some(Rc::new(table));
+        *cell.table.borrow_mut() = Some(Rc::new(RouteView { table }));
     }
 
     pub(crate) fn remove_routes(&self, name: &Arc<str>) {

@@ -1,4 +1,9 @@
 //! A small mesh to translate, and short texts of what came out.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeSet;
