@@ -1,5 +1,11 @@
 //! Documents as text: separators, duplicates, headers, lists, anchors, bounds, places, rendering.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 use expect_test::{Expect, expect};
 use lateen_api::{Kind, Mode, Parsed, Path, parse};
 

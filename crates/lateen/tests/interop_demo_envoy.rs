@@ -1,6 +1,12 @@
 //! Stock Envoy in the place of our proxy in a mesh of real processes, from the bootstrap that
 //! `lateen bootstrap` writes: the same requests get the same answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod support;
 
 use std::net::SocketAddr;

@@ -1,5 +1,11 @@
 //! The admin port of a whole proxy, through its socket.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod common;
 
 use common::{http_listener, merged, route_table, static_cluster};

@@ -1,5 +1,11 @@
 //! HTTP/1 through the proxy, byte for byte.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod common;
 
 use common::{Client, Proxy, Upstream, eventually, exchange, get, ok, read_message};

@@ -1,5 +1,11 @@
 //! HTTP/2 and gRPC through real sockets, in all combinations with HTTP/1.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod common;
 
 use bytes::Bytes;

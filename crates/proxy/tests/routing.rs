@@ -1,5 +1,11 @@
 //! Routes, rewrites, header operations, retries, timeouts and limits through real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod common;
 
 use common::{

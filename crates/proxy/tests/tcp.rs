@@ -1,5 +1,11 @@
 //! TCP proxying through real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod common;
 
 use common::{Proxy, Upstream, eventually, static_cluster, tcp_listener};

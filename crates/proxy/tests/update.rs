@@ -1,5 +1,11 @@
 //! Changes of configuration under load: no request is lost, and each sees one configuration.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod common;
 
 use common::{
@@ -222,6 +228,8 @@ fn draining_asks_clients_to_go_and_finishes_what_is_running() {
     proxy.workers.stop_listening();
     let seen = running.join().unwrap();
     assert_eq!(seen.text(), "slow");
+    // Draining began while it ran: its response is the last one of its connection and says so.
+    assert_eq!(seen.header("connection"), Some("close"));
     eventually("all is done", || proxy.workers.active_requests() == 0);
 }
 

@@ -146,7 +146,7 @@ fn describe_domains(domains: &[&str]) -> String {
             .filter_map(|s| host.strip_suffix(s));
         short.into_iter().any(|short| {
             let named = |d: &&str| d.split_once(':').unwrap_or((d, "")) == (short, port);
-            bare.iter().any(|d| named(d))
+            bare.iter().any(named)
         })
     };
     let shown: Vec<&str> = bare

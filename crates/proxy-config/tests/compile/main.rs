@@ -1,5 +1,11 @@
 //! What compiles, what is reported, what is rejected: one table per message, in JSON.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod cluster;
 mod listener;
 mod route;

@@ -2,6 +2,11 @@
 //! a client that sees every byte.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test stops at what is not as expected"
+)]
 
 use lateen_proto::Descriptors;
 use lateen_proxy::worker::{WorkerUpdate, Workers};

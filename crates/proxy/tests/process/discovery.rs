@@ -117,6 +117,20 @@ async fn a_taken_port_is_reported_by_the_listener_that_wants_it_and_the_rest_ser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_serves_when_whatever_had_its_port_has_left() {
+    let one = Echo::start("one").await;
+    let mesh = Mesh::start().await;
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    mesh.set("1", &world(port, "one", one.port()));
+    let proxy = Proxy::start(&bootstrap(mesh.port()));
+    refused(&mesh, LISTENER, "main").await;
+    drop(other);
+    answered_by(address(port), "one").await;
+    assert!(proxy.log().contains("the address is free now"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_update_leaves_the_last_good_one_serving() {
     let one = Echo::start("one").await;
     let mesh = Mesh::start().await;
