@@ -64,7 +64,7 @@ pub(crate) async fn serve(io: Io, info: Rc<ConnInfo>, worker: Rc<Worker>, deadli
                     .manager
                     .max_requests_per_connection
                     .is_some_and(|m| requests >= m);
-                if enough || info.draining() {
+                if enough {
                     service.stats.inc(HttpStat::DownstreamCxDrainClose);
                     conn.close_after_response();
                 }

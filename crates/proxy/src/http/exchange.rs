@@ -7,6 +7,7 @@ use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known};
 use super::request::Routed;
 use super::service::HttpService;
+use super::stream::Downstream;
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, EndpointStat, HttpStat, count_http_status};
@@ -87,6 +88,15 @@ impl Exchange {
             upstream_http2: false,
             timeout: None,
             weighted: None,
+        }
+    }
+
+    /// To be called when a response head is about to be sent: tells the client to go if it should.
+    /// As Envoy, this is decided by the moment of the response, not of the request.
+    pub(super) fn note_drain(&self, down: &mut impl Downstream) {
+        if self.conn.draining() && self.request.version != Version::Http2 {
+            self.service.stats.inc(HttpStat::DownstreamCxDrainClose);
+            down.is_last();
         }
     }
 

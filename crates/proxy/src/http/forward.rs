@@ -317,6 +317,10 @@ async fn wait_for_head<D: Downstream>(
                     pass_interim(x, down, cx, &head)?;
                     worker.recycle(head.headers);
                 }
+                // Switching protocols without having been asked to.
+                Poll::Ready(Ok(head)) if head.status == 101 && !x.request.upgrade => {
+                    return Poll::Ready(Err(Outcome::UpstreamProtocolError));
+                }
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error.before_response())),
                 Poll::Pending => break,
@@ -502,7 +506,8 @@ async fn expect_continue<D: Downstream>(x: &mut Exchange, down: &mut D) {
     if x.service.manager.proxy_100_continue || !x.request.headers.has(Known::Expect) {
         return;
     }
-    let wants = x.request.headers.get(Known::Expect) == Some(b"100-continue");
+    let expect = x.request.headers.get(Known::Expect).unwrap_or_default();
+    let wants = expect.eq_ignore_ascii_case(b"100-continue");
     x.request.headers.remove(Known::Expect);
     if !wants || x.request.body == BodyLength::None {
         return;

@@ -251,7 +251,8 @@ impl HeaderBlock {
     pub(crate) fn joined(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
         let known = Known::of(name);
         let mut values = self
-            .0.entries
+            .0
+            .entries
             .iter()
             .filter(|e| self.is_named(e, known, name))
             .map(|e| self.bytes(e.value));

@@ -96,6 +96,7 @@ pub(super) async fn send<D: Downstream>(
         body = b"";
     }
     drain(x, down).await;
+    x.note_drain(down);
     x.status = head.status;
     let sent = poll_fn(|cx| {
         let piece = Piece {

@@ -47,7 +47,14 @@ pub(super) async fn respond<D: Downstream>(
         x.service.stats.inc(HttpStat::DownstreamCxUpgradesActive);
     }
 
+    if !tunnel && x.request.is_tunnel() {
+        // The upstream declined: an ordinary response, to a request that has no body.
+        body.done = true;
+        body.sent = true;
+    }
+
     let mut done = false;
+    x.note_drain(down);
     let sent = send_head(x, down, &mut upstream, &head, &mut done, tunnel).await;
     x.response = Some(head);
     let ended = match sent {

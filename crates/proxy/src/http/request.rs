@@ -10,7 +10,7 @@
 use super::edit;
 use super::exchange::Exchange;
 use super::forward;
-use super::head::{Method, RequestHead};
+use super::head::{Method, RequestHead, Version};
 use super::headers::Known;
 use super::local;
 use super::service::HttpService;
@@ -49,14 +49,14 @@ pub(crate) async fn serve<D: Downstream>(
     worker: &Rc<Worker>,
 ) {
     let mut x = Exchange::begin(worker, service, conn, head);
-    let table = service.routes.get();
+    let view = service.routes.get();
 
     let refused = admit(&mut x);
     edit::request_from_client(&mut x);
-    let decision = match (refused, &table) {
+    let decision = match (refused, &view) {
         (Some(decision), _) => decision,
         (None, None) => Decision::Refuse(Outcome::NoRouteTable),
-        (None, Some(table)) => find_route(&x, table),
+        (None, Some(view)) => find_route(&x, &view.table),
     };
     let routed = match &decision {
         Decision::Route(routed) => Some(*routed),
@@ -83,6 +83,9 @@ fn admit(x: &mut Exchange) -> Option<Decision<'static>> {
     let service = x.service.clone();
     let manager = &*service.manager;
     edit::clean_host(&mut x.request, manager, x.conn.local.port());
+    if x.request.authority_bytes().is_empty() && x.request.version != Version::Http10 {
+        return Some(Decision::Refuse(Outcome::BadRequest));
+    }
     if x.request.method == Method::Connect && manager.upgrades.get("connect") != Some(true) {
         return Some(Decision::Refuse(Outcome::UpgradeNotAllowed));
     }

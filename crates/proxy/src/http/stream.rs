@@ -140,6 +140,8 @@ pub(crate) trait Downstream: Source + Sink {
     ) -> Result<(), StreamError>;
     /// The response cannot be completed: the client must notice.
     fn abort(&mut self);
+    /// The response about to be sent is the last on this connection, and says so.
+    fn is_last(&mut self);
     /// The deadline of this stream's task.
     fn deadline(&self) -> &Rc<crate::worker::timers::Deadline>;
     /// From here on bytes are passed on as they come, in both directions.

@@ -13,6 +13,8 @@ pub(crate) enum Encoding {
     #[default]
     Plain,
     Chunked,
+    /// There is no body by the rules of HTTP, so nothing is written, whatever the other side sent.
+    Nothing,
 }
 
 /// What the `connection` header of a head says.
@@ -139,6 +141,11 @@ pub(crate) fn write_piece(
 ) -> Result<(), StreamError> {
     let trailers: Vec<u8>;
     let mut tail = b"".as_slice();
+    let data = if encoding == Encoding::Nothing {
+        b""
+    } else {
+        data
+    };
     if encoding == Encoding::Chunked {
         if !data.is_empty() {
             chunk_size(head, data.len());

@@ -80,6 +80,10 @@ pub(crate) fn request(
     let (path, https) = target_form(target, method, at(target), block, options)?;
     check_host(block, version, options)?;
     let body = request_framing(block, version, options)?;
+    // What follows CONNECT is the tunnel's, so a body would be read in two ways.
+    if method == Method::Connect && body != BodyLength::None {
+        return Err(HeadError::Target);
+    }
     Ok(Some((
         RequestParts {
             method,
@@ -104,8 +108,14 @@ pub(crate) struct RequestParts {
 
 impl RequestParts {
     pub(crate) fn with(self, headers: HeaderBlock) -> RequestHead {
+        // An offer to change the protocol may be ignored (RFC 9110 section 7.8). It is when the
+        // request has a body, which the new protocol could be mistaken for, and when HTTP/2 is
+        // offered, as some client libraries do with every request.
         let upgrade = self.version == Version::Http11
-            && headers.has(Known::Upgrade)
+            && self.body == BodyLength::None
+            && headers
+                .get(Known::Upgrade)
+                .is_some_and(|offer| !offer.eq_ignore_ascii_case(b"h2c"))
             && has_token(&headers, Known::Connection, b"upgrade");
         RequestHead {
             method: self.method,
@@ -247,6 +257,9 @@ fn target_form(
     if authority.is_empty() || authority.contains('@') {
         return Err(HeadError::Target);
     }
+    if block.all(Known::Host).nth(1).is_some() || !has_good_port(authority) {
+        return Err(HeadError::Target);
+    }
     block.set(Known::Host, authority.as_bytes());
     let path = if path.is_empty() {
         block.store(b"/")
@@ -256,6 +269,25 @@ fn target_form(
         block.store(format!("/{path}").as_bytes())
     };
     Ok((path, https))
+}
+
+/// Whether what follows the last colon, if it is a port at all, is one.
+fn has_good_port(authority: &str) -> bool {
+    let after_address = authority.rsplit(']').next().unwrap_or(authority);
+    match after_address.rsplit_once(':') {
+        None => !authority.starts_with('[') || authority.ends_with(']'),
+        Some((_, port)) => {
+            port.bytes().all(|b| b.is_ascii_digit()) && port.parse().is_ok_and(|n: u16| n > 0)
+        }
+    }
+}
+
+/// Whether the bytes can be host and port (RFC 3986 section 3.2), without user information and
+/// without the comma that a list of hosts would have.
+pub(crate) fn is_authority(bytes: &[u8]) -> bool {
+    bytes
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(b))
 }
 
 fn check_host(
@@ -272,11 +304,10 @@ fn check_host(
         _ => return Err(HeadError::Host),
     }
     let host = block.get(Known::Host).unwrap_or_default();
-    let bad = |b: &u8| b.is_ascii_whitespace() || b"/?#@,".contains(b);
-    if host.iter().any(bad) {
-        Err(HeadError::Host)
-    } else {
+    if is_authority(host) {
         Ok(())
+    } else {
+        Err(HeadError::Host)
     }
 }
 
@@ -314,6 +345,16 @@ fn response_framing(
     let bodiless = matches!(status, 100..=199 | 204 | 304) || method == Method::Head;
     let tunnel = method == Method::Connect && (200..300).contains(&status);
     let length = content_length(block)?;
+    // These have no body, so one that announces it makes the connection ambiguous: what follows
+    // could be taken for the answer to the next request (RFC 9110 section 8.6, RFC 9112 6.1).
+    if matches!(status, 100..=199 | 204) {
+        if block.has(Known::TransferEncoding) {
+            return Err(HeadError::TransferEncoding);
+        }
+        if length.is_some_and(|length| length > 0) {
+            return Err(HeadError::ContentLength);
+        }
+    }
     if block.has(Known::TransferEncoding) && !tunnel {
         only_chunked(block)?;
         if length.is_some() {

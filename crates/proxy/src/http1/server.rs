@@ -245,7 +245,8 @@ impl ServerConn {
     fn choose_encoding(&mut self, head: &ResponseHead) {
         let bodiless = matches!(head.status, 100..=199 | 204 | 304) || self.method == Method::Head;
         self.encoding = match head.body {
-            _ if bodiless || self.tunnel => Encoding::Plain,
+            _ if self.tunnel => Encoding::Plain,
+            _ if bodiless => Encoding::Nothing,
             BodyLength::None | BodyLength::Exactly(_) => Encoding::Plain,
             BodyLength::Unknown | BodyLength::UntilClose => {
                 if self.version == Version::Http10 {
@@ -297,6 +298,9 @@ impl Source for ServerConn {
                 cx,
                 scratch,
             );
+        }
+        if self.body.is_broken() {
+            return Poll::Ready(Err(StreamError::Protocol));
         }
         loop {
             let n = if self.left.is_empty() {
@@ -452,8 +456,6 @@ impl Downstream for ServerConn {
         encode::response_head(&mut out, head, self.encoding, persistence);
         let data = first.data.as_slice();
         self.sent += (out.len() + data.len()) as u64;
-        let bodiless = self.method == Method::Head && self.encoding == Encoding::Plain;
-        let data = if bodiless { &[] } else { data };
         encode::write_piece(
             &mut self.io,
             &mut self.backlog,
@@ -466,6 +468,10 @@ impl Downstream for ServerConn {
     }
 
     fn abort(&mut self) {
+        self.close = true;
+    }
+
+    fn is_last(&mut self) {
         self.close = true;
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Http2Conn {
     requests: Cell<u32>,
     max_requests: u32,
     max_streams: u32,
+    /// Requests at the sweeper's last look, and since when there were no others.
+    seen: Cell<(u32, u64)>,
 }
 
 impl fmt::Debug for Http2Conn {
@@ -73,9 +75,9 @@ pub(crate) async fn handshake(
         requests: Cell::new(0),
         max_requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
         max_streams: http.http2.max_concurrent_streams,
+        seen: Cell::new((0, worker.timers.now())),
     });
     let driven = Rc::downgrade(&conn);
-    let _ = worker;
     spawn_local(async move {
         // How it ended is told to each stream; here there is nothing left to do but to let go.
         let _ = connection.await;
@@ -95,6 +97,16 @@ impl Http2Conn {
     pub(crate) fn retire(&self) {
         let send = self.send.borrow_mut().take();
         drop(send);
+    }
+
+    /// Whether nothing has happened for `limit` milliseconds. Asked now and then.
+    pub(crate) fn is_idle(&self, now: u64, limit: u64) -> bool {
+        let (requests, since) = self.seen.get();
+        if self.active.get() > 0 || self.requests.get() != requests {
+            self.seen.set((self.requests.get(), now));
+            return false;
+        }
+        now >= since.saturating_add(limit)
     }
 
     fn is_open(&self) -> bool {

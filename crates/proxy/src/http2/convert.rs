@@ -3,6 +3,8 @@
 use crate::http::head::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use crate::http::headers::{HeaderBlock, Known, Span};
 use crate::http::stream::StreamError;
+use crate::http1::body::forbidden_in_trailers;
+use crate::http1::parse::is_authority;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// Headers that have no meaning in HTTP/2 (RFC 9113 section 8.2.2), and `host`, which travels as
@@ -49,11 +51,24 @@ fn push_map(block: &mut HeaderBlock, map: &HeaderMap) {
     }
 }
 
-/// Trailers as a block.
+/// Trailers as a block, without those that have no place there.
 pub(super) fn trailers(map: &HeaderMap) -> HeaderBlock {
     let mut block = HeaderBlock::default();
     push_map(&mut block, map);
+    block.remove_if(|known, name, _| forbidden_in_trailers(known, name));
     block
+}
+
+/// Whether a request can be passed on: one good authority, and no more headers than are allowed.
+pub(super) fn is_acceptable(parts: &http::request::Parts, max_headers: usize) -> bool {
+    let mut hosts = parts.headers.get_all(http::header::HOST).iter();
+    let host = hosts.next().map(HeaderValue::as_bytes);
+    let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
+    hosts.next().is_none()
+        && parts.headers.len() <= max_headers
+        && authority
+            .or(host)
+            .is_some_and(|value| !value.is_empty() && is_authority(value))
 }
 
 /// A received request head.
@@ -82,6 +97,7 @@ pub(super) fn request(
     };
     push_map(&mut block, &parts.headers);
     join_cookies(&mut block);
+    one_length(&mut block);
     let length = block
         .get(Known::ContentLength)
         .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
@@ -98,6 +114,14 @@ pub(super) fn request(
         body,
         upgrade: false,
         headers: block,
+    }
+}
+
+/// An HTTP/1 peer must never see two lengths.
+fn one_length(block: &mut HeaderBlock) {
+    if block.all(Known::ContentLength).nth(1).is_some() {
+        let first = block.get(Known::ContentLength).unwrap_or_default().to_vec();
+        block.set(Known::ContentLength, &first);
     }
 }
 
@@ -138,6 +162,7 @@ pub(super) fn response(
     has_body: bool,
 ) -> ResponseHead {
     push_map(&mut block, map);
+    one_length(&mut block);
     let length = block
         .get(Known::ContentLength)
         .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());

@@ -119,7 +119,9 @@ async fn next_stream(
             && (streams.get() > 0 || !armed)
         {
             armed = true;
-            worker.timers.set(deadline, Some(worker.timers.now() + idle));
+            worker
+                .timers
+                .set(deadline, Some(worker.timers.now() + idle));
         }
         if worker.timers.poll(deadline, cx).is_ready() && streams.get() == 0 && !going {
             going = true;

@@ -60,6 +60,12 @@ fn sweep(worker: &Rc<Worker>, cx: &mut Context<'_>) {
             .map(|d| d.as_millis() as u64);
         let mut dropped = Vec::new();
         for host in cluster.pooled_hosts() {
+            for conn in host.http2.borrow().iter() {
+                if limit.is_some_and(|limit| conn.is_idle(now, limit)) {
+                    cluster.stats.inc(ClusterStat::UpstreamCxIdleTimeout);
+                    conn.retire();
+                }
+            }
             let mut idle = host.idle.borrow_mut();
             if idle.is_empty() {
                 continue;

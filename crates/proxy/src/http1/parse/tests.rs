@@ -129,6 +129,22 @@ fn broken_request_lines_are_refused() {
         ("GET http:/// HTTP/1.1\r\nhost: h\r\n\r\n", Target),
         ("CONNECT /x HTTP/1.1\r\nhost: h\r\n\r\n", Target),
         (
+            "CONNECT h:1 HTTP/1.1\r\nhost: h\r\ncontent-length: 1\r\n\r\n",
+            Target,
+        ),
+        ("GET http://a:/ HTTP/1.1\r\nhost: h\r\n\r\n", Target),
+        ("GET http://a:0/ HTTP/1.1\r\nhost: h\r\n\r\n", Target),
+        ("GET http://a:99999/ HTTP/1.1\r\nhost: h\r\n\r\n", Target),
+        ("GET http://a:b/ HTTP/1.1\r\nhost: h\r\n\r\n", Target),
+        ("GET http://[::1/ HTTP/1.1\r\nhost: h\r\n\r\n", Target),
+        (
+            "GET http://a/ HTTP/1.1\r\nhost: h\r\nhost: i\r\n\r\n",
+            Target,
+        ),
+        ("GET http://a\\b/ HTTP/1.1\r\nhost: h\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\nhost: a\"b\r\n\r\n", Host),
+        ("GET / HTTP/1.1\r\nhost: \u{e9}\r\n\r\n", Host),
+        (
             "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n",
             TransferEncoding,
         ),
