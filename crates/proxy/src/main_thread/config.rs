@@ -8,8 +8,10 @@
 //! - A listener accepts when its route tables and clusters are there; at start, when all clusters
 //!   of the first update are.
 //! - A resource that is rejected leaves the last good one serving.
+//! - A listener whose address was taken begins to serve when it is free, without being sent again.
 
 mod apply;
+mod rebind;
 mod refers;
 mod settle;
 
@@ -132,6 +134,8 @@ struct Wait {
     warming_clusters: BTreeSet<Arc<str>>,
     warming_routes: BTreeSet<Arc<str>>,
     warming_listeners: BTreeSet<Arc<str>>,
+    /// Listeners that were refused because their address is taken.
+    unbound: BTreeMap<Arc<str>, rebind::Unbound>,
     /// Gone from discovery, but named by tables that are about to be replaced.
     leaving_clusters: BTreeSet<Arc<str>>,
 }
@@ -199,7 +203,7 @@ impl Config {
         all
     }
 
-    /// When something that waits will have waited long enough.
+    /// When something that waits will have waited long enough, or is to be tried again.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let clusters = self
             .wait
@@ -219,8 +223,9 @@ impl Config {
         clusters
             .chain(routes)
             .chain(listeners)
-            .min()
             .map(|since| since + INIT_FETCH_TIMEOUT)
+            .chain(self.wait.unbound.values().map(|unbound| unbound.next))
+            .min()
     }
 }
 

@@ -298,6 +298,7 @@ impl Config {
             .as_ref()
             .map(|warming| warming.version_info.clone());
         let offered = entry.offer(arrival, compile_listener, Refers::of_listener, |l| &l.name)?;
+        self.wait.unbound.remove(&name);
         match offered {
             Offered::New => {
                 self.wait.warming_listeners.insert(name.clone());
@@ -326,6 +327,7 @@ impl Config {
             return;
         };
         self.wait.warming_listeners.remove(&name);
+        self.wait.unbound.remove(&name);
         if let Some(warming) = entry.warming {
             out.listener_decided(&name, &warming.version_info, Ok(()));
         }
@@ -341,6 +343,12 @@ impl Config {
             .listeners
             .values()
             .flat_map(|entry| entry.active.iter().chain(&entry.warming))
+            .chain(
+                self.wait
+                    .unbound
+                    .values()
+                    .map(|unbound| &unbound.generation),
+            )
             .flat_map(|generation| generation.refers.routes.iter().cloned())
             .collect();
         for name in wanted.difference(&self.wait.rds_names) {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use lateen_proxy_config::{Cluster, ClusterKind, EndpointSet};
 
 use super::apply::eds_name;
+use super::rebind::Unbound;
 use super::refers::Refers;
 use super::{Config, Generation, INIT_FETCH_TIMEOUT, Outside};
 use crate::worker::WorkerUpdate;
@@ -21,6 +22,7 @@ impl Config {
             (wait.first_clusters || !wait.discovery) && wait.warming_clusters.is_empty();
         self.settle_routes(now, out);
         self.settle_listeners(now, out);
+        self.rebind(now, out);
         self.settle_leaving(out);
         let wait = &mut self.wait;
         wait.live |= wait.clusters_initialized
@@ -188,7 +190,11 @@ impl Config {
             let version = warming.version_info.clone();
             match &outcome {
                 Ok(()) => entry.active = Some(warming),
-                Err(reason) => entry.fail(warming.any.clone(), &version, reason),
+                Err(reason) => {
+                    entry.fail(warming.any.clone(), &version, reason);
+                    let unbound = Unbound::new(warming, now);
+                    self.wait.unbound.insert(name.clone(), unbound);
+                }
             }
             out.listener_decided(&name, &version, outcome);
         }

@@ -441,6 +441,47 @@ fn a_listener_that_cannot_listen_is_refused_and_the_one_before_stays() {
 }
 
 #[test]
+fn a_listener_whose_port_was_taken_comes_up_by_itself() {
+    let mut bench = Bench::new();
+    bench.complete();
+    bench.workers.taken_port = true;
+    bench.update(LISTENER, &[listener("m", 1, "of m")], &[]);
+    bench.update(ROUTE, &[routes("of m", 1, &["a"])], &[]);
+    assert!(bench.config.listeners["m"].error.is_some());
+    // It is not tried without pause.
+    assert!(bench.config.next_deadline().unwrap() > bench.now);
+    for _ in 0..10 {
+        bench.wait(Duration::from_secs(8));
+    }
+    assert!(bench.config.listeners["m"].active.is_none());
+    assert!(bench.workers.asked.contains(&(ROUTE, "of m".to_owned())));
+    bench.workers.taken_port = false;
+    bench.log();
+    bench.wait(Duration::from_secs(8));
+    assert_eq!(bench.log(), "listener m");
+    assert!(bench.config.listeners["m"].error.is_none());
+    assert_eq!(bench.config.next_deadline(), None);
+}
+
+#[test]
+fn a_listener_that_is_gone_or_changed_is_not_tried_again() {
+    let mut bench = Bench::new();
+    bench.complete();
+    bench.workers.taken_port = true;
+    bench.update(
+        LISTENER,
+        &[listener("l", 2, "r"), listener("m", 1, "r")],
+        &[],
+    );
+    bench.update(LISTENER, &[listener("l", 1, "r")], &["m"]);
+    bench.workers.taken_port = false;
+    bench.log();
+    bench.wait(Duration::from_secs(60));
+    assert_eq!(bench.log(), "");
+    assert_eq!(bench.config.next_deadline(), None);
+}
+
+#[test]
 fn a_listener_that_is_overtaken_while_it_warms_is_answered() {
     let mut bench = Bench::new();
     bench.complete();
