@@ -1,6 +1,11 @@
 //! What a stranger sends, on either side, to have one message read as two or two as one, or to make
 //! the proxy hold or do more than is good for it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test stops at what is not as expected"
+)]
+
 mod common;
 
 use common::{Client, PATIENCE, Proxy, Upstream, eventually, http2_upstream, ok};
@@ -191,17 +196,16 @@ fn interim_responses_without_end_do_not_fill_the_memory() {
         json!({}),
         &[up.address],
     );
-    // It reads nothing.
     let mut client = Client::new(at);
     client.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n");
-    std::thread::sleep(Duration::from_secs(3));
+    let passed = (0..1000).take_while(|_| client.read().status() == 103);
+    assert!(passed.count() < 100);
+    eventually("the request ends", || proxy.workers.active_requests() == 0);
     let sent = sent.load(SeqCst);
     assert!(
-        sent < 50_000_000,
+        sent < 20_000_000,
         "{sent} bytes were taken from the upstream"
     );
-    drop(client);
-    eventually("the request ends", || proxy.workers.active_requests() == 0);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::io::Io;
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
 use crate::stats::{HttpStat, Page, count_http_status};
-use crate::worker::state::{SCRATCH, Worker};
+use crate::worker::state::{PIECE, Worker};
 use crate::worker::timers::Deadline;
 use lateen_proxy_config::Codec;
 use std::future::poll_fn;
@@ -115,21 +115,11 @@ async fn next_request(
     let manager = &service.manager;
     let limits = Limits {
         // The head has to fit into the worker's buffer.
-        head_bytes: (manager.max_request_headers_bytes as usize).min(SCRATCH - 1),
+        head_bytes: (manager.max_request_headers_bytes as usize).min(PIECE - 1),
         headers: manager.max_headers_count as usize,
     };
     let http2 = first && manager.codec == Codec::Auto;
     let timeouts = &manager.timeouts;
-    let in_ms = |duration: Duration| {
-        // For limits of minutes the time of the last request will do.
-        let exact = duration < Duration::from_secs(60);
-        let now = if exact {
-            worker.timers.now()
-        } else {
-            worker.timers.recent()
-        };
-        now + duration.as_millis() as u64
-    };
     // The timers are set when the wait begins, so a request that is there already costs none.
     let mut waiting: Option<(bool, bool)> = None;
     poll_fn(|cx| {
@@ -142,15 +132,22 @@ async fn next_request(
         }
         let now = (conn.begun(), info.draining());
         if waiting != Some(now) {
+            // A wait begins just after the connection was accepted or has finished a request, and
+            // either has read the clock.
+            let since = match waiting {
+                None if now == (false, false) => worker.timers.recent(),
+                _ => worker.timers.now(),
+            };
             waiting = Some(now);
             let limit = match now {
-                (true, _) => timeouts.request_headers,
+                // A head that does not end is a stream that stands still.
+                (true, _) => timeouts.request_headers.or(timeouts.stream_idle),
                 (false, true) => Some(DRAIN_GRACE),
                 (false, false) => timeouts.idle,
             };
             worker.timers.set(
                 crate::http::stream::Downstream::deadline(conn),
-                limit.map(in_ms),
+                limit.map(|limit| since + limit.as_millis() as u64),
             );
         }
         let deadline = crate::http::stream::Downstream::deadline(conn);

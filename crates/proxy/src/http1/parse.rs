@@ -271,15 +271,22 @@ fn target_form(
     Ok((path, https))
 }
 
-/// Whether what follows the last colon, if it is a port at all, is one.
+/// Whether the port of an authority, if it has one, is a port.
 fn has_good_port(authority: &str) -> bool {
-    let after_address = authority.rsplit(']').next().unwrap_or(authority);
-    match after_address.rsplit_once(':') {
-        None => !authority.starts_with('[') || authority.ends_with(']'),
-        Some((_, port)) => {
-            port.bytes().all(|b| b.is_ascii_digit()) && port.parse().is_ok_and(|n: u16| n > 0)
-        }
-    }
+    let port = match authority.strip_prefix('[') {
+        Some(address) => match address.split_once(']') {
+            Some((_, "")) => return true,
+            Some((_, rest)) => rest.strip_prefix(':'),
+            None => None,
+        },
+        None => match authority.split_once(':') {
+            Some((_, port)) => Some(port),
+            None => return true,
+        },
+    };
+    port.is_some_and(|port| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse().is_ok_and(|n: u16| n > 0)
+    })
 }
 
 /// Whether the bytes can be host and port (RFC 3986 section 3.2), without user information and

@@ -201,6 +201,11 @@ fn bodies_of_responses() {
     check(
         "HTTP/1.1 204 No\r\ncontent-length: 3\r\n\r\n",
         get,
+        Err(HeadError::ContentLength),
+    );
+    check(
+        "HTTP/1.1 204 No\r\ncontent-length: 0\r\n\r\n",
+        get,
         Ok(BodyLength::None),
     );
     check(
