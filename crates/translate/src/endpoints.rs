@@ -1,6 +1,7 @@
 //! Endpoints of one cluster (EDS, or inline for DNS clusters).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use lateen_model::{
     DnsTarget, Endpoint, Locality, Service, ServiceEndpoints, ServicePort, Workload, labels_match,
@@ -20,8 +21,10 @@ pub fn load_assignment(
 ) -> endpoint::ClusterLoadAssignment {
     let mut localities: BTreeMap<&Locality, Vec<endpoint::LbEndpoint>> = BTreeMap::new();
     for one in endpoints.of_port(port) {
-        // An instance that is not ready is not sent at all (fact 40).
-        if one.workload.healthy && labels_match(labels, &one.workload.labels) {
+        // An instance that is not ready is not sent at all (fact 40), nor one that is known by a
+        // name: a proxy refuses all endpoints of the cluster for one that is no IP address.
+        let reachable = one.workload.address.parse::<IpAddr>().is_ok();
+        if one.workload.healthy && reachable && labels_match(labels, &one.workload.labels) {
             localities
                 .entry(&one.workload.locality)
                 .or_default()

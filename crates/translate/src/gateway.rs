@@ -1,6 +1,7 @@
 //! Which ports a gateway proxy opens: the servers of all its Gateways, merged by port.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_api::gateway::Server;
@@ -38,6 +39,10 @@ pub fn ports<'a>(snapshot: &'a MeshSnapshot, proxy: &'a Proxy) -> Vec<GatewayPor
             } else {
                 server.bind.clone()
             };
+            // A socket in the file system has no effect yet; it is reported where it is applied.
+            if bind.parse::<IpAddr>().is_err() {
+                continue;
+            }
             let entry = ports
                 .entry((bind.clone(), number))
                 .or_insert_with(|| GatewayPort {

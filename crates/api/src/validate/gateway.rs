@@ -80,6 +80,11 @@ fn server(check: &mut Checker, server: &Server) {
             check.error(format!("{:?} is not an IP address", server.bind))
         });
     }
+    if socket {
+        check.field("bind", |check| {
+            check.warning("a unix domain socket has no effect yet in this version");
+        });
+    }
     tls_fits_protocol(check, server);
     check.some("tls", &server.tls, tls);
 }

@@ -75,9 +75,17 @@ fn match_request(check: &mut Checker, matches: &HttpMatchRequest) {
     }
     matched_headers(check, "headers", &matches.headers);
     matched_headers(check, "withoutHeaders", &matches.without_headers);
-    check.map("queryParams", &matches.query_params, |check, _, value| {
-        string_match(check, value)
-    });
+    check.map(
+        "queryParams",
+        &matches.query_params,
+        |check, name, value| {
+            if name.is_empty() {
+                check.error("the name of a query parameter cannot be empty");
+            }
+            string_match(check, value);
+            nonempty_prefix(check, value);
+        },
+    );
     check.some("port", &matches.port, |check, port| check.port(*port));
     names::selector(check, "sourceLabels", &matches.source_labels);
     gateways(check, &matches.gateways);
@@ -91,7 +99,14 @@ fn matched_headers(check: &mut Checker, name: &str, headers: &BTreeMap<String, S
         if *value != StringMatch::Regex("*".to_owned()) {
             string_match(check, value);
         }
+        nonempty_prefix(check, value);
     });
+}
+
+fn nonempty_prefix(check: &mut Checker, value: &StringMatch) {
+    if *value == StringMatch::Prefix(String::new()) {
+        check.error_hint("the prefix is empty", "write {} for \"any value\"");
+    }
 }
 
 fn string_match(check: &mut Checker, value: &StringMatch) {
@@ -115,7 +130,7 @@ fn headers(check: &mut Checker, headers: &Headers) {
                     if name != ":authority" {
                         check.syntax(names::header_name(name));
                     }
-                    check.syntax(names::header_value(value));
+                    check.syntax(names::header_format(value));
                 });
             }
             check.list("remove", &operations.remove, |check, name| {
@@ -228,11 +243,14 @@ fn rewrite(check: &mut Checker, rewrite: &HttpRewrite) {
                 ),
                 pattern => check.field("match", |check| check.syntax(names::regex(pattern))),
             }
-            if regex.rewrite.is_empty() {
-                check.missing(
+            match regex.rewrite.as_str() {
+                "" => check.missing(
                     "rewrite",
                     "UriRegexRewrite requires both Rewrite and Match fields to be specified",
-                );
+                ),
+                text => check.field("rewrite", |check| {
+                    check.syntax(names::substitution(&regex.matches, text));
+                }),
             }
         },
     );

@@ -181,13 +181,52 @@ pub fn header_value(text: &str) -> Check {
         .ok_or_else(|| format!("header value {text:?} contains control characters"))
 }
 
+/// A value that Envoy fills in: `%OPERATOR(arguments):length%`, and `%%` for a percent sign. Envoy
+/// refuses a whole route table for one that it cannot read.
+pub fn header_format(text: &str) -> Check {
+    header_value(text)?;
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('%') {
+        rest = match after.strip_prefix('%') {
+            Some(after) => after,
+            None => operator(after).ok_or_else(|| {
+                format!(
+                    "a single % is not allowed in header value {text:?}; write %% for a percent \
+                     sign, or an operator such as %REQ(x-name)%"
+                )
+            })?,
+        };
+    }
+    Ok(())
+}
+
+/// What follows the operator that `text` begins with, after the first `%`.
+fn operator(text: &str) -> Option<&str> {
+    let part_of_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let rest = text.trim_start_matches(part_of_name);
+    if rest.len() == text.len() {
+        return None;
+    }
+    let rest = match rest.strip_prefix('(') {
+        Some(arguments) => arguments.split_once(')')?.1,
+        None => rest,
+    };
+    let rest = match rest.strip_prefix(':') {
+        Some(length) => length.trim_start_matches(|c: char| c.is_ascii_digit()),
+        None => rest,
+    };
+    rest.strip_prefix('%')
+}
+
 /// RE2, as close as the proxy's own engine comes to it (no look-around, no back references).
 pub fn regex(text: &str) -> Check {
     // Envoy refuses programs that grow too large; the bound here keeps a hostile pattern cheap.
-    let built = regex::RegexBuilder::new(text)
-        .size_limit(1 << 20)
-        .nest_limit(100)
-        .build();
+    if let Some(count) = largest_repetition(text).filter(|count| *count > MAX_REPETITION) {
+        return Err(format!(
+            "invalid regex {text:?}: it repeats {count} times, {MAX_REPETITION} is the most"
+        ));
+    }
+    let built = build_regex(text);
     built.map(|_| ()).map_err(|error| {
         let reason = error.to_string();
         let reason = reason
@@ -197,6 +236,70 @@ pub fn regex(text: &str) -> Check {
             .trim_start_matches("error: ");
         format!("invalid regex {text:?}: {reason}")
     })
+}
+
+fn build_regex(text: &str) -> Result<regex::Regex, regex::Error> {
+    // Envoy refuses programs that grow too large; the bound here keeps a hostile pattern cheap.
+    regex::RegexBuilder::new(text)
+        .size_limit(1 << 20)
+        .nest_limit(100)
+        .build()
+}
+
+/// RE2's limit for `{n}` and `{n,m}`.
+const MAX_REPETITION: u32 = 1000;
+
+/// The largest number in a `{n,m}` outside of character classes.
+fn largest_repetition(regex: &str) -> Option<u32> {
+    let (mut largest, mut class) = (None, false);
+    let mut rest = regex.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => {
+                rest.next();
+            }
+            '[' => class = true,
+            ']' => class = false,
+            '{' if !class => {
+                let bounds = rest.as_str().split('}').next().unwrap_or_default();
+                let numbers = bounds.split(',').filter_map(|n| n.parse().ok());
+                largest = largest.max(numbers.max());
+            }
+            _ => {}
+        }
+    }
+    largest
+}
+
+/// What takes the place of a match: `\\1` is the first group of the regex, `\\\\` a backslash.
+pub fn substitution(regex: &str, text: &str) -> Check {
+    // A wrong regex is an error of its own.
+    let Ok(built) = build_regex(regex) else {
+        return Ok(());
+    };
+    let groups = built.captures_len() - 1;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            continue;
+        }
+        match rest.next() {
+            Some('\\') => {}
+            Some(c) if c.to_digit(10).is_some_and(|n| n as usize <= groups) => {}
+            Some(c) if c.is_ascii_digit() => {
+                return Err(format!(
+                    "\\{c} in {text:?} is not a group of the regex, which has {groups}"
+                ));
+            }
+            _ => {
+                return Err(format!(
+                    "a single backslash is not allowed in {text:?}; write \\\\ for a backslash, or \\1 \
+                     for the first group of the regex"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Protocols that a port may declare.

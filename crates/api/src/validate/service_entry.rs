@@ -169,6 +169,9 @@ fn workload(check: &mut Checker, entry: &WorkloadEntry) {
         ("", _) if !entry.network.is_empty() => {}
         ("", _) => check.missing("address", "address is required"),
         (_, Some(path)) => {
+            check.field("address", |check| {
+                check.warning("a unix domain socket has no effect yet in this version");
+            });
             if !path.starts_with(['/', '@']) {
                 check.field("address", |check| {
                     check.error("the path of a unix domain socket must be absolute")

@@ -36,6 +36,7 @@ macro_rules! on_both {
 
 mod changes;
 mod documents;
+mod edges;
 mod gateway;
 mod grpc;
 mod kubectl;

@@ -123,6 +123,26 @@ impl Mesh {
         .await;
     }
 
+    /// Waits until every proxy has answered all that it was sent of the newest revision, be it with
+    /// a rejection.
+    pub async fn pushed(&self) {
+        eventually("everything is answered", async || {
+            let push = self.page("/debug/pushz").await;
+            let status = self.page("/debug/syncz").await;
+            let mut types = Vec::new();
+            let mut current = push["pushed"] == push["revision"];
+            for proxy in status.as_array().unwrap() {
+                current &= proxy["version"] == json!(push["pushed"].to_string());
+                types.extend(proxy["types"].as_object().unwrap().values().cloned());
+            }
+            match current && types.iter().all(|of_type| of_type["outstanding"] == 0) {
+                true => Ok(()),
+                false => Err(format!("{push} {status:#}")),
+            }
+        })
+        .await;
+    }
+
     /// What the control plane knows of `NAME.NAMESPACE`.
     pub async fn status_of(&self, proxy: &str) -> Value {
         let all = self.page("/debug/syncz").await;
