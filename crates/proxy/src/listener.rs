@@ -169,6 +169,7 @@ async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListener) {
 
 /// Chooses the chain of a new connection and serves it.
 fn connected(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, peer: SocketAddr) {
+    worker.timers.read();
     let generation = slot.current.borrow().clone();
     let Ok(local) = tcp.local_addr() else { return };
     let config = &generation.listener;

@@ -1,8 +1,8 @@
 //! TCP proxying: bytes as they come, in both directions.
 //!
 //! Readiness drives it: a connection that is silent holds no buffer. What the receiving side does
-//! not take at once is kept (at most one scratch buffer) and nothing more is read from that side
-//! until it has gone. A side that ends its stream still receives (half-close).
+//! not take at once is kept (at most one read) and nothing more is read from that side until it has
+//! gone. Reads are large while the receiver keeps up, and small when it does not. A side that ends its stream still receives (half-close).
 
 use crate::access_log::LogSink;
 use crate::io::{Backlog, Io};
@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, Page, Scope, TcpStat};
 use crate::upstream::ticket::ConnTicket;
 use crate::upstream::{ActiveCluster, Host};
-use crate::worker::state::Worker;
+use crate::worker::state::{PIECE, Worker};
 use crate::worker::timers::Deadline;
 use lateen_proxy_config::{ClusterKind, TcpProxy};
 use lateen_telemetry::format::{Field, Headers, Source, Value};
@@ -139,6 +139,8 @@ struct Direction {
     /// And the receiver has been told.
     done: bool,
     bytes: u64,
+    /// How much the next read takes.
+    want: usize,
 }
 
 /// Copies both directions until both have ended.
@@ -212,7 +214,8 @@ impl Direction {
                 self.done = true;
                 continue;
             }
-            let n = ready!(from.poll_read(cx, scratch)).map_err(|_| ())?;
+            let want = self.want.clamp(PIECE, scratch.len());
+            let n = ready!(from.poll_read(cx, &mut scratch[..want])).map_err(|_| ())?;
             if n == 0 {
                 self.ended = true;
                 continue;
@@ -221,6 +224,11 @@ impl Direction {
             self.backlog
                 .write(to, cx, &[&scratch[..n]])
                 .map_err(|_| ())?;
+            self.want = match (self.backlog.is_empty(), n == want) {
+                (false, _) => PIECE,
+                (true, true) => want * 2,
+                (true, false) => want,
+            };
         }
     }
 }

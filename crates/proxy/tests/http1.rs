@@ -456,6 +456,34 @@ fn a_slow_head_is_answered_408_and_an_idle_connection_is_closed() {
 }
 
 #[test]
+fn the_idle_time_begins_when_the_connection_or_the_end_of_the_response_does() {
+    let up = Upstream::raw(|mut stream, _| {
+        let mut left = Vec::new();
+        while read_message(&mut stream, &mut left, false).is_some() {
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na")
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(700));
+            stream.write_all(b"b").unwrap();
+        }
+    });
+    let manager = json!({ "common_http_protocol_options": { "idle_timeout": "0.5s" } });
+    let (_proxy, at) = Proxy::with(
+        manager,
+        json!({ "cluster": "up" }),
+        json!({}),
+        &[up.address],
+    );
+    // Longer than the idle time after the last reading of the clock.
+    std::thread::sleep(Duration::from_millis(700));
+    let mut client = Client::new(at);
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(client.get("/").text(), "ab");
+    }
+}
+
+#[test]
 fn a_client_that_leaves_cancels_its_request() {
     let up = Upstream::raw(|mut stream, _| {
         let _ = read_message(&mut stream, &mut Vec::new(), false);

@@ -162,7 +162,7 @@ impl Exchange {
             Outcome::Redirected => stats.inc(HttpStat::RqRedirect),
             _ => {}
         }
-        let took = self.ended.unwrap_or_else(Instant::now) - self.started;
+        let took = self.ended.unwrap_or_else(|| self.worker.timers.read().0) - self.started;
         stats.latency(took.as_micros() as u64);
         if let Some(cluster) = &self.cluster
             && self.outcome == Outcome::ClientGone

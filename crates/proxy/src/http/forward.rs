@@ -24,7 +24,7 @@ use crate::stats::ClusterStat;
 use crate::upstream::pool::{Acquired, Wanted};
 use crate::upstream::ticket::{RequestTicket, RetryTicket};
 use crate::upstream::{ActiveCluster, Host};
-use crate::worker::state::Worker;
+use crate::worker::state::{PIECE, Worker};
 use lateen_proxy_config::ClusterKind;
 use lateen_proxy_config::route::{Forward, HostRewrite};
 use std::future::poll_fn;
@@ -32,6 +32,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// Interim responses to one request that are passed on; more help nobody.
+const PASSED_INTERIMS: u32 = 64;
+/// After so many no answer is expected any more.
+const MAX_INTERIMS: u32 = 1000;
 
 /// A try that has a response.
 pub(super) struct Answer {
@@ -264,7 +269,7 @@ async fn send<D: Downstream>(
             return Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece));
         }
         let mut scratch = worker.scratch.borrow_mut();
-        let piece = match down.poll_piece(cx, &mut scratch) {
+        let piece = match down.poll_piece(cx, &mut scratch[..PIECE]) {
             Poll::Ready(Ok(piece)) => piece,
             // A client that has gone is noticed while waiting for the response.
             Poll::Ready(Err(_)) | Poll::Pending => Piece::NOTHING,
@@ -299,6 +304,7 @@ async fn wait_for_head<D: Downstream>(
         due.arm(&worker, down);
     }
     let mut completed = was_done;
+    let mut interims = 0u32;
     poll_fn(|cx| {
         if !body.sent && !body.refused && !x.request.is_tunnel() {
             poll_request_body(cx, x, down, upstream, body, keep)?;
@@ -312,9 +318,24 @@ async fn wait_for_head<D: Downstream>(
             due.arm(&worker, down);
         }
         loop {
+            // No more of them is read than the client takes.
+            if interims > 0
+                && down
+                    .poll_ready(cx)
+                    .map_err(|_| Outcome::ClientGone)?
+                    .is_pending()
+            {
+                break;
+            }
             match upstream.poll_head(cx, &worker) {
                 Poll::Ready(Ok(head)) if head.is_interim() => {
-                    pass_interim(x, down, cx, &head)?;
+                    interims += 1;
+                    if interims > MAX_INTERIMS {
+                        return Poll::Ready(Err(Outcome::UpstreamProtocolError));
+                    }
+                    if interims <= PASSED_INTERIMS {
+                        pass_interim(x, down, cx, &head)?;
+                    }
                     worker.recycle(head.headers);
                 }
                 // Switching protocols without having been asked to.

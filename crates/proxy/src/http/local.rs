@@ -8,6 +8,7 @@ use super::request::Routed;
 use super::stream::{Data, Downstream, End, Piece};
 use crate::http1::encode;
 use crate::outcome::{Outcome, grpc_status};
+use crate::worker::state::PIECE;
 use std::future::poll_fn;
 use std::task::Poll;
 
@@ -124,7 +125,7 @@ async fn drain<D: Downstream>(x: &Exchange, down: &mut D) {
     while !down.body_done() && drained < DRAIN_BYTES {
         let read = poll_fn(|cx| {
             let mut scratch = x.worker.scratch.borrow_mut();
-            Poll::Ready(match down.poll_piece(cx, &mut scratch) {
+            Poll::Ready(match down.poll_piece(cx, &mut scratch[..PIECE]) {
                 Poll::Ready(Ok(piece)) => Some(piece.data.as_slice().len()),
                 Poll::Ready(Err(_)) | Poll::Pending => None,
             })

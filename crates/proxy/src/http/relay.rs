@@ -15,6 +15,7 @@ use super::upstream::Upstream;
 use crate::http1::encode::Decimal;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, HttpStat, count_cluster_status};
+use crate::worker::state::PIECE;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -85,7 +86,7 @@ async fn send_head<D: Downstream>(
         } else if head.body == BodyLength::None {
             Piece::DONE
         } else {
-            match upstream.poll_piece(cx, &mut scratch) {
+            match upstream.poll_piece(cx, &mut scratch[..PIECE]) {
                 Poll::Ready(Ok(piece)) => piece,
                 // Told apart below, when the body is read on.
                 Poll::Ready(Err(_)) | Poll::Pending => Piece::NOTHING,
@@ -207,7 +208,7 @@ fn finish<D: Downstream>(
     upstream: Upstream,
     ended: Result<(), Outcome>,
 ) {
-    let now = Instant::now();
+    let now = x.worker.timers.read().0;
     x.ended = Some(now);
     let Some(cluster) = x.cluster.clone() else {
         return;

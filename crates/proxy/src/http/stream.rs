@@ -9,7 +9,7 @@
 use super::head::{RequestHead, ResponseHead};
 use super::headers::HeaderBlock;
 use crate::outcome::Outcome;
-use crate::worker::state::Worker;
+use crate::worker::state::{PIECE, Worker};
 use bytes::Bytes;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -189,7 +189,7 @@ pub(crate) fn poll_transfer(
             return Poll::Ready(Ok(()));
         }
         let mut scratch = worker.scratch.borrow_mut();
-        let piece = ready!(source.poll_piece(cx, &mut scratch)).map_err(Broken::Source)?;
+        let piece = ready!(source.poll_piece(cx, &mut scratch[..PIECE])).map_err(Broken::Source)?;
         tap(piece.data.as_slice());
         *done = piece.end.is_end();
         sink.send(cx, piece).map_err(Broken::Sink)?;

@@ -12,7 +12,7 @@ use crate::http::headers::{Known, has_token};
 use crate::http::stream::{Data, Piece, Sink, Source, StreamError, UpstreamStream};
 use crate::io::{Backlog, Io};
 use crate::upstream::ticket::ConnTicket;
-use crate::worker::state::Worker;
+use crate::worker::state::{PIECE, Worker};
 use std::io::ErrorKind;
 use std::task::{Context, Poll, ready};
 
@@ -276,7 +276,7 @@ impl UpstreamStream for ClientConn {
             let end = if have < HEAD_READ / 2 {
                 HEAD_READ
             } else {
-                scratch.len()
+                PIECE
             };
             let Some(into) = scratch.get_mut(have..end).filter(|into| !into.is_empty()) else {
                 return Poll::Ready(Err(StreamError::TooLarge));

@@ -12,7 +12,7 @@ use crate::http::head::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use crate::http::headers::{Known, has_token};
 use crate::http::stream::{Data, Downstream, End, Piece, Sink, Source, StreamError};
 use crate::io::{Backlog, Io};
-use crate::worker::state::Worker;
+use crate::worker::state::{PIECE, Worker};
 use crate::worker::timers::Deadline;
 use lateen_proxy_config::Http1Options;
 use std::rc::Rc;
@@ -129,7 +129,7 @@ impl ServerConn {
             let end = if have < HEAD_READ / 2 {
                 HEAD_READ
             } else {
-                scratch.len()
+                PIECE
             };
             let Some(into) = scratch.get_mut(have..end).filter(|into| !into.is_empty()) else {
                 return Poll::Ready(Err(NoRequest::Bad(HeadError::TooLarge)));

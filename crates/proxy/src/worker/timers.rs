@@ -107,7 +107,7 @@ impl Timers {
         (now, millis)
     }
 
-    /// The time of the last reading: good enough for limits of minutes, and free.
+    /// The time of the last reading, for a caller that knows that it was a moment ago. Free.
     pub(crate) fn recent(&self) -> u64 {
         self.last.get()
     }
