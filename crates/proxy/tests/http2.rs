@@ -229,6 +229,15 @@ async fn http1_to_http2() {
     assert_eq!(plain.header("x-authority"), Some("h:1"));
     assert_eq!(plain.header("transfer-encoding"), Some("chunked"));
     assert_eq!(large.body.len(), 1_000_000);
+    // An empty body has to be said in HTTP/1, or the client waits for the end of the connection.
+    let empty = tokio::task::spawn_blocking(move || {
+        let mut client = common::Client::new(at);
+        (
+            client.get("/a").header("content-length") == Some("0"),
+            client.get("/b").status(),
+        )
+    });
+    assert_eq!(empty.await.unwrap(), (true, 200));
     done(proxy).await;
 }
 

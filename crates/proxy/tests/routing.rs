@@ -79,6 +79,7 @@ fn grpc_requests_get_their_errors_in_grpc() {
     );
     assert_eq!(seen.status(), 200);
     assert_eq!(seen.header("grpc-status"), Some("12"));
+    assert_eq!(seen.header("content-length"), Some("0"));
     assert_eq!(seen.header("content-type"), Some("application/grpc"));
 }
 

@@ -1,6 +1,6 @@
 //! Heads and chunks as bytes.
 
-use crate::http::head::{RequestHead, ResponseHead, Version, reason};
+use crate::http::head::{BodyLength, Method, RequestHead, ResponseHead, Version, reason};
 use crate::http::headers::{HeaderBlock, Known};
 use crate::http::stream::{End, StreamError};
 use crate::io::{Backlog, Io};
@@ -13,6 +13,8 @@ pub(crate) enum Encoding {
     #[default]
     Plain,
     Chunked,
+    /// A body of no bytes: HTTP/1 has to say so, or the client waits for the connection to end.
+    Empty,
     /// There is no body by the rules of HTTP, so nothing is written, whatever the other side sent.
     Nothing,
 }
@@ -35,7 +37,7 @@ pub(crate) fn request_head(
 ) {
     out.extend_from_slice(head.method_bytes());
     out.push(b' ');
-    if head.method == crate::http::head::Method::Connect {
+    if head.method == Method::Connect {
         out.extend_from_slice(head.authority_bytes());
     } else {
         if absolute {
@@ -48,6 +50,11 @@ pub(crate) fn request_head(
     head.headers.write_http1(out);
     if encoding == Encoding::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    // RFC 9110 section 8.6: some servers answer 411 without it.
+    let expects_body = matches!(head.method, Method::Post | Method::Put | Method::Patch);
+    if expects_body && head.body == BodyLength::None && !head.headers.has(Known::ContentLength) {
+        out.extend_from_slice(b"content-length: 0\r\n");
     }
     if head.upgrade {
         out.extend_from_slice(b"connection: upgrade\r\n");
@@ -72,8 +79,12 @@ pub(crate) fn response_head(
     }
     out.extend_from_slice(b"\r\n");
     head.headers.write_http1(out);
-    if encoding == Encoding::Chunked {
-        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    match encoding {
+        Encoding::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Encoding::Empty if !head.headers.has(Known::ContentLength) => {
+            out.extend_from_slice(b"content-length: 0\r\n");
+        }
+        Encoding::Plain | Encoding::Empty | Encoding::Nothing => {}
     }
     out.extend_from_slice(match persistence {
         Persistence::Default => b"".as_slice(),

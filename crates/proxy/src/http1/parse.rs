@@ -36,6 +36,8 @@ pub(crate) enum HeadError {
     LengthAndEncoding,
     #[error("a transfer-encoding other than chunked")]
     TransferEncoding,
+    #[error("https asked for on a connection without TLS")]
+    Scheme,
     #[error("no host, or more than one")]
     Host,
     #[error("HTTP/1.0 is not accepted here")]
@@ -233,6 +235,10 @@ fn target_form(
     block: &mut HeaderBlock,
     options: &Http1Options,
 ) -> Result<(Span, bool), HeadError> {
+    // Everything else is escaped in a target (RFC 3986 section 2).
+    if !target.is_ascii() {
+        return Err(HeadError::Target);
+    }
     if method == Method::Connect {
         if target.contains('/') || !target.contains(':') {
             return Err(HeadError::Target);
@@ -245,7 +251,8 @@ fn target_form(
     }
     let (https, rest) = match target.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+        // The application would take it for a request that came over TLS; none does so far.
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(HeadError::Scheme),
         _ => return Err(HeadError::Target),
     };
     if !options.allow_absolute_url {

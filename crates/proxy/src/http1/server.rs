@@ -247,7 +247,8 @@ impl ServerConn {
         self.encoding = match head.body {
             _ if self.tunnel => Encoding::Plain,
             _ if bodiless => Encoding::Nothing,
-            BodyLength::None | BodyLength::Exactly(_) => Encoding::Plain,
+            BodyLength::None => Encoding::Empty,
+            BodyLength::Exactly(_) => Encoding::Plain,
             BodyLength::Unknown | BodyLength::UntilClose => {
                 if self.version == Version::Http10 {
                     self.close = true;

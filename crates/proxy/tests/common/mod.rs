@@ -443,7 +443,11 @@ impl Client {
     }
 
     pub fn closed(&mut self) -> bool {
-        self.left.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0) | Err(_))
+        self.left.is_empty()
+            && match self.stream.read(&mut [0; 1]) {
+                Ok(n) => n == 0,
+                Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+            }
     }
 }
 
