@@ -156,6 +156,17 @@ fn destination_finding(
     })
 }
 
+/// Timestamps have whole seconds, as in Kubernetes; names decide within one.
+fn why_first(rules: &[&VirtualService]) -> &'static str {
+    let mut created = rules.iter().map(|rule| &rule.origin.created);
+    match (created.next(), created.next()) {
+        (Some(first), Some(second)) if first == second => {
+            "being the first by name of those created in the same second"
+        }
+        _ => "being the oldest",
+    }
+}
+
 /// Two rules for one mesh host: the older wins, the other has no effect there (fact 15).
 fn conflicts(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
     let mut owners: BTreeMap<&str, Vec<&VirtualService>> = BTreeMap::new();
@@ -177,9 +188,10 @@ fn conflicts(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
                 code: "IST0109",
                 level: Level::Error,
                 message: format!(
-                    "The VirtualServices {} associated with mesh gateway define the same host {host} which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. {} wins, being the oldest.",
+                    "The VirtualServices {} associated with mesh gateway define the same host {host} which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. {} wins, {}.",
                     names.join(","),
                     names.first().map(String::as_str).unwrap_or_default(),
+                    why_first(rules),
                 ),
                 path: "spec.hosts".to_string(),
                 subject,

@@ -87,8 +87,8 @@ fn two_rules_for_one_mesh_host_are_told_which_one_wins() {
     check(
         &(virtual_service("a", spec) + &virtual_service("b", spec)),
         expect![[r#"
-            spec.hosts: Error [IST0109] (VirtualService default/a) The VirtualServices default/a,default/b associated with mesh gateway define the same host reviews.default.svc.cluster.local which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. default/a wins, being the oldest.
-            spec.hosts: Error [IST0109] (VirtualService default/b) The VirtualServices default/a,default/b associated with mesh gateway define the same host reviews.default.svc.cluster.local which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. default/a wins, being the oldest.
+            spec.hosts: Error [IST0109] (VirtualService default/a) The VirtualServices default/a,default/b associated with mesh gateway define the same host reviews.default.svc.cluster.local which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. default/a wins, being the first by name of those created in the same second.
+            spec.hosts: Error [IST0109] (VirtualService default/b) The VirtualServices default/a,default/b associated with mesh gateway define the same host reviews.default.svc.cluster.local which can lead to undefined behavior. This can be fixed by merging the conflicting VirtualServices into a single resource. default/a wins, being the first by name of those created in the same second.
         "#]],
     );
 }

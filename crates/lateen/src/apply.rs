@@ -297,12 +297,12 @@ fn print(
                 let verdict = answer.headers.get("x-lateen-verdict");
                 let verdict = verdict.and_then(|v| v.to_str().ok()).unwrap_or("applied");
                 let kind = dotted(object.kind);
-                anstream::println!("{kind}/{} {verdict}{note}", object.meta.name);
+                outln!("{kind}/{} {verdict}{note}", object.meta.name);
             }
         }
         Some(Output::Name) => {
             for object in objects {
-                anstream::println!("{}/{}", resource::dotted(object.kind), object.meta.name);
+                outln!("{}/{}", resource::dotted(object.kind), object.meta.name);
             }
         }
         Some(form) => {

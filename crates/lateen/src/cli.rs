@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::failure::Outcome;
 use crate::{
     apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config, proxy_status, up,
-    validate, version, wait,
+    validate, verify_install, version, wait,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -27,7 +27,7 @@ const STYLES: Styles = Styles::styled()
 /// Kubernetes and without root. Then change its routing with Istio YAML: `lateen apply -f FILE`.
 #[derive(Debug, Parser)]
 #[command(name = "lateen", version, styles = STYLES, arg_required_else_help = true)]
-#[command(disable_help_subcommand = true, max_term_width = 100)]
+#[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -47,6 +47,7 @@ pub enum Command {
     ProxyStatus(proxy_status::Args),
     #[command(visible_alias = "pc")]
     ProxyConfig(proxy_config::Args),
+    VerifyInstall(verify_install::Args),
     Version(version::Args),
     Control(control::Args),
     Proxy(proxy::Args),
@@ -69,6 +70,7 @@ pub fn dispatch(command: Command) -> Outcome {
         Command::Validate(args) => validate::run(args),
         Command::ProxyStatus(args) => proxy_status::run(args),
         Command::ProxyConfig(args) => proxy_config::run(args),
+        Command::VerifyInstall(args) => verify_install::run(args),
         Command::Version(args) => version::run(args),
         Command::Control(args) => control::run(args),
         Command::Proxy(args) => proxy::run(args),

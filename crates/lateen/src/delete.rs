@@ -79,7 +79,7 @@ pub fn run(args: Args) -> Outcome {
         let answer = server.call(call)?;
         if answer.is_good() {
             let note = if dry_run { " (dry run)" } else { "" };
-            anstream::println!("{} {:?} deleted{note}", dotted(target.kind), target.name);
+            outln!("{} {:?} deleted{note}", dotted(target.kind), target.name);
         } else if !(answer.code == StatusCode::NOT_FOUND && args.ignore_not_found) {
             anstream::eprintln!("{}", answer.refusal());
             failed = true;

@@ -4,6 +4,7 @@
 //! other failure, 64 (`EX_USAGE`) for a wrong command line, 65 (`EX_DATAERR`) for wrong input data.
 
 use std::fmt;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -55,7 +56,8 @@ impl Failure {
     pub fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
             let red = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
-            anstream::eprintln!("{red}error:{red:#} {}", self.message);
+            // With standard error gone too, the exit code is all that is left to say.
+            let _ = writeln!(anstream::stderr(), "{red}error:{red:#} {}", self.message);
         }
         ExitCode::from(self.code)
     }

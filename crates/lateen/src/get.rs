@@ -131,13 +131,19 @@ impl Getting<'_> {
         let mut watch_from = "0".to_owned();
         for (kind, documents) in &tables {
             let prefix = several.then(|| dotted(*kind));
-            let (table, columns) = self.table(documents, prefix.as_deref());
-            if let Some(version) = documents[0]["metadata"]["resourceVersion"].as_str() {
+            let (table, columns) = self.table(*kind, documents, prefix.as_deref());
+            // One object is a table without a version of its own.
+            let versions = [
+                "/metadata/resourceVersion",
+                "/rows/0/object/metadata/resourceVersion",
+            ];
+            let mut versions = versions.iter().filter_map(|at| documents[0].pointer(at));
+            if let Some(version) = versions.find_map(Value::as_str) {
                 watch_from = version.to_owned();
             }
             if !table.is_empty() {
                 if shown > 0 {
-                    anstream::println!();
+                    outln!();
                 }
                 self.print(&table);
                 shown += table.len();
@@ -153,7 +159,6 @@ impl Getting<'_> {
             }
         }
         if let (true, Some((table, columns)), false) = (self.args.watch, last, failed) {
-            // An object by name tells no list version; the watch then repeats it.
             return self.follow(&wanted[0], &watch_from, &table, &columns);
         }
         if failed {
@@ -170,11 +175,11 @@ impl Getting<'_> {
         } else {
             0
         };
-        anstream::print!("{}", &text[skipped..]);
+        out!("{}", &text[skipped..]);
     }
 
     /// The rows of all documents, and which of the server's columns are shown.
-    fn table(&self, documents: &[Value], prefix: Option<&str>) -> (Table, Vec<bool>) {
+    fn table(&self, kind: Kind, documents: &[Value], prefix: Option<&str>) -> (Table, Vec<bool>) {
         let empty = Vec::new();
         let definitions = documents[0]["columnDefinitions"]
             .as_array()
@@ -186,19 +191,24 @@ impl Getting<'_> {
             .collect();
         let names = definitions.iter().zip(&shown).filter(|(_, shown)| **shown);
         let names = names.map(|(d, _)| d["name"].as_str().unwrap_or_default().to_uppercase());
-        let namespace = self.args.all_namespaces.then(|| "NAMESPACE".to_owned());
+        let namespace = self.shows_namespace(kind).then(|| "NAMESPACE".to_owned());
         let mut table = Table::new(3, namespace.into_iter().chain(names));
         for row in documents
             .iter()
             .filter_map(|d| d["rows"].as_array())
             .flatten()
         {
-            table.row(self.cells(row, &shown, prefix));
+            table.row(self.cells(kind, row, &shown, prefix));
         }
         (table, shown)
     }
 
-    fn cells(&self, row: &Value, shown: &[bool], prefix: Option<&str>) -> Vec<String> {
+    /// kubectl leaves the column out for kinds that are in no namespace.
+    fn shows_namespace(&self, kind: Kind) -> bool {
+        self.args.all_namespaces && kind.info().namespaced
+    }
+
+    fn cells(&self, kind: Kind, row: &Value, shown: &[bool], prefix: Option<&str>) -> Vec<String> {
         let text = |value: &Value| {
             value
                 .as_str()
@@ -213,7 +223,7 @@ impl Getting<'_> {
         if let (Some(prefix), Some(name)) = (prefix, cells.first_mut()) {
             *name = format!("{prefix}/{name}");
         }
-        if self.args.all_namespaces {
+        if self.shows_namespace(kind) {
             let namespace = row["object"]["metadata"]["namespace"]
                 .as_str()
                 .unwrap_or_default();
@@ -241,10 +251,12 @@ impl Getting<'_> {
                         .unwrap_or("the watch ended");
                     return Err(Failure::other(message));
                 }
+                let mut read = true;
                 for row in event["object"]["rows"].as_array().into_iter().flatten() {
-                    anstream::println!("{}", table::line(&self.cells(row, shown, None), &widths));
+                    let line = table::line(&self.cells(wanted.kind, row, shown, None), &widths);
+                    read &= output::write(format_args!("{line}\n"));
                 }
-                Ok(true)
+                Ok(read)
             })
     }
 
@@ -272,9 +284,7 @@ impl Getting<'_> {
             }
         }
         match self.args.output {
-            Output::Name => items
-                .iter()
-                .for_each(|item| anstream::println!("{}", name_of(item))),
+            Output::Name => items.iter().for_each(|item| outln!("{}", name_of(item))),
             form if !(failed && items.is_empty()) => {
                 let document = match is_list && items.len() == 1 {
                     true => serde_json::json!({

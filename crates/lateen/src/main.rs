@@ -3,6 +3,9 @@
 //! It parses arguments, calls one function of one crate, and turns the outcome into a message and
 //! an exit code. It has no logic of its own: a verb that grows logic moves it into a crate.
 
+#[macro_use]
+mod output;
+
 mod apply;
 mod bootstrap;
 mod cli;
@@ -13,7 +16,6 @@ mod documents;
 mod failure;
 mod get;
 mod hidden;
-mod output;
 mod progress;
 mod proxy;
 mod proxy_config;
@@ -25,8 +27,10 @@ mod summary;
 mod table;
 mod up;
 mod validate;
+mod verify_install;
 mod version;
 mod wait;
+mod watched;
 
 use std::process::ExitCode;
 
@@ -38,7 +42,7 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(code) => return code,
     };
-    match cli::dispatch(command) {
+    match cli::dispatch(command).and_then(|()| output::complete()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

@@ -1,6 +1,52 @@
 //! `-o`: the forms in which a verb prints what it found.
 
+use std::io::{ErrorKind, Write};
+use std::sync::OnceLock;
+
 use serde_json::Value;
+
+use crate::failure::{Failure, Outcome};
+
+/// Prints like `print!`. A full disk does not stop the verb in the middle of its changes:
+/// [`complete`] tells of it at the end. `lateen get vs | head -1` is no failure.
+macro_rules! out {
+    ($($text:tt)*) => {{
+        $crate::output::write(format_args!($($text)*));
+    }};
+}
+
+/// The same with the end of the line.
+macro_rules! outln {
+    () => { out!("\n") };
+    ($($text:tt)*) => {{
+        $crate::output::write(format_args!("{}\n", format_args!($($text)*)));
+    }};
+}
+
+/// The first failure of standard output.
+static BROKEN: OnceLock<std::io::Error> = OnceLock::new();
+
+/// Whether anybody still reads it; a verb that would go on for ever ends when nobody does.
+pub fn write(text: std::fmt::Arguments<'_>) -> bool {
+    let mut stdout = anstream::stdout().lock();
+    match stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+        Ok(()) => true,
+        Err(error) => {
+            let _ = BROKEN.set(error);
+            false
+        }
+    }
+}
+
+/// What became of everything that was printed.
+pub fn complete() -> Outcome {
+    match BROKEN.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::other(format!(
+            "cannot write to standard output: {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Forms that every verb has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -30,9 +76,9 @@ pub fn json(document: &Value) {
     let mut serializer = serde_json::Serializer::with_formatter(&mut text, formatter);
     // Values have string keys and are written to memory; that cannot fail.
     let _ = document.serialize(&mut serializer);
-    anstream::println!("{}", String::from_utf8_lossy(&text));
+    outln!("{}", String::from_utf8_lossy(&text));
 }
 
 pub fn yaml(document: &Value) {
-    anstream::print!("{}", lateen_api::to_yaml(document));
+    out!("{}", lateen_api::to_yaml(document));
 }

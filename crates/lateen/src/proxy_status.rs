@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(value_name = "PROXY")]
     pub proxy: Option<String>,
 
-    /// Namespace of the proxy
+    /// Only proxies of this namespace
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 
@@ -39,6 +39,12 @@ pub fn run(args: Args) -> Outcome {
     let empty = Vec::new();
     let all = status.as_array().unwrap_or(&empty);
     let Some(name) = &args.proxy else {
+        let status: Value = all
+            .iter()
+            .filter(|proxy| is_in(proxy, args.namespace.as_deref()))
+            .cloned()
+            .collect();
+        let all = status.as_array().unwrap_or(&empty);
         if !output::document(args.output, &status) {
             print_all(
                 all,
@@ -80,15 +86,59 @@ pub fn find<'a>(
         });
     found.ok_or_else(|| {
         let mut known: Vec<String> = all.iter().map(id).collect();
+        known.sort();
         known.dedup();
-        let known = match known.is_empty() {
-            true => "no proxy is connected".to_owned(),
-            false => format!("connected are {}", known.join(", ")),
-        };
         Failure::other(format!(
-            "no proxy {name:?} is connected to the control plane; {known}"
+            "no proxy {name:?} is connected to the control plane; {}",
+            instead(bare, &known)
         ))
     })
+}
+
+/// As many names as a person reads.
+const LISTED: usize = 10;
+
+/// What a person may have meant: those of a service's name, the one that is spelt nearly so, or
+/// what there is.
+fn instead(name: &str, known: &[String]) -> String {
+    if known.is_empty() {
+        return "no proxy is connected".to_owned();
+    }
+    let quoted = |names: &[&String]| {
+        let shown: Vec<String> = names
+            .iter()
+            .take(LISTED)
+            .map(|n| format!("{n:?}"))
+            .collect();
+        shown.join(" or ")
+    };
+    let begin: Vec<&String> = known
+        .iter()
+        .filter(|known| !name.is_empty() && known.starts_with(name))
+        .collect();
+    if !begin.is_empty() {
+        return format!("did you mean {}?", quoted(&begin));
+    }
+    let workload = |known: &String| known.split('.').next().unwrap_or_default().to_owned();
+    let wanted = name.split('.').next().unwrap_or_default();
+    let distance = |known: &String| strsim::damerau_levenshtein(wanted, &workload(known));
+    let near = known.iter().min_by_key(|known| distance(known));
+    // A third of the letters wrong is another word.
+    match near.filter(|near| distance(near) * 3 <= wanted.chars().count()) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None if known.len() <= LISTED => format!("connected are {}", known.join(", ")),
+        None => format!(
+            "connected are {} and {} more, see `lateen proxy-status`",
+            known[..LISTED].join(", "),
+            known.len() - LISTED
+        ),
+    }
+}
+
+fn is_in(proxy: &Value, namespace: Option<&str>) -> bool {
+    let id = proxy["proxy"].as_str().unwrap_or_default();
+    let own = id.rsplit_once('.').map(|(_, namespace)| namespace);
+    namespace.is_none() || own == namespace
 }
 
 fn print_all(all: &[Value], server: &str, verbose: bool) {
@@ -152,7 +202,7 @@ fn print_one(proxy: &Value, server: &str) {
         }
     }
     if !table.is_empty() {
-        anstream::println!();
+        outln!();
         table.print();
     }
 }
@@ -208,7 +258,7 @@ fn print_rejections(all: &[Value]) {
             let Some(message) = state["nack"]["message"].as_str() else {
                 continue;
             };
-            anstream::println!(
+            outln!(
                 "\n{} rejected {}: {}",
                 text(proxy, "proxy"),
                 short.to_uppercase(),
@@ -280,6 +330,27 @@ mod tests {
         let row = verbose.lines().nth(2).unwrap();
         let states: Vec<&str> = row.split_whitespace().skip(2).take(5).collect();
         assert_eq!(states, ["SYNCED", "ERROR", "IGNORED", "STALE", "IGNORED"]);
+    }
+
+    #[test]
+    fn a_wrong_name_is_answered_with_what_was_meant() {
+        let known = [
+            "reviews-v1.default",
+            "reviews-v2.default",
+            "ratings-v1.default",
+        ];
+        let known = known.map(str::to_owned);
+        let check = |name: &str, expect: &str| assert_eq!(instead(name, &known), expect, "{name}");
+        check(
+            "reviews",
+            r#"did you mean "reviews-v1.default" or "reviews-v2.default"?"#,
+        );
+        check("ratigns-v1", r#"did you mean "ratings-v1.default"?"#);
+        check("ratings-v1.prod", r#"did you mean "ratings-v1.default"?"#);
+        let all = "connected are reviews-v1.default, reviews-v2.default, ratings-v1.default";
+        check("web", all);
+        check("", all);
+        assert_eq!(instead("web", &[]), "no proxy is connected");
     }
 
     #[test]

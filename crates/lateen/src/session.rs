@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, Outcome};
 use crate::progress::Progress;
-use crate::summary;
+use crate::{summary, watched};
 
 /// What to run and how to talk about it.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ async fn start(session: Session) -> Outcome {
         seeds: session.seeds,
         watched: session.watched,
     };
+    let follows_files = options.watched.is_some();
     let mut mesh = Mesh::start(options).await.map_err(Failure::other)?;
     let logs = mesh.run_dir().logs();
     let progress = tokio::spawn(Progress::follow(mesh.plan().clone(), logs, mesh.watch()));
@@ -81,7 +82,11 @@ async fn start(session: Session) -> Outcome {
                 example,
             };
             summary.print(session.json);
-            report_changes(&mesh, &mut signals).await;
+            let files = watched::follow(mesh.plan().control.api, say);
+            tokio::select! {
+                () = report_changes(&mesh, &mut signals) => {}
+                () = files, if follows_files => {}
+            }
             Ok(())
         }
     };

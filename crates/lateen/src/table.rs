@@ -39,7 +39,7 @@ impl Table {
     }
 
     pub fn print(&self) {
-        anstream::print!("{self}");
+        out!("{self}");
     }
 }
 

@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Outcome {
         for (_, parsed) in &documents.objects {
             let at = &parsed.location;
             let name = format!("{}/{}", dotted(parsed.object.kind), parsed.object.meta.name);
-            anstream::println!("{}:{}: {name} is valid", at.file, at.line);
+            outln!("{}:{}: {name} is valid", at.file, at.line);
         }
     }
     Ok(())

@@ -48,16 +48,16 @@ pub fn run(args: Args) -> Outcome {
     if output::document(args.output, &document) {
         return Ok(());
     }
-    anstream::println!("client version: {client}");
+    outln!("client version: {client}");
     if there {
         let control = &document["meshVersion"][0]["Info"]["version"];
-        anstream::println!(
+        outln!(
             "control plane version: {}",
             control.as_str().unwrap_or("unknown")
         );
-        anstream::println!("{}", data_plane(&document["dataPlaneVersion"]));
+        outln!("{}", data_plane(&document["dataPlaneVersion"]));
     } else if args.remote {
-        anstream::println!("no control plane answers at {}", server.address());
+        outln!("no control plane answers at {}", server.address());
     }
     Ok(())
 }

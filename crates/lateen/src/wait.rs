@@ -75,7 +75,7 @@ fn gone(server: &Server, kind: Kind, namespace: &str, name: &str, until: Instant
         }
         std::thread::sleep(INTERVAL);
     }
-    anstream::println!("{}/{name} is deleted", dotted(kind));
+    outln!("{}/{name} is deleted", dotted(kind));
     Ok(())
 }
 
@@ -102,7 +102,7 @@ fn distributed(
         let pending = state["pending"].as_array().unwrap_or(&empty);
         let pushed = revision.is_some_and(|r| state["pushed"].as_u64().is_some_and(|p| p >= r));
         if pushed && pending.is_empty() {
-            anstream::println!("Resource {what} present on {proxies} out of {proxies} proxies");
+            outln!("Resource {what} present on {proxies} out of {proxies} proxies");
             return Ok(());
         }
         if Instant::now() > until {

@@ -26,9 +26,9 @@ pub fn run(args: &Args) -> Outcome {
                 .and_then(|v| v.as_str())
                 .unwrap_or("-")
         };
-        anstream::println!("Istio Version:       {}", text("/metadata/ISTIO_VERSION"));
-        anstream::println!("Proxy:               {}", text("/user_agent_name"));
-        anstream::println!("Node:                {}", text("/id"));
+        outln!("Istio Version:       {}", text("/metadata/ISTIO_VERSION"));
+        outln!("Proxy:               {}", text("/user_agent_name"));
+        outln!("Node:                {}", text("/id"));
     }
     Ok(())
 }

@@ -37,8 +37,24 @@ pub struct Filter {
     pub subset: Option<String>,
 
     /// Only inbound or outbound clusters
-    #[arg(long, value_name = "DIRECTION")]
-    pub direction: Option<String>,
+    #[arg(long, value_enum, value_name = "DIRECTION")]
+    pub direction: Option<Direction>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Direction {
+    Inbound,
+    Outbound,
+}
+
+impl Direction {
+    /// As names of clusters and statistics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
 }
 
 pub fn run(args: &Args) -> Outcome {
@@ -109,7 +125,7 @@ impl Filter {
         };
         contains(&self.fqdn)
             && contains(&self.subset)
-            && contains(&self.direction)
+            && self.direction.is_none_or(|way| name.contains(way.name()))
             && self
                 .port
                 .is_none_or(|port| name.contains(&format!("|{port}|")))

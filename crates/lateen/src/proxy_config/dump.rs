@@ -48,6 +48,13 @@ impl Dump {
         found
     }
 
+    /// The entries of the `SecretsConfigDump` section.
+    pub fn secrets(&self) -> Vec<&Value> {
+        let mut found = self.listed("SecretsConfigDump", "dynamic_active_secrets", "");
+        found.extend(self.listed("SecretsConfigDump", "static_secrets", ""));
+        found
+    }
+
     /// The `BootstrapConfigDump` section.
     pub fn bootstrap(&self) -> Option<&Value> {
         self.sections("BootstrapConfigDump").next()

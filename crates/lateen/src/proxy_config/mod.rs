@@ -10,6 +10,8 @@ mod endpoint;
 mod listener;
 mod name;
 mod route;
+mod secret;
+mod stats;
 
 use clap::Subcommand;
 use serde_json::Value;
@@ -17,12 +19,12 @@ use serde_json::Value;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Format};
 use crate::proxy_status;
-use crate::rest::{Call, Role, Server, ServerArgs};
+use crate::rest::{Answer, Call, Role, Server, ServerArgs};
 use dump::Dump;
 
 /// Show the configuration that a proxy uses
 #[derive(Debug, clap::Args)]
-#[command(arg_required_else_help = true)]
+#[command(arg_required_else_help = true, infer_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
     pub part: Part,
@@ -31,7 +33,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Part {
     /// Clusters: the services and subsets the proxy can send to
-    #[command(visible_aliases = ["clusters", "c"], alias = "clust")]
+    #[command(visible_aliases = ["clusters", "c"])]
     Cluster(cluster::Args),
     /// Listeners: the ports it accepts connections on
     #[command(visible_aliases = ["listeners", "l"])]
@@ -45,6 +47,11 @@ pub enum Part {
     /// The bootstrap it was started with
     #[command(visible_alias = "b")]
     Bootstrap(bootstrap::Args),
+    /// Secrets: certificates and keys the proxy was given
+    #[command(visible_alias = "s")]
+    Secret(secret::Args),
+    /// Statistics: the counters, gauges and histograms of the proxy
+    Stats(stats::Args),
     /// Clusters, listeners, routes and endpoints together
     #[command(visible_alias = "a")]
     All(AllArgs),
@@ -90,6 +97,8 @@ pub fn run(args: Args) -> Outcome {
         Part::Route(args) => route::run(&args),
         Part::Endpoint(args) => endpoint::run(&args),
         Part::Bootstrap(args) => bootstrap::run(&args),
+        Part::Secret(args) => secret::run(&args),
+        Part::Stats(args) => stats::run(&args),
         Part::All(args) => all(&args),
     }
 }
@@ -100,11 +109,11 @@ fn all(args: &AllArgs) -> Outcome {
         return Ok(());
     }
     cluster::table(&dump, &cluster::Filter::default()).print();
-    anstream::println!();
+    outln!();
     listener::table(&dump, &listener::Filter::default(), true).print();
-    anstream::println!();
+    outln!();
     route::table(&dump, None, true).print();
-    anstream::println!();
+    outln!();
     endpoint::table_of_dump(&dump, &endpoint::Filter::default()).print();
     Ok(())
 }
@@ -127,6 +136,11 @@ impl From {
             return serde_json::from_str(&text)
                 .map_err(|e| Failure::data(format!("{file} is not JSON: {e}")));
         }
+        self.ask(page)?.json()
+    }
+
+    /// A page of the proxy's admin port.
+    fn ask(&self, page: &str) -> Result<Answer, Failure> {
         let admin = match &self.admin {
             Some(admin) => admin.clone(),
             None => self.admin_address()?,
@@ -140,7 +154,7 @@ impl From {
                 "{admin}{page} answered {code}: {text}"
             )));
         }
-        answer.json()
+        Ok(answer)
     }
 
     /// The proxy tells the control plane its admin address in its node's metadata.
