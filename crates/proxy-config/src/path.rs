@@ -49,7 +49,8 @@ pub fn normalize(path: &[u8], options: PathOptions) -> Normalized {
     if path.contains(&b'#') || query.contains(&b'#') {
         return Normalized::Reject;
     }
-    if path.is_empty() || is_plain(path, options) {
+    // `*` is the server as a whole (RFC 9112 section 3.2.4), not a path.
+    if path.is_empty() || path == b"*" || is_plain(path, options) {
         return Normalized::Unchanged;
     }
     let mut out = path.to_vec();

@@ -60,6 +60,10 @@ pub enum Outcome {
     HeadTooLarge,
     /// HTTP/1.0 where the listener does not accept it.
     HttpVersionNotAccepted,
+    /// A target `https://...` on a connection without TLS.
+    SchemeNotAccepted,
+    /// A transfer coding other than `chunked`.
+    TransferEncodingUnknown,
     /// An `Upgrade` or `CONNECT` the listener does not allow.
     UpgradeNotAllowed,
     /// The path is refused by the listener's path normalisation.
@@ -136,6 +140,8 @@ impl Outcome {
         Outcome::BadRequest,
         Outcome::HeadTooLarge,
         Outcome::HttpVersionNotAccepted,
+        Outcome::SchemeNotAccepted,
+        Outcome::TransferEncodingUnknown,
         Outcome::UpgradeNotAllowed,
         Outcome::PathRefused,
         Outcome::ClientGone,
@@ -240,13 +246,25 @@ impl Outcome {
             .http(H::DownstreamRqHeaderTimeout),
             Outcome::RequestTimeout => row(408, "DT", "request_overall_timeout", "request timeout")
                 .http(H::DownstreamRqTimeout),
-            Outcome::BadRequest => {
-                row(400, "DPE", "http1.codec_error", "").http(H::DownstreamCxProtocolError)
-            }
-            Outcome::HeadTooLarge => {
-                row(431, "DPE", "http1.headers_too_large", "").http(H::DownstreamCxProtocolError)
-            }
-            Outcome::HttpVersionNotAccepted => row(426, "DPE", "low_version", ""),
+            Outcome::BadRequest => row(400, "DPE", "http1.codec_error", "Bad Request")
+                .http(H::DownstreamCxProtocolError),
+            Outcome::HeadTooLarge => row(
+                431,
+                "DPE",
+                "http1.headers_too_large",
+                "Request Header Fields Too Large",
+            )
+            .http(H::DownstreamCxProtocolError),
+            Outcome::HttpVersionNotAccepted => row(426, "DPE", "low_version", "Upgrade Required"),
+            Outcome::SchemeNotAccepted => row(403, "DPE", "http1.invalid_scheme", "Forbidden")
+                .http(H::DownstreamCxProtocolError),
+            Outcome::TransferEncodingUnknown => row(
+                501,
+                "DPE",
+                "http1.invalid_transfer_encoding",
+                "Not Implemented",
+            )
+            .http(H::DownstreamCxProtocolError),
             Outcome::UpgradeNotAllowed => row(403, "", "upgrade_failed", ""),
             Outcome::PathRefused => row(400, "DPE", "path_normalization_failed", ""),
             Outcome::ClientGone => {

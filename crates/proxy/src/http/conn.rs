@@ -100,6 +100,8 @@ fn outcome_of(error: HeadError) -> Outcome {
     match error {
         HeadError::TooLarge => Outcome::HeadTooLarge,
         HeadError::Http10 => Outcome::HttpVersionNotAccepted,
+        HeadError::Scheme => Outcome::SchemeNotAccepted,
+        HeadError::TransferEncoding => Outcome::TransferEncodingUnknown,
         _ => Outcome::BadRequest,
     }
 }

@@ -97,6 +97,9 @@ fn remove_hop_by_hop(headers: &mut HeaderBlock, upgrade: bool) {
         Known::Te => !list(value).any(|token| token.eq_ignore_ascii_case(b"trailers")),
         _ => false,
     });
+    if headers.get(Known::Te).is_some_and(|te| te != b"trailers") {
+        headers.set(Known::Te, b"trailers");
+    }
 }
 
 /// Headers that `connection` names end here too, but not those that the proxies themselves vouch

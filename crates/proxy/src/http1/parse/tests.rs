@@ -32,20 +32,26 @@ fn error(text: &str) -> HeadError {
 
 #[test]
 fn forms_of_the_request_target() {
-    for (line, path, host, https) in [
-        ("GET /a?b HTTP/1.1\r\nhost: h", "/a?b", "h", false),
-        ("GET http://x:80/a HTTP/1.1\r\nhost: h", "/a", "x:80", false),
-        ("GET HTTPS://x HTTP/1.1\r\nhost: h", "/", "x", true),
-        ("GET http://x?q HTTP/1.1\r\nhost: h", "/?q", "x", false),
-        ("OPTIONS * HTTP/1.1\r\nhost: h", "*", "h", false),
-        ("CONNECT x:1 HTTP/1.1\r\nhost: h", "", "x:1", false),
+    for (line, path, host) in [
+        ("GET /a?b HTTP/1.1\r\nhost: h", "/a?b", "h"),
+        ("GET http://x:80/a HTTP/1.1\r\nhost: h", "/a", "x:80"),
+        ("GET HTTP://x HTTP/1.1\r\nhost: h", "/", "x"),
+        ("GET http://x?q HTTP/1.1\r\nhost: h", "/?q", "x"),
+        ("OPTIONS * HTTP/1.1\r\nhost: h", "*", "h"),
+        ("CONNECT x:1 HTTP/1.1\r\nhost: h", "", "x:1"),
     ] {
         let head = head(&format!("{line}\r\n\r\n"));
         assert_eq!(head.path_bytes(), path.as_bytes(), "{line}");
         assert_eq!(head.authority_bytes(), host.as_bytes(), "{line}");
-        assert_eq!(head.https, https, "{line}");
         assert_eq!(head.headers.all(Known::Host).count(), 1, "{line}");
     }
+}
+
+#[test]
+fn a_target_is_ascii_and_does_not_claim_tls() {
+    let get = |target: &str| error(&format!("GET {target} HTTP/1.1\r\nhost: h\r\n\r\n"));
+    assert_eq!(get("/\u{e9}"), HeadError::Target);
+    assert_eq!(get("https://h/"), HeadError::Scheme);
 }
 
 #[test]
