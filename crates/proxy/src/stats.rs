@@ -213,6 +213,11 @@ impl Page {
         }
     }
 
+    /// A page nobody reads.
+    pub(crate) fn unlisted<S: Stat>() -> Page {
+        Page::new(S::ALL.len())
+    }
+
     pub fn inc<S: Stat>(&self, stat: S) {
         self.add(stat, 1);
     }

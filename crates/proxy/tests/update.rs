@@ -118,6 +118,24 @@ fn endpoint_and_cluster_updates_under_load_lose_nothing() {
 }
 
 #[test]
+fn endpoints_of_a_replaced_static_cluster_close_their_connections() {
+    let (one, two) = (Upstream::fixed("one"), Upstream::fixed("two"));
+    let (proxy, at) = Proxy::simple(&[one.address]);
+    let mut client = Client::new(at);
+    assert_eq!(client.get("/").text(), "one");
+    proxy.cluster(&static_cluster("up", &[two.address]));
+    assert_eq!(client.get("/").text(), "two");
+    eventually("only the new endpoint has one", || {
+        proxy.stat("upstream_cx_active") == 1
+    });
+    proxy
+        .workers
+        .update(WorkerUpdate::RemoveCluster("up".into()))
+        .unwrap();
+    assert_eq!(client.get("/").status(), 503);
+}
+
+#[test]
 fn a_discovered_route_table_takes_effect_on_the_next_request() {
     let up = Upstream::fixed("up");
     let proxy = Proxy::start(1);

@@ -20,7 +20,7 @@ use super::upstream::Upstream;
 use crate::http1::encode::Decimal;
 use crate::http2::client::Http2Stream;
 use crate::outcome::Outcome;
-use crate::stats::ClusterStat;
+use crate::stats::{ClusterStat, count_cluster_status};
 use crate::upstream::pool::{Acquired, Wanted};
 use crate::upstream::ticket::{RequestTicket, RetryTicket};
 use crate::upstream::{ActiveCluster, Host};
@@ -79,6 +79,8 @@ pub(super) async fn forward<D: Downstream>(
                 down.abort();
                 return;
             }
+            // As Envoy, the cluster answers for the statuses that are made in its name.
+            count_cluster_status(&cluster.stats, outcome.row().status);
             local::refuse_as(x, down, Some(routed), outcome, outcome.row().status).await;
         }
     }
@@ -472,7 +474,7 @@ async fn pause<D: Downstream>(
 
 /// Gives up a response that is not wanted. Its connection is kept if the response was complete.
 fn discard(x: &mut Exchange, cluster: &Rc<ActiveCluster>, answer: Answer) {
-    crate::stats::count_cluster_status(&cluster.stats, answer.head.status);
+    count_cluster_status(&cluster.stats, answer.head.status);
     x.count_try(Some(Outcome::UpstreamReset));
     x.worker.recycle(answer.head.headers);
     if let Upstream::Http1(mut conn) = answer.upstream {

@@ -60,15 +60,28 @@ impl ActiveCluster {
     pub(crate) fn host_at(&self, address: SocketAddr) -> Rc<Host> {
         let mut named = self.named.borrow_mut();
         if named.len() >= MAX_NAMED {
-            named.retain(|_, host| host.connections.get() > 0);
+            named.retain(|address, host| {
+                let used = host.connections.get() > 0;
+                if !used {
+                    self.shared
+                        .stats
+                        .forget_endpoint(&self.config.name, *address);
+                }
+                used
+            });
         }
-        if named.len() >= MAX_NAMED {
-            return Host::new(address, Box::default());
+        if named.len() >= MAX_NAMED && !named.contains_key(&address) {
+            return Host::passing(address);
         }
         named
             .entry(address)
             .or_insert_with(|| Host::new(address, Box::default()))
             .clone()
+    }
+
+    /// Closes all idle connections; busy ones close when they are done.
+    fn retire(&self) {
+        self.pooled_hosts().iter().for_each(|host| host.retire());
     }
 
     /// All endpoints that may have idle connections.
@@ -111,15 +124,16 @@ impl Clusters {
                 && old.config.tcp_keepalive == config.tcp_keepalive;
             let hosts = keep.then(|| old.hosts());
             let endpoints = known.endpoints.as_deref();
-            known.active = Some(activate(
-                worker,
-                config.clone(),
-                endpoints,
-                hosts.as_deref(),
-            ));
-            if !keep {
-                old.hosts().retire_all();
+            let new = activate(worker, config.clone(), endpoints, hosts.as_deref());
+            if keep {
+                old.hosts().retire_missing(&new.hosts(), |address| {
+                    worker.shared.stats.forget_endpoint(&config.name, address);
+                });
+                new.named.swap(&old.named);
+            } else {
+                old.retire();
             }
+            known.active = Some(new);
             old.waiting.call_all();
         }
         known.config = Some(config);
@@ -128,7 +142,7 @@ impl Clusters {
     pub(crate) fn remove(&self, worker: &Worker, name: &Arc<str>) {
         let removed = self.known.borrow_mut().remove(name);
         if let Some(active) = removed.and_then(|known| known.active) {
-            active.hosts().retire_all();
+            active.retire();
         }
         worker.forget_page(&Scope::Cluster(name.clone()));
     }

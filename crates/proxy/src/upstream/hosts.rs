@@ -7,7 +7,7 @@ use super::ActiveCluster;
 use super::balance::Balancer;
 use crate::http1::client::ClientConn;
 use crate::http2::client::Http2Conn;
-use crate::stats::{Page, Scope};
+use crate::stats::{EndpointStat, Page, Scope};
 use crate::worker::state::Worker;
 use lateen_proxy_config::{Address, Cluster, EndpointSet, LocalityLb};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -54,6 +54,14 @@ impl Host {
             http2_waiting: super::wait::WaitLine::default(),
             stats: OnceCell::new(),
         })
+    }
+
+    /// An endpoint for one connection: it is not pooled and not listed.
+    pub(crate) fn passing(address: SocketAddr) -> Rc<Host> {
+        let host = Host::new(address, Box::default());
+        host.retired.set(true);
+        let _ = host.stats.set(Arc::new(Page::unlisted::<EndpointStat>()));
+        host
     }
 
     pub(crate) fn stats(&self, cluster: &ActiveCluster) -> &Arc<Page> {
@@ -161,10 +169,6 @@ impl HostSet {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host>> {
         self.all.values()
-    }
-
-    pub(super) fn retire_all(&self) {
-        self.all.values().for_each(|host| host.retire());
     }
 
     /// Retires what is not in `new`.
