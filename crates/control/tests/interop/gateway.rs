@@ -108,7 +108,7 @@ async fn splits_as_the_rule_says(plane: Plane, delta: bool, protocol: &str) {
     assert_eq!(split(&gateway, &other, 50).await[1], 0);
 
     mesh.distributed(1).await;
-    mesh.assert_synced(GATEWAY).await;
+    mesh.synced(GATEWAY).await;
     let status = mesh.status_of(GATEWAY).await;
     assert_eq!(status["protocol"], protocol);
     assert_eq!(gateway.envoy.rejected().await, Default::default());
@@ -281,7 +281,7 @@ spec:
     })
     .await;
     assert_eq!(line, "database hello");
-    mesh.assert_synced(GATEWAY).await;
+    mesh.synced(GATEWAY).await;
     assert_eq!(gateway.envoy.rejected().await, Default::default());
 }
 

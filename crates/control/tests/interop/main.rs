@@ -43,3 +43,4 @@ mod kubectl;
 mod mesh;
 mod requests;
 mod sidecar;
+mod wire;

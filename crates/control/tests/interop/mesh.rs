@@ -152,12 +152,18 @@ impl Mesh {
             .clone()
     }
 
-    /// Checks that a proxy has accepted everything of all four types.
-    pub async fn assert_synced(&self, proxy: &str) {
-        let status = self.status_of(proxy).await;
-        for kind in ["cds", "eds", "lds", "rds"] {
-            assert_eq!(status["types"][kind]["state"], "SYNCED", "{status:#}");
-        }
+    /// Waits until a proxy has asked for all four types and accepted everything of them. One that
+    /// has just connected asks for one after the other.
+    pub async fn synced(&self, proxy: &str) {
+        eventually(&format!("{proxy} is SYNCED"), async || {
+            let status = self.status_of(proxy).await;
+            let synced = |kind: &&str| status["types"][*kind]["state"] == "SYNCED";
+            match ["cds", "eds", "lds", "rds"].iter().all(synced) {
+                true => Ok(()),
+                false => Err(format!("{status:#}")),
+            }
+        })
+        .await;
     }
 
     /// A counter of the control plane's metrics, by its whole name with labels.

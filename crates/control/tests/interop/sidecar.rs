@@ -181,7 +181,7 @@ async fn a_sidecar_takes_the_applications_requests_to_services(plane: Plane) {
         }
     })
     .await;
-    mesh.assert_synced(SIDECAR).await;
+    mesh.synced(SIDECAR).await;
     assert_eq!(sidecar.envoy.rejected().await, Default::default());
 }
 
@@ -291,7 +291,7 @@ async fn a_sidecar_serves_its_workload_and_tcp_services(plane: Plane) {
         Ok(())
     })
     .await;
-    mesh.assert_synced(SIDECAR).await;
+    mesh.synced(SIDECAR).await;
     assert_eq!(sidecar.envoy.rejected().await, Default::default());
 }
 
