@@ -274,6 +274,17 @@ const REQUESTS: &[(&str, &[(&str, &str)])] = &[
     ("/exact", &[("x-request-id", "mine"), ("te", "trailers")]),
 ];
 
+/// Methods with the body that is sent.
+const METHODS: &[(&str, &str)] = &[
+    ("POST", "a body"),
+    ("POST", ""),
+    ("PUT", "a body"),
+    ("PATCH", ""),
+    ("DELETE", ""),
+    ("DELETE", "a body"),
+    ("HEAD", ""),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stock_envoy_and_our_proxy_answer_alike_as_gateway_and_as_sidecar() {
     let test = "stock_envoy_and_our_proxy_answer_alike_as_gateway_and_as_sidecar";
@@ -298,13 +309,18 @@ async fn stock_envoy_and_our_proxy_answer_alike_as_gateway_and_as_sidecar() {
     }
     let mut differences = Vec::new();
     for (kind, [envoy, own]) in [("gateway", mixed.gateways), ("sidecar", mixed.proxies)] {
-        for (path, headers) in REQUESTS {
-            let call = match kind {
-                "gateway" => Call::get("rules.test", path),
-                _ => Call::through_proxy("rules.test", path),
-            };
+        let call = |path: &str| match kind {
+            "gateway" => Call::get("rules.test", path),
+            _ => Call::through_proxy("rules.test", path),
+        };
+        let with_headers = REQUESTS.iter().map(|(path, headers)| {
             let add = |call: Call, (name, value): &(&str, &str)| call.header(name, value);
-            let call = headers.iter().fold(call, add);
+            headers.iter().fold(call(path), add)
+        });
+        let with_methods = METHODS
+            .iter()
+            .map(|(method, body)| call("/exact").method(method).body(*body));
+        for call in with_headers.chain(with_methods) {
             let theirs = comparable(&call.send(envoy).await.unwrap());
             let ours = comparable(&call.send(own).await.unwrap());
             if theirs != ours {
@@ -315,11 +331,7 @@ async fn stock_envoy_and_our_proxy_answer_alike_as_gateway_and_as_sidecar() {
         }
         for (name, to) in [("envoy", envoy), ("own", own)] {
             let path = format!("/flaky/2/{kind}/{name}");
-            let call = match kind {
-                "gateway" => Call::get("rules.test", &path),
-                _ => Call::through_proxy("rules.test", &path),
-            };
-            assert_eq!(call.send(to).await.unwrap().status, 200, "{name}");
+            assert_eq!(call(&path).send(to).await.unwrap().status, 200, "{name}");
             assert_eq!(echo.hits(&path), 3, "{name}");
         }
     }
