@@ -1,5 +1,7 @@
 //! Gateways that no proxy serves, or on ports their Service does not have.
 
+use std::collections::BTreeMap;
+
 use lateen_model::{Gateway, MeshSnapshot, labels_match};
 
 use crate::{Finding, Level, Subject, not_found};
@@ -24,14 +26,10 @@ fn of_gateway(snapshot: &MeshSnapshot, gateway: &Gateway) -> Vec<Finding> {
         .filter(|workload| labels_match(selector, &workload.labels))
         .collect();
     if served.is_empty() {
-        let written: Vec<String> = selector
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
         return vec![not_found(
             &subject,
             "selector",
-            &written.join(","),
+            &written(selector),
             "spec.selector".to_string(),
         )];
     }
@@ -47,13 +45,20 @@ fn of_gateway(snapshot: &MeshSnapshot, gateway: &Gateway) -> Vec<Finding> {
     });
     missing
         .map(|(index, port)| Finding {
-            code: "IST0104",
+            code: "IST0162",
             level: Level::Warning,
             subject: subject.clone(),
             message: format!(
-                "The gateway is listening on a target port (port {port}) that is not defined in the Service associated with its workload instances"
+                "The gateway is listening on a target port (port {port}) that is not defined in the Service associated with its workload instances (Pod selector {}). If you need to access the gateway port through the gateway Service, it will not be available.",
+                written(selector)
             ),
             path: format!("spec.servers[{index}].port.number"),
         })
         .collect()
+}
+
+/// `app=gateway,istio=ingressgateway`.
+fn written(selector: &BTreeMap<String, String>) -> String {
+    let pairs = selector.iter().map(|(key, value)| format!("{key}={value}"));
+    pairs.collect::<Vec<_>>().join(",")
 }

@@ -6,7 +6,9 @@
 //!
 //! What one object can say about itself is checked in `api`. No I/O here.
 
+mod destination_rules;
 mod gateways;
+mod services;
 mod virtual_services;
 
 use std::fmt;
@@ -62,6 +64,8 @@ impl fmt::Display for Finding {
 pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     let mut found = virtual_services::findings(snapshot);
     found.extend(gateways::findings(snapshot));
+    found.extend(destination_rules::findings(snapshot));
+    found.extend(services::findings(snapshot));
     found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
     found
 }

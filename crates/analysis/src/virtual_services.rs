@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use lateen_api::virtual_service::Destination;
-use lateen_model::{MESH_GATEWAY, MeshSnapshot, VirtualService, hostname};
+use lateen_model::{
+    Gateway, MESH_GATEWAY, MeshSnapshot, ServerHost, Service, VirtualService, hostname,
+};
 
 use crate::{Finding, Level, Subject, not_found};
 
@@ -29,66 +31,87 @@ fn subject(rule: &VirtualService) -> Subject {
 }
 
 fn gateways(snapshot: &MeshSnapshot, rule: &VirtualService, found: &mut Vec<Finding>) {
-    for (index, name) in rule
-        .gateways
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| *name != MESH_GATEWAY)
-    {
-        if !snapshot
-            .gateways()
-            .any(|gateway| gateway.full_name() == *name)
-        {
-            let mut finding = not_found(
-                &subject(rule),
-                "gateway",
-                name,
-                format!("spec.gateways[{index}]"),
-            );
-            let written = &rule.spec.gateways[index];
-            let elsewhere = snapshot
-                .gateways()
-                .find(|gateway| gateway.origin.name == *written);
-            if let Some(gateway) = elsewhere {
-                // The usual mistake: a bare name is looked for in the rule's own namespace.
-                finding.message += &format!("; did you mean {:?}?", gateway.full_name());
-            }
-            found.push(finding);
+    for (index, name) in rule.gateways.iter().enumerate() {
+        if name == MESH_GATEWAY {
+            continue;
+        }
+        let path = format!("spec.gateways[{index}]");
+        match snapshot.gateways().find(|g| g.full_name() == *name) {
+            None => found.push(missing_gateway(snapshot, rule, index, name, path)),
+            Some(gateway) => found.extend(host_not_in_gateway(rule, gateway, path)),
         }
     }
+}
+
+fn missing_gateway(
+    snapshot: &MeshSnapshot,
+    rule: &VirtualService,
+    index: usize,
+    name: &str,
+    path: String,
+) -> Finding {
+    let mut finding = not_found(&subject(rule), "gateway", name, path);
+    let written = rule.spec.gateways.get(index);
+    let elsewhere = snapshot
+        .gateways()
+        .find(|gateway| Some(&gateway.origin.name) == written);
+    if let Some(gateway) = elsewhere {
+        // The usual mistake: a bare name is looked for in the rule's own namespace.
+        finding.message += &format!("; did you mean {:?}?", gateway.full_name());
+    }
+    finding
+}
+
+/// A rule whose hosts no server of its gateway serves to the rule's namespace.
+fn host_not_in_gateway(rule: &VirtualService, gateway: &Gateway, path: String) -> Option<Finding> {
+    let mut hosts = gateway.spec.servers.iter().flat_map(|server| &server.hosts);
+    let served = hosts.any(|text| {
+        let server = ServerHost::parse(text, &gateway.origin.namespace);
+        server.admits(&rule.origin.namespace)
+            && rule
+                .hosts
+                .iter()
+                .any(|host| hostname::intersection(server.host, host).is_some())
+    });
+    (!served).then(|| Finding {
+        code: "IST0132",
+        level: Level::Warning,
+        subject: subject(rule),
+        message: format!(
+            "one or more host [{}] defined in VirtualService {}/{} not found in Gateway {}.",
+            rule.spec.hosts.join(" "),
+            rule.origin.namespace,
+            rule.origin.name,
+            gateway.full_name()
+        ),
+        path,
+    })
 }
 
 /// Every destination of a rule, with the path of the field.
 fn destinations(rule: &VirtualService) -> Vec<(&Destination, String)> {
     let mut all = Vec::new();
-    let http = rule.spec.http.iter().enumerate();
-    for (i, route) in http {
-        let targets = route
-            .route
-            .iter()
-            .enumerate()
-            .map(|(j, target)| (target.destination.as_ref(), j));
-        all.extend(
-            targets
-                .filter_map(|(d, j)| Some((d?, format!("spec.http[{i}].route[{j}].destination")))),
-        );
-        all.extend(
-            route
-                .mirror
-                .as_ref()
-                .map(|mirror| (mirror, format!("spec.http[{i}].mirror"))),
-        );
+    for (i, route) in rule.spec.http.iter().enumerate() {
+        for (j, target) in route.route.iter().enumerate() {
+            let path = format!("spec.http[{i}].route[{j}].destination");
+            all.extend(target.destination.as_ref().map(|to| (to, path)));
+        }
+        let path = format!("spec.http[{i}].mirror");
+        all.extend(route.mirror.as_ref().map(|to| (to, path)));
+        for (j, mirror) in route.mirrors.iter().enumerate() {
+            let path = format!("spec.http[{i}].mirrors[{j}].destination");
+            all.extend(mirror.destination.as_ref().map(|to| (to, path)));
+        }
     }
-    for (i, route) in rule.spec.tcp.iter().enumerate() {
-        let targets = route
-            .route
-            .iter()
-            .enumerate()
-            .map(|(j, target)| (target.destination.as_ref(), j));
-        all.extend(
-            targets
-                .filter_map(|(d, j)| Some((d?, format!("spec.tcp[{i}].route[{j}].destination")))),
-        );
+    let tcp = rule.spec.tcp.iter().map(|route| &route.route);
+    let tls = rule.spec.tls.iter().map(|route| &route.route);
+    let tcp = tcp.enumerate().map(|(i, route)| ("tcp", i, route));
+    let tls = tls.enumerate().map(|(i, route)| ("tls", i, route));
+    for (kind, i, route) in tcp.chain(tls) {
+        for (j, target) in route.iter().enumerate() {
+            let path = format!("spec.{kind}[{i}].route[{j}].destination");
+            all.extend(target.destination.as_ref().map(|to| (to, path)));
+        }
     }
     all
 }
@@ -133,8 +156,9 @@ fn destination_finding(
                 code: "IST0112",
                 level: Level::Error,
                 message: format!(
-                    "This VirtualService routes to a host {:?} that exposes multiple ports. Specifying a port in the destination is required to disambiguate.",
-                    destination.host
+                    "This VirtualService routes to a service {:?} that exposes multiple ports [{}]. Specifying a port in the destination is required to disambiguate.",
+                    destination.host,
+                    numbers(service)
                 ),
                 path: format!("{path}.port"),
                 subject,
@@ -154,6 +178,12 @@ fn destination_finding(
             format!("{path}.subset"),
         )
     })
+}
+
+/// Port numbers as Istio's messages list them.
+fn numbers(service: &Service) -> String {
+    let numbers = service.ports.iter().map(|port| port.number.to_string());
+    numbers.collect::<Vec<_>>().join(" ")
 }
 
 /// Timestamps have whole seconds, as in Kubernetes; names decide within one.

@@ -107,7 +107,101 @@ fn gateways_without_proxies_and_ports_without_services_are_found() {
             + &gateway("c", "ingressgateway", 80)),
         expect![[r#"
             spec.selector: Error [IST0101] (Gateway default/a) Referenced selector not found: "istio=nosuch"
-            spec.servers[0].port.number: Warning [IST0104] (Gateway default/b) The gateway is listening on a target port (port 8080) that is not defined in the Service associated with its workload instances
+            spec.servers[0].port.number: Warning [IST0162] (Gateway default/b) The gateway is listening on a target port (port 8080) that is not defined in the Service associated with its workload instances (Pod selector istio=ingressgateway). If you need to access the gateway port through the gateway Service, it will not be available.
+        "#]],
+    );
+}
+
+#[test]
+fn destination_rules_for_nobody_and_subsets_without_workloads_are_found() {
+    check(
+        r#"
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: reviews-v1, namespace: default}
+spec: {address: 127.0.0.1, labels: {app: reviews, version: v1}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec:
+  host: reviews
+  subsets: [{name: v1, labels: {version: v1}}, {name: v4, labels: {version: v4}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: typo, namespace: default}
+spec: {host: reveiws}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: all, namespace: default}
+spec:
+  host: "*.default.svc.cluster.local"
+  trafficPolicy:
+    tls: {mode: SIMPLE}
+    portLevelSettings: [{port: {number: 9080}, tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k}}]
+"#,
+        expect![[r#"
+            spec.trafficPolicy.portLevelSettings[0].tls: Warning [IST0129] (DestinationRule default/all) DestinationRule default/all in namespace default has TLS mode set to MUTUAL but no caCertificates are set to validate server identity for host: *.default.svc.cluster.local at port 9080
+            spec.trafficPolicy.tls: Warning [IST0128] (DestinationRule default/all) DestinationRule default/all in namespace default has TLS mode set to SIMPLE but no caCertificates are set to validate server identity for host: *.default.svc.cluster.local
+            spec.subsets[1].labels: Error [IST0173] (DestinationRule default/reviews) The Subset v4 defined in the DestinationRule does not select any pods. Which may lead to 503 UH (NoHealthyUpstream).
+            spec.host: Warning [IST0174] (DestinationRule default/typo) The host reveiws.default.svc.cluster.local defined in the DestinationRule does not match any services in the mesh.
+        "#]],
+    );
+}
+
+#[test]
+fn ports_without_a_protocol_and_external_tcp_without_addresses_are_found() {
+    check(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {name: legacy, namespace: default}
+spec: {ports: [{name: web, port: 8080}, {name: tcp-db, port: 5432}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: anywhere, namespace: default}
+spec: {hosts: [db.example.com], resolution: NONE, ports: [{number: 5432, name: tcp, protocol: TCP}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: allocated, namespace: default}
+spec: {hosts: [db2.example.com], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}
+"#,
+        expect![[r#"
+            spec.ports[0].name: Info [IST0118] (Service default/legacy) Port name web (port: 8080, targetPort: 8080) doesn't follow the naming convention of Istio port.
+            spec.ports[0].protocol: Warning [IST0134] (ServiceEntry default/anywhere) ServiceEntry addresses are required for this protocol.
+        "#]],
+    );
+}
+
+#[test]
+fn mirrors_and_hosts_that_the_gateway_does_not_serve_are_found() {
+    let gateway = r#"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: shop, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["./*.shop.example.com"]}]
+---
+"#;
+    let wrong = virtual_service(
+        "wrong",
+        "hosts: [shop.example.com], gateways: [shop], http: [{route: [{destination: {host: reviews}}], \
+         mirrors: [{destination: {host: reviews, subset: shadow}}]}]",
+    );
+    let right = virtual_service(
+        "right",
+        "hosts: [a.shop.example.com], gateways: [shop], http: [{route: [{destination: {host: reviews}}]}]",
+    );
+    check(
+        &format!("{gateway}{wrong}{right}"),
+        expect![[r#"
+            spec.gateways[0]: Warning [IST0132] (VirtualService default/wrong) one or more host [shop.example.com] defined in VirtualService default/wrong not found in Gateway default/shop.
+            spec.http[0].mirrors[0].destination.subset: Error [IST0101] (VirtualService default/wrong) Referenced host+subset in destinationrule not found: "reviews+shadow"
         "#]],
     );
 }

@@ -12,6 +12,7 @@
 //! in the first snapshot, so that a restart never pushes half a configuration.
 
 mod advice;
+pub mod analyze;
 mod error;
 mod mesh;
 mod monitoring;

@@ -8,7 +8,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::Method;
-use lateen_api::{Diagnostic, Kind, Mode, ParsedObject, Path, Severity};
+use lateen_api::{Diagnostic, Kind, Mode, ParsedObject, Severity};
 use serde_json::{Value, json};
 
 use crate::documents::{self, Documents, colour};
@@ -213,14 +213,7 @@ fn located(text: &str, parsed: &ParsedObject) -> Diagnostic {
 
 /// A warning at the line where `path` is written.
 fn at_path(path: &str, message: &str, parsed: &ParsedObject) -> Diagnostic {
-    let mut place = Path::root();
-    for part in path.split(['.', '[', ']']).filter(|part| !part.is_empty()) {
-        place = match part.parse() {
-            Ok(index) => place.index(index),
-            Err(_) => place.key(part),
-        };
-    }
-    let at = parsed.locate(&place);
+    let at = parsed.locate(&documents::place(path));
     Diagnostic {
         severity: Severity::Warning,
         code: None,

@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
 use crate::{
-    apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config, proxy_status, up,
-    validate, verify_install, version, wait,
+    analyze, apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config,
+    proxy_status, up, validate, verify_install, version, wait,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -43,6 +43,7 @@ pub enum Command {
     Delete(delete::Args),
     Wait(wait::Args),
     Validate(validate::Args),
+    Analyze(analyze::Args),
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::Args),
     #[command(visible_alias = "pc")]
@@ -68,6 +69,7 @@ pub fn dispatch(command: Command) -> Outcome {
         Command::Delete(args) => delete::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Validate(args) => validate::run(args),
+        Command::Analyze(args) => analyze::run(args),
         Command::ProxyStatus(args) => proxy_status::run(args),
         Command::ProxyConfig(args) => proxy_config::run(args),
         Command::VerifyInstall(args) => verify_install::run(args),

@@ -71,6 +71,15 @@ impl Documents {
     }
 }
 
+/// A field path as messages write it, `spec.http[0].route`.
+pub fn place(path: &str) -> lateen_api::Path {
+    let parts = path.split(['.', '[', ']']).filter(|part| !part.is_empty());
+    parts.fold(lateen_api::Path::root(), |place, part| match part.parse() {
+        Ok(index) => place.index(index),
+        Err(_) => place.key(part),
+    })
+}
+
 /// `1 error`, `2 errors`.
 pub fn plural(count: usize, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
@@ -82,7 +91,8 @@ pub fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-fn read_sources(files: &[String]) -> Result<Vec<Source>, Failure> {
+/// Reads `files`, directories and `-`, without looking at what is in them.
+pub fn read_sources(files: &[String]) -> Result<Vec<Source>, Failure> {
     let mut sources = Vec::new();
     for file in files {
         if file == "-" {

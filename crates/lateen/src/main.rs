@@ -6,6 +6,7 @@
 #[macro_use]
 mod output;
 
+mod analyze;
 mod apply;
 mod bootstrap;
 mod cli;

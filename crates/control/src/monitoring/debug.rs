@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use axum::extract::{Query, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -14,6 +14,9 @@ use lateen_xds::{ProxyStatus, Source, type_url};
 use serde_json::{Value, json};
 
 use super::Monitor;
+
+/// Bytes of objects that somebody may propose: a large mesh, as JSON.
+const MAX_PROPOSED: usize = 64 << 20;
 
 pub(crate) fn router(monitor: Monitor) -> Router {
     Router::new()
@@ -25,7 +28,12 @@ pub(crate) fn router(monitor: Monitor) -> Router {
         .route("/debug/configz", get(configz))
         .route("/debug/registryz", get(registryz))
         .route("/debug/endpointz", get(endpointz))
-        .route("/debug/findings", get(findings))
+        .route(
+            "/debug/findings",
+            get(findings)
+                .post(findings_with)
+                .layer(DefaultBodyLimit::max(MAX_PROPOSED)),
+        )
         .route("/debug/directoryz", get(directoryz))
         .route("/debug/config_dump", get(config_dump))
         .route("/debug/versionz", get(|| async { Json(super::version()) }))
@@ -45,7 +53,7 @@ async fn index() -> Json<Value> {
         "/debug/configz": "all configuration objects",
         "/debug/registryz": "services",
         "/debug/endpointz": "endpoints by service",
-        "/debug/findings": "what does not fit together, with Istio's message codes",
+        "/debug/findings": "what does not fit together, with Istio's message codes (POST a list of objects: as if they were applied)",
         "/debug/directoryz": "files of the configuration directory, with errors and warnings",
         "/debug/config_dump?proxyID=NAME.NAMESPACE": "the resources a proxy is given",
     }))
@@ -150,6 +158,23 @@ async fn endpointz(State(monitor): State<Monitor>) -> Json<Value> {
 async fn findings(State(monitor): State<Monitor>) -> Response {
     let mesh = monitor.mesh;
     let found = tokio::task::spawn_blocking(move || lateen_analysis::findings(&mesh.refresh()));
+    match found.await {
+        Ok(found) => Json(json!(found)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// What would be wrong if the objects of the body (a JSON list) were applied, and what stored
+/// objects have to say about themselves. Changes nothing.
+async fn findings_with(
+    State(monitor): State<Monitor>,
+    Json(proposed): Json<Vec<Value>>,
+) -> Response {
+    let found = tokio::task::spawn_blocking(move || {
+        let (_, stored) = monitor.mesh.store().list(|_| true);
+        let stored: Vec<Value> = stored.iter().map(|object| object.document()).collect();
+        crate::analyze::findings(&stored, &proposed)
+    });
     match found.await {
         Ok(found) => Json(json!(found)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
