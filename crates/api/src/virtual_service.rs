@@ -40,12 +40,12 @@ message! {
         /// Of the whole request with all tries; none means no limit.
         effective timeout: Option<Duration>,
         effective retries: Option<HttpRetry>,
-        pending fault: Option<HttpFaultInjection>,
+        effective fault: Option<HttpFaultInjection>,
         pending mirror: Option<Destination>,
         pending mirrors: Vec<HttpMirrorPolicy>,
         pending mirror_percent "mirrorPercent": Option<u32> => "use mirrorPercentage",
         pending mirror_percentage "mirrorPercentage": Option<Percent>,
-        pending cors_policy "corsPolicy": Option<CorsPolicy>,
+        effective cors_policy "corsPolicy": Option<CorsPolicy>,
         effective headers: Option<Headers>,
     }
 }
@@ -297,6 +297,33 @@ message! {
         /// Without it no request is aborted.
         effective percentage: Option<Percent>,
     }
+}
+
+/// Names of gRPC's status codes, each at the place of its number.
+pub const GRPC_STATUS: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// The number of a gRPC status.
+pub fn grpc_status_code(name: &str) -> Option<u32> {
+    let at = GRPC_STATUS.iter().position(|known| *known == name)?;
+    u32::try_from(at).ok()
 }
 
 message! {

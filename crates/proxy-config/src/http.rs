@@ -1,6 +1,7 @@
 //! The HTTP connection manager: how a chain speaks HTTP, and where requests get their route.
 
 use crate::AccessLog;
+use crate::http_filter::HttpFilter;
 use crate::route::RouteTable;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,19 +66,6 @@ pub enum RouteSource {
     /// Discovered under this name.
     Rds(Arc<str>),
     Inline(Arc<RouteTable>),
-}
-
-/// One HTTP filter.
-#[derive(Clone, Debug)]
-pub enum HttpFilter {
-    Router(RouterFilter),
-}
-
-/// `envoy.filters.http.router`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RouterFilter {
-    /// Do not add `x-envoy-*` headers to requests and responses.
-    pub suppress_envoy_headers: bool,
 }
 
 /// What happens to the `server` header of a response.

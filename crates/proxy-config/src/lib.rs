@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `listener.rs`, `http.rs`, `cluster.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
+//! | `listener.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
 //! | `compile/` | Envoy's messages to those types, one file per message |
 //! | `path.rs`, `re2.rs` | path normalisation, RE2 syntax on the `regex` crate |
 //!
@@ -23,6 +23,7 @@ mod endpoint;
 mod error;
 mod headers;
 mod http;
+mod http_filter;
 mod listener;
 pub mod path;
 pub mod re2;
@@ -40,8 +41,11 @@ pub use error::{Compiled, ConfigError, Notice};
 pub use headers::{AppendAction, HeaderMutation, HeaderMutations, HeaderOps, HeaderTemplate};
 pub use http::{
     Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
-    HttpFilter, RouteSource, RouterFilter, ServerHeader, StripPort, Timeouts, Underscores,
-    Upgrades,
+    RouteSource, ServerHeader, StripPort, Timeouts, Underscores, Upgrades,
+};
+pub use http_filter::{
+    AbortStatus, CorsPolicy, Fault, FaultAbort, FaultFilter, HttpFilter, Origins, PerRoute,
+    RouteFilters, RouterFilter,
 };
 pub use listener::{
     FilterChain, FilterChainMatch, Listener, ListenerFilters, Network, SourceType, TcpCluster,

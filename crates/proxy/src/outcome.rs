@@ -18,6 +18,10 @@ pub enum Outcome {
     DirectResponse,
     /// A `redirect` of the route.
     Redirected,
+    /// A fault of the route ended it.
+    FaultAbort,
+    /// A CORS preflight, answered as the route's policy says.
+    CorsPreflight,
     /// No virtual host, or no route in it, fits the request.
     NoRoute,
     /// The route table the listener names has not arrived.
@@ -119,6 +123,8 @@ impl Outcome {
         Outcome::Answered,
         Outcome::DirectResponse,
         Outcome::Redirected,
+        Outcome::FaultAbort,
+        Outcome::CorsPreflight,
         Outcome::NoRoute,
         Outcome::NoRouteTable,
         Outcome::NoCluster,
@@ -156,6 +162,8 @@ impl Outcome {
             Outcome::Answered => row(0, "", "via_upstream", ""),
             Outcome::DirectResponse => row(0, "", "direct_response", ""),
             Outcome::Redirected => row(0, "", "direct_response", ""),
+            Outcome::FaultAbort => row(0, "FI", "fault_filter_abort", "fault filter abort"),
+            Outcome::CorsPreflight => row(0, "", "cors_response", ""),
             Outcome::NoRoute => row(404, "NR", "route_not_found", "").http(H::NoRoute),
             Outcome::NoRouteTable => row(404, "NR", "route_configuration_not_found", ""),
             Outcome::NoCluster => row(503, "NC", "cluster_not_found", "").http(H::NoCluster),

@@ -125,6 +125,12 @@ stat_set! {
         RqDirectResponse Counter "rq_direct_response",
         RqRedirect Counter "rq_redirect",
         RqTotal Counter "rq_total",
+        FaultAbortsInjected Counter "fault.aborts_injected",
+        FaultDelaysInjected Counter "fault.delays_injected",
+        FaultsOverflow Counter "fault.faults_overflow",
+        ActiveFaults Gauge "fault.active_faults",
+        CorsOriginValid Counter "cors.origin_valid",
+        CorsOriginInvalid Counter "cors.origin_invalid",
     }
 }
 

@@ -3,7 +3,8 @@
 
 use lateen_model::MeshSettings;
 
-use crate::envoy::{self, accesslog, core, file_log, hcm, route, router, tcp};
+use crate::envoy::{self, accesslog, core, file_log, hcm, route, tcp};
+use crate::filters;
 
 /// Which side of which proxy a listener serves; decides header and trust settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,10 +35,7 @@ pub fn http(
     hcm::HttpConnectionManager {
         codec_type: part::CodecType::Auto as i32,
         stat_prefix,
-        http_filters: vec![envoy::http_filter(
-            "envoy.filters.http.router",
-            &router::Router::default(),
-        )],
+        http_filters: filters::chain(),
         server_name: match side {
             Side::SidecarOutbound => String::new(),
             Side::SidecarInbound | Side::Gateway => SERVER_NAME.to_string(),

@@ -5,7 +5,8 @@
 
 use lateen_model::{MeshSnapshot, Proxy, Service, ServicePort, hostname};
 
-use crate::envoy::{self, cluster, hcm, listener, router};
+use crate::envoy::{self, cluster, hcm, listener};
+use crate::filters;
 use crate::names;
 
 use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
@@ -36,10 +37,7 @@ pub fn target<'a>(
 /// The listener for the dialled `name`.
 pub fn api_listener(name: &str, service: &Service, port: &ServicePort) -> listener::Listener {
     let manager = hcm::HttpConnectionManager {
-        http_filters: vec![envoy::http_filter(
-            "envoy.filters.http.router",
-            &router::Router::default(),
-        )],
+        http_filters: filters::grpc_chain(),
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(
             hcm::Rds {
                 config_source: Some(envoy::ads()),

@@ -11,6 +11,7 @@ mod clusters;
 mod connection_manager;
 mod endpoints;
 mod envoy;
+mod filters;
 mod gateway;
 mod grpc;
 mod listeners;

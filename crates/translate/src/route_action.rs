@@ -12,6 +12,7 @@ use lateen_api::virtual_service::{
 use lateen_model::hostname;
 
 use crate::envoy::{self, core, matcher, route};
+use crate::filters;
 use crate::names;
 
 use route::route::Action;
@@ -141,6 +142,8 @@ pub fn apply(
     to: &Destinations<'_>,
 ) {
     add_headers(rule.headers.as_ref(), made);
+    let configs = filters::per_route(rule).into_iter();
+    made.typed_per_filter_config = configs.map(|(name, any)| (name.to_owned(), any)).collect();
     made.action = Some(if let Some(redirect) = &rule.redirect {
         Action::Redirect(redirect_action(redirect, to.listen_port))
     } else if let Some(answer) = &rule.direct_response {

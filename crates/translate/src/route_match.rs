@@ -148,7 +148,7 @@ fn query_parameter(name: &str, value: &StringMatch) -> route::QueryParameterMatc
 }
 
 /// `None` means "present": an empty match, or the literal regex `*` (fact 3).
-fn pattern(value: &StringMatch) -> Option<MatchPattern> {
+pub fn pattern(value: &StringMatch) -> Option<MatchPattern> {
     match value {
         StringMatch::Present => None,
         StringMatch::Regex(pattern) if pattern == "*" => None,

@@ -13,7 +13,7 @@ use crate::cache::ById;
 use crate::envoy::{core, route};
 use crate::gateway::GatewayPort;
 use crate::route_match::Audience;
-use crate::virtual_hosts::VirtualHostKey;
+use crate::virtual_hosts::{VirtualHostKey, append};
 
 /// Port of a rule host that no service stands behind: Istio serves it on 80 only.
 const UNREGISTERED_PORT: u32 = 80;
@@ -318,12 +318,13 @@ pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: Rest) -> Vec<u
         max_direct_response_body_size_bytes: crate::envoy::u32_value(1024 * 1024),
         ..Default::default()
     };
+    const VIRTUAL_HOSTS: u32 = 2;
     let mut bytes = table.encode_to_vec();
     for one in virtual_hosts {
-        append_virtual_host(&mut bytes, one);
+        append(VIRTUAL_HOSTS, one, &mut bytes);
     }
     for one in fallback {
-        append_virtual_host(&mut bytes, &one.encode_to_vec());
+        append(VIRTUAL_HOSTS, &one.encode_to_vec(), &mut bytes);
     }
     bytes
 }
@@ -336,14 +337,6 @@ pub enum Rest {
     /// The port in the Host header does not matter.
     IgnorePorts,
     Nothing,
-}
-
-fn append_virtual_host(bytes: &mut Vec<u8>, encoded: &[u8]) {
-    use prost::encoding::{WireType, encode_key, encode_varint};
-    const VIRTUAL_HOSTS: u32 = 2;
-    encode_key(VIRTUAL_HOSTS, WireType::LengthDelimited, bytes);
-    encode_varint(encoded.len() as u64, bytes);
-    bytes.extend_from_slice(encoded);
 }
 
 fn block_all() -> route::VirtualHost {

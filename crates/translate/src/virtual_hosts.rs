@@ -31,7 +31,37 @@ pub struct VirtualHostKey {
 
 /// The encoded virtual host. Route tables are put together from these bytes.
 pub fn encode(key: &VirtualHostKey) -> Vec<u8> {
-    virtual_host(key).encode_to_vec()
+    const ROUTES: u32 = 3;
+    let mut host = virtual_host(key);
+    let routes = std::mem::take(&mut host.routes);
+    let mut bytes = host.encode_to_vec();
+    for one in routes {
+        append(ROUTES, &encode_route(one), &mut bytes);
+    }
+    bytes
+}
+
+/// A route with its map of filter configurations in a fixed order: maps encode in any order, and
+/// what is sent anew depends on whether the bytes differ.
+fn encode_route(mut made: route::Route) -> Vec<u8> {
+    const TYPED_PER_FILTER_CONFIG: u32 = 13;
+    let filters: BTreeMap<_, _> = made.typed_per_filter_config.drain().collect();
+    let mut bytes = made.encode_to_vec();
+    for (name, config) in filters {
+        let mut entry = Vec::new();
+        append(1, name.as_bytes(), &mut entry);
+        append(2, &config.encode_to_vec(), &mut entry);
+        append(TYPED_PER_FILTER_CONFIG, &entry, &mut bytes);
+    }
+    bytes
+}
+
+/// Appends one value of a field to an encoded message.
+pub fn append(field: u32, value: &[u8], bytes: &mut Vec<u8>) {
+    use prost::encoding::{WireType, encode_key, encode_varint};
+    encode_key(field, WireType::LengthDelimited, bytes);
+    encode_varint(value.len() as u64, bytes);
+    bytes.extend_from_slice(value);
 }
 
 fn virtual_host(key: &VirtualHostKey) -> route::VirtualHost {

@@ -324,27 +324,6 @@ fn retry_on(check: &mut Checker, conditions: &str) {
     }
 }
 
-/// Names of gRPC's status codes.
-const GRPC_STATUS: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 fn fault(check: &mut Checker, fault: &HttpFaultInjection) {
     if fault.delay.is_none() && fault.abort.is_none() {
         check.error("HTTP fault injection must have an abort and/or a delay");

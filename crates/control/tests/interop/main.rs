@@ -35,8 +35,10 @@ macro_rules! on_both {
 }
 
 mod changes;
+mod cors;
 mod documents;
 mod edges;
+mod faults;
 mod gateway;
 mod grpc;
 mod kubectl;

@@ -12,7 +12,7 @@ use crate::gateway::{rule, served};
 use crate::mesh::{GATEWAY, Gateway, Mesh, Reviews, service, workload};
 
 /// A gateway, the service `reviews`, and rules for `hosts` that are in force.
-async fn gateway_with(
+pub async fn gateway_with(
     plane: Plane,
     test: &str,
     hosts: &[(&str, &str)],

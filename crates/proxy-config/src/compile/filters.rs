@@ -1,14 +1,15 @@
 //! HTTP filters of connection managers, and their configuration per route.
 
+use super::fault_and_cors::{cors_policy, fault, fault_filter};
 use super::scope::{At, report};
 use super::values::{any, decode, flag, non_empty, required};
-use crate::{ConfigError, HttpFilter, RouterFilter};
+use crate::{ConfigError, HttpFilter, PerRoute, RouteFilters, RouterFilter};
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::google::protobuf::Any;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Filters that only observe; a request and its answer are the same without them.
 const OBSERVERS: &[(&str, &str)] = &[
@@ -37,6 +38,11 @@ const OBSERVERS: &[(&str, &str)] = &[
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
+const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
+/// Names under which routes speak of these filters. A route's word is for the filter of that name,
+/// so another name is refused rather than guessed.
+const FAULT_NAME: &str = "envoy.filters.http.fault";
+const CORS_NAME: &str = "envoy.filters.http.cors";
 const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 /// `xds.type.v3.TypedStruct`: a configuration as JSON, for types a control plane has not compiled in.
 /// Only the name of the type is read.
@@ -63,6 +69,14 @@ pub(crate) fn http_filters(
             return Err(
                 at.error("the last filter must be envoy.filters.http.router, and no other may be")
             );
+        }
+        if let Some(filter) = &filter {
+            let same = |other: &HttpFilter| {
+                std::mem::discriminant(other) == std::mem::discriminant(filter)
+            };
+            if filters.iter().any(same) {
+                return Err(at.error("the same filter stands in this chain twice"));
+            }
         }
         filters.extend(filter);
     }
@@ -101,9 +115,15 @@ fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter
             decode(bytes, at)?,
             at,
         )?))),
-        CORS => Ok(None),
-        // Without a configuration it injects nothing; faults come with routes, which reject them.
-        FAULT if !in_struct && decode::<HttpFault>(bytes, at)? == HttpFault::default() => Ok(None),
+        CORS if !in_struct => {
+            named(&name, CORS_NAME, at)?;
+            Ok(Some(HttpFilter::Cors))
+        }
+        FAULT if !in_struct => {
+            named(&name, FAULT_NAME, at)?;
+            let filter = fault_filter(decode(bytes, at)?, at)?;
+            Ok(Some(HttpFilter::Fault(filter)))
+        }
         kind => observer_or_error(&name, kind, is_optional, at).map(|()| None),
     }
 }
@@ -134,13 +154,22 @@ pub(crate) fn upstream_filters(
     Ok(())
 }
 
-/// Configuration of filters for one route, virtual host or weighted cluster.
+fn named(name: &str, expected: &str, at: At<'_>) -> Result<(), ConfigError> {
+    if name == expected {
+        return Ok(());
+    }
+    Err(at.error(format!("this filter must be named '{expected}'")))
+}
+
+/// Configuration of filters for a table, virtual host or route, over what holds around it.
 pub(crate) fn per_filter_config(
     configs: HashMap<String, Any>,
+    around: &RouteFilters,
     at: At<'_>,
-) -> Result<(), ConfigError> {
+) -> Result<RouteFilters, ConfigError> {
     let mut configs: Vec<_> = configs.into_iter().collect();
     configs.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut filters = around.clone();
     for (name, config) in &configs {
         let at = at.key("typed_per_filter_config", name);
         match any(config) {
@@ -150,31 +179,63 @@ pub(crate) fn per_filter_config(
                     is_optional,
                     disabled,
                 } = decode(bytes, at)?;
-                let Some(config) = config else {
-                    if disabled {
-                        at.notice("no filter is there to disable");
-                    }
-                    continue;
-                };
-                one_per_filter_config(name, &config, is_optional, at)?;
+                if disabled {
+                    turn_off(name, &mut filters, at);
+                } else if let Some(config) = config {
+                    one_per_filter_config(name, &config, is_optional, &mut filters, at)?;
+                }
             }
-            _ => one_per_filter_config(name, config, false, at)?,
+            _ => one_per_filter_config(name, config, false, &mut filters, at)?,
         }
     }
+    Ok(filters)
+}
+
+/// The same for a weighted cluster, where nothing but observers can be configured so far.
+pub(crate) fn per_cluster_config(
+    configs: HashMap<String, Any>,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    let filters = per_filter_config(configs, &RouteFilters::default(), at)?;
+    if filters.fault.is_said() || filters.cors.is_said() {
+        return Err(at.field("typed_per_filter_config").not_supported());
+    }
     Ok(())
+}
+
+fn turn_off(name: &str, filters: &mut RouteFilters, at: At<'_>) {
+    match name {
+        FAULT_NAME => filters.fault = PerRoute::Off,
+        CORS_NAME => filters.cors = PerRoute::Off,
+        _ => at.notice("no filter is there to disable"),
+    }
 }
 
 fn one_per_filter_config(
     name: &str,
     config: &Any,
     is_optional: bool,
+    filters: &mut RouteFilters,
     at: At<'_>,
 ) -> Result<(), ConfigError> {
     let (kind, bytes, in_struct) = unwrap_struct(config, at)?;
-    if kind == FAULT && !in_struct && decode::<HttpFault>(bytes, at)? == HttpFault::default() {
-        return Ok(());
+    match kind.as_str() {
+        FAULT if !in_struct => {
+            named(name, FAULT_NAME, at)?;
+            filters.fault = PerRoute::Use(Arc::new(fault(decode(bytes, at)?, at)?));
+            Ok(())
+        }
+        CORS_POLICY if !in_struct => {
+            named(name, CORS_NAME, at)?;
+            let mut policy = cors_policy(decode(bytes, at)?, at)?;
+            if let PerRoute::Use(wider) = &filters.cors {
+                policy = policy.or(wider);
+            }
+            filters.cors = PerRoute::Use(Arc::new(policy));
+            Ok(())
+        }
+        kind => observer_or_error(name, kind, is_optional, at),
     }
-    observer_or_error(name, &kind, is_optional, at)
 }
 
 /// Observers are reported. So is a filter that the control plane itself calls optional, unless it

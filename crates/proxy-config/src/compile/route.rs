@@ -45,7 +45,7 @@ pub(crate) fn route(
     report!(at, "spans are not made"; tracing);
     report!(at, "64 KiB of a request are kept for retries"; per_request_buffer_limit_bytes, request_body_buffer_limit);
     report!(at, "requests are not counted by route"; stat_prefix);
-    filters::per_filter_config(typed_per_filter_config, at)?;
+    let filters = filters::per_filter_config(typed_per_filter_config, &inherited.filters, at)?;
     let match_at = at.field("match");
     let matcher = route_matcher(required(r#match, match_at)?, match_at)?;
     let mut retry = inherited.retry.clone();
@@ -83,6 +83,7 @@ pub(crate) fn route(
             at,
         )?,
         retry,
+        filters,
         decorator: decorator
             .map(|d| decorate(d, at.field("decorator")))
             .transpose()?,

@@ -308,7 +308,7 @@ fn weighted_cluster(
         host_rewrite_specifier,
     } = message;
     reject!(at; metadata_match);
-    filters::per_filter_config(typed_per_filter_config, at)?;
+    filters::per_cluster_config(typed_per_filter_config, at)?;
     let target = match (name.is_empty(), cluster_header.is_empty()) {
         (false, true) => ClusterName::Name(name.into()),
         (true, false) => {

@@ -170,10 +170,14 @@ pub(crate) fn runtime_fractional_percent(
             .notice("there is no runtime; the default value holds");
     }
     let at = at.field("default_value");
+    fraction(required(default_value, at)?, at)
+}
+
+pub(crate) fn fraction(message: FractionalPercent, at: At<'_>) -> Result<Fraction, ConfigError> {
     let FractionalPercent {
         numerator,
         denominator,
-    } = required(default_value, at)?;
+    } = message;
     let denominator = match known(denominator, at.field("denominator"))? {
         DenominatorType::Hundred => 100,
         DenominatorType::TenThousand => 10_000,

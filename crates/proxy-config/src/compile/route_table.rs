@@ -6,10 +6,10 @@ use super::retry::retry_policy;
 use super::route::route;
 use super::scope::{At, reject, report};
 use super::values::{flag, known, metadata, non_empty};
-use crate::ConfigError;
 use crate::route::domains::{DomainError, DomainIndex};
 use crate::route::index::RouteIndex;
 use crate::route::{RequireTls, RetryPolicy, RouteTable, VirtualHost};
+use crate::{ConfigError, RouteFilters};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use std::sync::Arc;
 
@@ -46,7 +46,8 @@ pub(crate) fn route_table(
         at.field("validate_clusters")
             .notice("clusters are looked up per request");
     }
-    filters::per_filter_config(typed_per_filter_config, at)?;
+    let around = RouteFilters::default();
+    let filters = filters::per_filter_config(typed_per_filter_config, &around, at)?;
     let limits = Limits {
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         direct_response_body: max_direct_response_body_size_bytes.map_or(4096, |v| v.value)
@@ -57,7 +58,7 @@ pub(crate) fn route_table(
     let mut hosts = Vec::with_capacity(virtual_hosts.len());
     for (i, host) in virtual_hosts.into_iter().enumerate() {
         let at = at.item("virtual_hosts", i);
-        let host = virtual_host(host, limits, at)?;
+        let host = virtual_host(host, &filters, limits, at)?;
         index_domains(&mut domains, &host, i, at)?;
         hosts.push(Arc::new(host));
     }
@@ -113,6 +114,7 @@ fn index_domains(
 
 fn virtual_host(
     message: pb::VirtualHost,
+    around: &RouteFilters,
     limits: Limits,
     at: At<'_>,
 ) -> Result<VirtualHost, ConfigError> {
@@ -148,13 +150,14 @@ fn virtual_host(
     report!(at, "x-envoy-is-timeout-retry is not sent"; include_is_timeout_retry_header);
     report!(at, "64 KiB of a request are kept for retries"; per_request_buffer_limit_bytes, request_body_buffer_limit);
     report_mirrors(&request_mirror_policies, at);
-    filters::per_filter_config(typed_per_filter_config, at)?;
+    let filters = filters::per_filter_config(typed_per_filter_config, around, at)?;
     let retry = retries
         .map(|r| retry_policy(r, at.field("retry_policy")))
         .transpose()?
         .map(Arc::new);
     let inherited = Inherited {
         retry,
+        filters,
         body_limit: request_body_buffer_limit
             .map(|v| v.value)
             .or(per_request_buffer_limit_bytes.map(|v| v.value.into())),
@@ -197,5 +200,6 @@ fn virtual_host(
 /// What a route takes over from its virtual host when it says nothing itself.
 pub(crate) struct Inherited {
     pub retry: Option<Arc<RetryPolicy>>,
+    pub filters: RouteFilters,
     pub body_limit: Option<u64>,
 }

@@ -4,7 +4,7 @@ use super::domains::DomainIndex;
 use super::index::RouteIndex;
 use super::matcher::matched_path;
 use super::{Decorator, RetryPolicy, RouteAction, RouteMatcher};
-use crate::{HeaderOps, Metadata, RequestView};
+use crate::{HeaderOps, Metadata, RequestView, RouteFilters};
 use std::sync::Arc;
 
 /// One route table (`envoy.config.route.v3.RouteConfiguration`).
@@ -81,6 +81,8 @@ pub struct Route {
     pub headers: HeaderOps,
     /// Retries of this route, or of its virtual host.
     pub retry: Option<Arc<RetryPolicy>>,
+    /// Of this route, its virtual host and its table.
+    pub filters: RouteFilters,
     pub decorator: Option<Decorator>,
     /// How much of a request body may be kept for a retry; [`None`]: the listener's buffer limit.
     pub request_body_buffer_limit: Option<u64>,

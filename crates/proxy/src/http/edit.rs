@@ -3,6 +3,7 @@
 //! Pure changes of heads: no waiting, no sockets.
 
 use super::exchange::Exchange;
+use super::filters;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known, list};
 use super::request::Routed;
@@ -337,6 +338,7 @@ pub(super) fn response_to_client(
                 Decimal::new(u64::from(x.tries)).as_bytes(),
             );
         }
+        filters::response(x, routed, head);
     }
     let manager = &x.service.manager;
     if !head.headers.has(Known::Date) {

@@ -3,6 +3,7 @@
 //! Invariant: every request that began is finished exactly once, with one outcome, one count and
 //! one line per access log.
 
+use super::filters::ActiveFault;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known};
 use super::request::Routed;
@@ -51,6 +52,11 @@ pub(crate) struct Exchange {
     pub timeout: Option<std::time::Duration>,
     /// Which of the weighted clusters was chosen.
     pub weighted: Option<usize>,
+    /// A fault delayed it.
+    pub delayed: bool,
+    pub fault: Option<ActiveFault>,
+    /// The origin that the answer has to name.
+    pub cors_origin: Option<Box<[u8]>>,
 }
 
 impl Exchange {
@@ -88,6 +94,9 @@ impl Exchange {
             upstream_http2: false,
             timeout: None,
             weighted: None,
+            delayed: false,
+            fault: None,
+            cors_origin: None,
         }
     }
 
@@ -125,25 +134,18 @@ impl Exchange {
     }
 
     fn flags(&self) -> Flags {
-        let flag = self.outcome.row().flag;
-        match (flag, self.retries_exhausted) {
-            ("", false) => Flags {
-                words: ["", ""],
-                len: 0,
-            },
-            (flag, false) => Flags {
-                words: [flag, ""],
-                len: 1,
-            },
-            ("", true) => Flags {
-                words: ["URX", ""],
-                len: 1,
-            },
-            (flag, true) => Flags {
-                words: [flag, "URX"],
-                len: 2,
-            },
+        let mut flags = Flags::default();
+        for (set, word) in [
+            (self.delayed, "DI"),
+            (true, self.outcome.row().flag),
+            (self.retries_exhausted, "URX"),
+        ] {
+            if set && !word.is_empty() {
+                flags.words[flags.len] = word;
+                flags.len += 1;
+            }
         }
+        flags
     }
 
     /// Counts and logs the request, and gives its memory back.
@@ -196,10 +198,10 @@ impl Exchange {
     }
 }
 
-/// Up to two response flags, without allocating.
-#[derive(Clone, Copy)]
+/// Up to three response flags, without allocating.
+#[derive(Clone, Copy, Default)]
 struct Flags {
-    words: [&'static str; 2],
+    words: [&'static str; 3],
     len: usize,
 }
 

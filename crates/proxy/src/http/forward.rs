@@ -8,7 +8,7 @@ use super::exchange::Exchange;
 use super::head::{BodyLength, ResponseHead};
 use super::headers::Known;
 use super::local;
-use super::prepare::{choose_cluster, rewrite, upgrade_allowed};
+use super::prepare::{choose_cluster, rewrite};
 use super::progress::{Due, RequestBody};
 use super::relay;
 use super::request::Routed;
@@ -53,9 +53,6 @@ pub(super) async fn forward<D: Downstream>(
     routed: Routed<'_>,
     to: &Forward,
 ) {
-    if x.request.upgrade && !upgrade_allowed(x, to) {
-        return local::refuse_as(x, down, Some(routed), Outcome::UpgradeNotAllowed, 403).await;
-    }
     let chosen = choose_cluster(x, to);
     let (Some(cluster), ops, host_rewrite) = chosen else {
         let status = to.cluster_not_found_status;

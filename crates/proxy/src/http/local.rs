@@ -84,13 +84,26 @@ pub(super) async fn send<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
     routed: Option<Routed<'_>>,
+    head: ResponseHead,
+    body: &[u8],
+) {
+    send_as(x, down, routed, head, body, None).await;
+}
+
+/// The same with a `grpc-status` that does not follow from the HTTP status.
+pub(super) async fn send_as<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    routed: Option<Routed<'_>>,
     mut head: ResponseHead,
     body: &[u8],
+    grpc: Option<u32>,
 ) {
     edit::response_to_client(x, routed, &mut head);
     let mut body = body;
-    if x.request.is_grpc() && x.outcome != Outcome::DirectResponse {
-        as_grpc(&mut head, body);
+    let as_it_is = matches!(x.outcome, Outcome::DirectResponse | Outcome::CorsPreflight);
+    if x.request.is_grpc() && !as_it_is {
+        as_grpc(&mut head, body, grpc);
         body = b"";
     }
     if x.request.method == Method::Head {
@@ -138,8 +151,9 @@ async fn drain<D: Downstream>(x: &Exchange, down: &mut D) {
 }
 
 /// gRPC clients look at `grpc-status`, and only when the HTTP status is 200.
-fn as_grpc(head: &mut ResponseHead, body: &[u8]) {
-    let status = encode::Decimal::new(u64::from(grpc_status(head.status)));
+fn as_grpc(head: &mut ResponseHead, body: &[u8], status: Option<u32>) {
+    let status = status.unwrap_or_else(|| grpc_status(head.status).into());
+    let status = encode::Decimal::new(u64::from(status));
     head.status = 200;
     head.body = BodyLength::None;
     head.headers.remove(Known::ContentLength);

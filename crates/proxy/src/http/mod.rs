@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `request.rs` | **the way of one request, top to bottom: begin here** |
+//! | `filters/` | the filters in front of the router: fault, CORS |
 //! | `prepare.rs` | what the route decides: cluster, path, authority |
 //! | `forward.rs` | tries: choose an endpoint, send, wait for the response, retry |
 //! | `progress.rs` | how far the body has come, and the deadlines |
@@ -20,6 +21,7 @@
 pub(crate) mod conn;
 pub(crate) mod edit;
 pub(crate) mod exchange;
+pub(crate) mod filters;
 mod forward;
 pub(crate) mod head;
 pub(crate) mod headers;

@@ -5,22 +5,25 @@ use super::headers::Known;
 use super::request::Routed;
 use crate::upstream::ActiveCluster;
 use lateen_proxy_config::HeaderOps;
-use lateen_proxy_config::route::{ClusterName, ClusterTarget, Forward};
+use lateen_proxy_config::route::{ClusterName, ClusterTarget, Forward, RouteAction};
 use std::rc::Rc;
 
-/// Whether the route, or else the connection manager, lets this upgrade pass.
-pub(super) fn upgrade_allowed(x: &Exchange, to: &Forward) -> bool {
-    let kind = x
-        .request
-        .headers
-        .get(Known::Upgrade)
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+/// Whether the request asks for no upgrade, or for one that the route, or else the connection
+/// manager, lets pass.
+pub(super) fn upgrade_allowed(x: &Exchange, routed: Routed<'_>) -> bool {
+    if !x.request.upgrade {
+        return true;
+    }
+    let asked = x.request.headers.get(Known::Upgrade).unwrap_or_default();
+    let kind = asked.to_ascii_lowercase();
     let Ok(kind) = std::str::from_utf8(&kind) else {
         return false;
     };
-    to.upgrades
-        .get(kind)
+    let of_route = match &routed.route.action {
+        RouteAction::Forward(to) => to.upgrades.get(kind),
+        _ => None,
+    };
+    of_route
         .or_else(|| x.service.manager.upgrades.get(kind))
         .unwrap_or(false)
 }

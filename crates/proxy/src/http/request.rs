@@ -9,10 +9,12 @@
 
 use super::edit;
 use super::exchange::Exchange;
+use super::filters::{self, Flow};
 use super::forward;
 use super::head::{Method, RequestHead, Version};
 use super::headers::Known;
 use super::local;
+use super::prepare::upgrade_allowed;
 use super::service::HttpService;
 use super::stream::Downstream;
 use crate::listener::ConnInfo;
@@ -68,11 +70,14 @@ pub(crate) async fn serve<D: Downstream>(
         Decision::RedirectTo(status, location) => {
             local::redirect(&mut x, down, None, status, &location).await;
         }
-        Decision::Route(routed) => match &routed.route.action {
-            RouteAction::Forward(to) => forward::forward(&mut x, down, routed, to).await,
-            RouteAction::Redirect(to) => redirect(&mut x, down, routed, to).await,
-            RouteAction::DirectResponse(answer) => direct(&mut x, down, routed, answer).await,
-        },
+        Decision::Route(routed) if !upgrade_allowed(&x, routed) => {
+            local::refuse_as(&mut x, down, Some(routed), Outcome::UpgradeNotAllowed, 403).await;
+        }
+        Decision::Route(routed) => {
+            if filters::request(&mut x, down, routed).await == Flow::Continue {
+                act(&mut x, down, routed).await;
+            }
+        }
     }
 
     x.finish(routed);
@@ -120,6 +125,15 @@ fn find_route<'t>(x: &Exchange, table: &'t RouteTable) -> Decision<'t> {
     match host.route(&x.request, x.random) {
         Some(route) => Decision::Route(Routed { table, host, route }),
         None => Decision::Refuse(Outcome::NoRoute),
+    }
+}
+
+/// What the router does: forward, or answer.
+async fn act<D: Downstream>(x: &mut Exchange, down: &mut D, routed: Routed<'_>) {
+    match &routed.route.action {
+        RouteAction::Forward(to) => forward::forward(x, down, routed, to).await,
+        RouteAction::Redirect(to) => redirect(x, down, routed, to).await,
+        RouteAction::DirectResponse(answer) => direct(x, down, routed, answer).await,
     }
 }
 

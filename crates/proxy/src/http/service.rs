@@ -28,11 +28,10 @@ impl HttpService {
             RouteSource::Rds(name) => worker.route_cell(name),
             RouteSource::Inline(table) => RouteCell::of(table.clone()),
         };
-        let router = manager
-            .filters
-            .iter()
-            .map(|HttpFilter::Router(router)| *router)
-            .next_back();
+        let router = manager.filters.iter().find_map(|filter| match filter {
+            HttpFilter::Router(router) => Some(*router),
+            HttpFilter::Fault(_) | HttpFilter::Cors => None,
+        });
         HttpService {
             manager: manager.clone(),
             routes,

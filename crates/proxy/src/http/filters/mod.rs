@@ -1,0 +1,65 @@
+//! The filters between a connection manager and its router: requests pass them in order, responses
+//! in reverse.
+//!
+//! A filter that has nothing to do for a route costs one comparison: what it does per route was
+//! resolved when the table was compiled, and nothing is allocated or awaited.
+//!
+//! Invariant: a filter that answers a request itself is the last that sees it on its way in.
+
+mod cors;
+mod fault;
+
+pub(crate) use fault::ActiveFault;
+
+use super::exchange::Exchange;
+use super::head::ResponseHead;
+use super::request::Routed;
+use super::stream::Downstream;
+use lateen_proxy_config::HttpFilter;
+
+/// Whether a request goes on to the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    Continue,
+    Answered,
+}
+
+/// Shows a request to the filters.
+pub(super) async fn request<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    routed: Routed<'_>,
+) -> Flow {
+    let service = x.service.clone();
+    for filter in &service.manager.filters {
+        // What waits or answers is boxed: it is rare, and every request would carry its size.
+        let flow = match filter {
+            HttpFilter::Fault(filter) => match fault::choose(x, routed, filter) {
+                Some(chosen) => Box::pin(fault::inject(x, down, routed, filter, chosen)).await,
+                None => Flow::Continue,
+            },
+            HttpFilter::Cors => match cors::request(x, routed) {
+                Some(answer) => {
+                    Box::pin(cors::answer(x, down, answer)).await;
+                    Flow::Answered
+                }
+                None => Flow::Continue,
+            },
+            HttpFilter::Router(_) => Flow::Continue,
+        };
+        if flow == Flow::Answered {
+            return flow;
+        }
+    }
+    Flow::Continue
+}
+
+/// Shows the response of a routed request to the filters.
+pub(super) fn response(x: &Exchange, routed: Routed<'_>, head: &mut ResponseHead) {
+    for filter in x.service.manager.filters.iter().rev() {
+        match filter {
+            HttpFilter::Cors => cors::response(x, routed, head),
+            HttpFilter::Fault(_) | HttpFilter::Router(_) => {}
+        }
+    }
+}
