@@ -12,7 +12,7 @@ use crate::{Result, cargo, root};
 
 /// Which of our crates a crate may depend on. A missing edge here is a design decision.
 const MAY_DEPEND: &[(&str, &[&str])] = &[
-    ("api", &[]),
+    ("api", &["telemetry"]),
     ("store", &["api"]),
     ("model", &["api"]),
     ("analysis", &["api", "model"]),

@@ -32,6 +32,7 @@ pub struct KindInfo {
 
 const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const CORE: &[&str] = &["v1"];
+const OPERATOR: &[&str] = &["v1alpha1"];
 
 macro_rules! kinds {
     ($( $kind:ident($spec:path), $group:literal, $plural:literal, $singular:literal, $short:expr, $namespaced:literal, $versions:expr; )*) => {
@@ -99,11 +100,19 @@ kinds! {
     Gateway(crate::Gateway), "networking.istio.io", "gateways", "gateway", ["gw"], true, ISTIO;
     ServiceEntry(crate::ServiceEntry), "networking.istio.io", "serviceentries", "serviceentry", ["se"], true, ISTIO;
     WorkloadEntry(crate::WorkloadEntry), "networking.istio.io", "workloadentries", "workloadentry", ["we"], true, ISTIO;
+    Sidecar(crate::Sidecar), "networking.istio.io", "sidecars", "sidecar", [], true, ISTIO;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
+    ConfigMap(crate::ConfigMap), "", "configmaps", "configmap", ["cm"], true, CORE;
+    IstioOperator(crate::IstioOperator), "install.istio.io", "istiooperators", "istiooperator", ["iop", "io"], true, OPERATOR;
 }
 
 impl Kind {
+    /// Whether the content stands beside `metadata` instead of under `spec`.
+    pub fn content_at_root(self) -> bool {
+        matches!(self, Kind::ConfigMap)
+    }
+
     /// `networking.istio.io/v1`, `v1`: the version that answers are given in.
     pub fn api_version(self) -> String {
         self.in_group(self.info().storage_version)
@@ -150,7 +159,7 @@ pub(crate) enum Resolved {
 const NOT_YET: &[(&str, &[&str])] = &[
     (
         "networking.istio.io",
-        &["Sidecar", "EnvoyFilter", "WorkloadGroup", "ProxyConfig"],
+        &["EnvoyFilter", "WorkloadGroup", "ProxyConfig"],
     ),
     (
         "security.istio.io",
@@ -162,7 +171,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin", "ExtensionFilter"]),
-    ("install.istio.io", &["IstioOperator"]),
     (
         "gateway.networking.k8s.io",
         &[
@@ -182,7 +190,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
         "",
         &[
             "Pod",
-            "ConfigMap",
             "Secret",
             "ServiceAccount",
             "Endpoints",

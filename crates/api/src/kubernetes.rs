@@ -1,4 +1,4 @@
-//! The Kubernetes kinds that the mesh reads: `Service` and `Namespace`.
+//! The Kubernetes kinds that the mesh reads: `Service`, `Namespace` and `ConfigMap`.
 //!
 //! A Service comes with everything a cluster puts in it; what only concerns a cluster's own
 //! networking (node ports, load balancer addresses) is kept and means nothing here.
@@ -90,5 +90,14 @@ message! {
     /// The `spec` of a Namespace. What the mesh reads are the namespace's labels.
     pub struct Namespace {
         effective finalizers: Vec<String>,
+    }
+}
+
+message! {
+    /// The mesh reads `data.mesh` of the one called `istio` in the root namespace: a MeshConfig.
+    pub struct ConfigMap {
+        effective data: BTreeMap<String, String>,
+        effective binary_data "binaryData": BTreeMap<String, String>,
+        effective immutable: Option<bool>,
     }
 }

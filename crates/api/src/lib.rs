@@ -32,10 +32,13 @@ mod yaml;
 
 pub mod destination_rule;
 pub mod gateway;
+pub mod istio_operator;
 pub mod kubernetes;
+pub mod mesh_config;
 pub mod mesh_file;
 pub mod meta;
 pub mod service_entry;
+pub mod sidecar;
 pub mod virtual_service;
 pub mod workload_entry;
 
@@ -44,8 +47,10 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use duration::{format_duration, parse_duration};
 pub use field::{Field, IntOrString};
 pub use gateway::Gateway;
+pub use istio_operator::IstioOperator;
 pub use kind::{Kind, KindInfo, UnknownKind};
-pub use kubernetes::{Namespace, Service};
+pub use kubernetes::{ConfigMap, Namespace, Service};
+pub use mesh_config::MeshConfig;
 pub use mesh_file::{MeshFile, ParsedMeshFile, parse_mesh_file};
 pub use meta::ObjectMeta;
 pub use object::{Object, Spec};
@@ -53,6 +58,7 @@ pub use parse::{Location, Mode, Parsed, ParsedObject, parse};
 pub use path::Path;
 pub use schema::{Choice, FieldInfo, MessageInfo, Schema, Support, Variant};
 pub use service_entry::ServiceEntry;
+pub use sidecar::Sidecar;
 pub use virtual_service::VirtualService;
 pub use workload_entry::WorkloadEntry;
 /// Any JSON as a YAML document, written as [`Object::to_yaml`] writes.

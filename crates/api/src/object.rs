@@ -42,7 +42,9 @@ impl Object {
         object.insert("kind".to_owned(), Json::from(self.kind.info().name));
         object.insert("metadata".to_owned(), self.meta.encode());
         let spec = self.spec.encode();
-        if spec.as_object().is_none_or(|spec| !spec.is_empty()) {
+        if self.kind.content_at_root() {
+            object.extend(spec.as_object().cloned().unwrap_or_default());
+        } else if spec.as_object().is_none_or(|spec| !spec.is_empty()) {
             object.insert("spec".to_owned(), spec);
         }
         if let Some(status) = &self.status {

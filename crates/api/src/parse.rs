@@ -254,7 +254,9 @@ impl Reader {
         let mut problems = decoder.problems;
         if let Some(object) = &object {
             let found = validate::object(object).into_iter().map(|mut problem| {
-                problem.at = root.locate(&problem.path);
+                problem.error &=
+                    !(self.mode == Mode::AllowUnknown && problem.what == What::UnknownField);
+                problem.at = inside(root.locate(&problem.path), problem.at);
                 problem.path = self.prefix.join(&problem.path);
                 problem
             });
@@ -359,6 +361,18 @@ fn explain_kind(
     }
 }
 
+/// A place within a text that is embedded in the document, as a place in the document. The text
+/// begins on the line after its key, as a block does.
+fn inside(key: Position, within: Position) -> Position {
+    match (key.line, within.line) {
+        (0, _) | (_, 0) => key,
+        (line, further) => Position {
+            line: line + further,
+            column: key.column + within.column + 1,
+        },
+    }
+}
+
 fn misspelt_header<'a>(root: &'a Node, key: &str) -> Option<&'a Entry> {
     let Value::Mapping(entries) = &root.value else {
         return None;
@@ -381,16 +395,16 @@ fn decode_object(
     let mut meta = None;
     let mut spec = None;
     let mut status = None;
-    let empty = Node {
-        at: root.at,
-        value: Value::Mapping(Vec::new()),
-    };
+    let mut content = Vec::new();
     for entry in entries {
         let present = entry.value.value != Value::Null;
         match entry.key.as_str() {
             "apiVersion" => api_version = entry.value.as_str().unwrap_or_default().to_owned(),
             "kind" => {}
             "metadata" if present => meta = Some(decoder.value::<ObjectMeta>(entry)),
+            key if kind.content_at_root() && !matches!(key, "metadata" | "status") => {
+                content.push(entry.clone());
+            }
             "spec" if present => {
                 spec = Some(
                     decoder.inside(entry, |decoder| Spec::decode(kind, &entry.value, decoder)),
@@ -403,7 +417,11 @@ fn decode_object(
     }
     // An absent part is for validation to judge; a wrong one has its error already.
     let meta = meta.unwrap_or_else(|| Some(ObjectMeta::default()))?;
-    let spec = spec.unwrap_or_else(|| Spec::decode(kind, &empty, decoder))?;
+    let content = Node {
+        at: root.at,
+        value: Value::Mapping(content),
+    };
+    let spec = spec.unwrap_or_else(|| Spec::decode(kind, &content, decoder))?;
     Some(Object {
         api_version,
         kind,

@@ -129,6 +129,7 @@ macro_rules! message {
 
             fn decode(node: &$crate::node::Node, decoder: &mut $crate::decode::Decoder) -> Option<Self> {
                 let entries = decoder.mapping(node)?;
+                #[allow(unused_mut, reason = "a message without fields fills none")]
                 let mut message = Self::default();
                 for entry in entries {
                     match entry.key.as_str() {

@@ -49,6 +49,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
     ("HttpRoute", "cors", "did you mean \"corsPolicy\"?"),
     ("HttpMatchRequest", "path", "did you mean \"uri\"?"),
     ("HttpMatchRequest", "host", "did you mean \"authority\"?"),
+    (
+        "SidecarInjectorWebhook",
+        "resources",
+        "the resources of sidecars are values.global.proxy.resources",
+    ),
     ("Gateway", "port", "did you mean \"servers[].port\"?"),
 ];
 

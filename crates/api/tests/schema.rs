@@ -29,7 +29,8 @@ fn walk(path: &str, schema: Schema, visit: &mut impl FnMut(&str, &'static FieldI
 
 fn fields(kind: Kind) -> Vec<(String, &'static FieldInfo)> {
     let mut fields = Vec::new();
-    walk("spec", kind.schema(), &mut |path, field| {
+    let root = if kind.content_at_root() { "" } else { "spec" };
+    walk(root, kind.schema(), &mut |path, field| {
         fields.push((path.to_owned(), field))
     });
     fields
@@ -55,12 +56,20 @@ fn document(kind: Kind, path: &str, value: Json) -> Json {
         }
         content = json!({ name: content });
     }
-    json!({ "apiVersion": kind.api_version(), "kind": kind.to_string(), "metadata": {"name": "x"}, "spec": content })
+    let mut document = json!({ "apiVersion": kind.api_version(), "kind": kind.to_string(), "metadata": {"name": "x"} });
+    match (kind.content_at_root(), content) {
+        (true, Json::Object(content)) => content
+            .into_iter()
+            .for_each(|(key, value)| document[key] = value),
+        (_, content) => document["spec"] = content,
+    }
+    document
 }
 
 /// The path as a diagnostic prints it.
 fn printed(path: &str) -> String {
-    path.replace("[]", "[0]").replace("{}", ".key")
+    let path = path.replace("[]", "[0]").replace("{}", ".key");
+    path.trim_start_matches('.').to_owned()
 }
 
 /// (a value of the wrong form, what the message says)
@@ -297,6 +306,7 @@ fn complete() -> Vec<lateen_api::ParsedObject> {
         include_str!("complete/virtual-service.yaml"),
         include_str!("complete/destination-rule.yaml"),
         include_str!("complete/others.yaml"),
+        include_str!("complete/mesh.yaml"),
     ];
     let mut objects = Vec::new();
     for text in texts {
@@ -341,7 +351,17 @@ fn the_complete_documents_use_every_field_and_keep_it() {
     for kind in Kind::ALL {
         let (mut found, mut expected) = (BTreeSet::new(), BTreeSet::new());
         for parsed in objects.iter().filter(|parsed| parsed.object.kind == *kind) {
-            used(kind.schema(), &parsed.object.to_json()["spec"], &mut found);
+            let json = parsed.object.to_json();
+            let content = match (kind.content_at_root(), json) {
+                (true, Json::Object(mut object)) => {
+                    object.retain(|key, _| {
+                        !["apiVersion", "kind", "metadata", "status"].contains(&key.as_str())
+                    });
+                    Json::Object(object)
+                }
+                (_, json) => json["spec"].clone(),
+            };
+            used(kind.schema(), &content, &mut found);
         }
         declared(kind.schema(), &mut expected);
         // The complete WorkloadEntry is the endpoint of the complete ServiceEntry.

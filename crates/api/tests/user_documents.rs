@@ -20,7 +20,6 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
     let pending = |at: &str, path: &str| format!("{at}: warning: {path}: {PENDING}");
     let not_yet = |kind: &str| format!("2:7: error: kind: {kind} {NOT_YET}");
     let beta = |kind: &str| not_yet(&format!("{kind} (security.istio.io/v1beta1)"));
-    let operator = || vec![not_yet("IstioOperator (install.istio.io/v1alpha1)")];
     vec![
         ("01-virtualservice-product-service.yaml", 1, vec![]),
         ("02-virtualservice-review-service.yaml", 1, vec![]),
@@ -52,9 +51,30 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
         ("17-authorizationpolicy-productpage-authz.yaml", 0, vec![beta("AuthorizationPolicy")]),
         ("18-authorizationpolicy-httpbin-policy.yaml", 0, vec![beta("AuthorizationPolicy")]),
         ("19-requestauthentication-jwt-auth.yaml", 0, vec![beta("RequestAuthentication")]),
-        ("20-istiooperator-istio-config.yaml", 0, operator()),
-        ("21-istiooperator-logging-config.yaml", 0, operator()),
-        ("22-istiooperator-no-access-log.yaml", 0, operator()),
+        (
+            "20-istiooperator-istio-config.yaml",
+            1,
+            vec![
+                pending("7:5", "spec.meshConfig.defaultProviders"),
+                pending("10:5", "spec.meshConfig.enableTracing"),
+                pending("12:7", "spec.meshConfig.defaultConfig.tracing"),
+            ],
+        ),
+        (
+            "21-istiooperator-logging-config.yaml",
+            0,
+            [
+                "'%Y-%m-%dT%H:%M:%S.%fZ' is the format of a time; write %START_TIME(%Y-%m-%dT%H:%M:%S.%fZ)%",
+                "unknown operator %RBAC_IDENTITY%; did you mean %DOWNSTREAM_PEER_URI_SAN%?",
+                "unknown operator %BYTES_RECV%; did you mean %BYTES_RECEIVED%?",
+                "unknown operator %UPSTREAM_TRANSPORTFailureReason%; did you mean %UPSTREAM_TRANSPORT_FAILURE_REASON%?",
+                "unknown operator %RESP_CODE%; did you mean %RESPONSE_CODE%?",
+                "unknown operator %RESP_FLAGS%; did you mean %RESPONSE_FLAGS%?",
+            ]
+            .map(|text| format!("9:7: error: spec.meshConfig.accessLogFormat: {text}"))
+            .to_vec(),
+        ),
+        ("22-istiooperator-no-access-log.yaml", 1, vec![]),
         ("23-virtualservice-ratings-fault.yaml", 1, vec![pending("9:5", "spec.http[0].fault")]),
         ("24-virtualservice-ratings-error.yaml", 1, vec![pending("9:5", "spec.http[0].fault")]),
         (
@@ -62,7 +82,15 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             0,
             vec!["13:5: error: spec.trafficPolicy.localityLbSetting: unknown field \"localityLbSetting\"; did you mean \"loadBalancer.localityLbSetting\"?".into()],
         ),
-        ("26-istiooperator-resource-limits.yaml", 0, operator()),
+        (
+            "26-istiooperator-resource-limits.yaml",
+            0,
+            vec![
+                pending("6:3", "spec.components"),
+                pending("19:3", "spec.values"),
+                "21:7: error: spec.values.sidecarInjectorWebhook.resources: unknown field \"resources\"; the resources of sidecars are values.global.proxy.resources".into(),
+            ],
+        ),
         (
             "27-destinationrule-api.yaml",
             0,

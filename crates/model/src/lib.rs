@@ -23,6 +23,9 @@ pub use service::{
     DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
     Source, TargetPort, Workload, labels_match,
 };
-pub use settings::{DEFAULT_ACCESS_LOG_FORMAT, MeshSettings, OutboundPolicy};
+pub use settings::{
+    DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings, OutboundPolicy,
+    default_access_log_json,
+};
 pub use snapshot::{Changes, HostIndex, MeshSnapshot, NamespacedName};
 pub use visibility::Visibility;

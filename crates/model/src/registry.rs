@@ -13,6 +13,7 @@ use crate::service::{
     DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
     Source, TargetPort, Workload, labels_match,
 };
+use crate::settings::MeshSettings;
 use crate::visibility::Visibility;
 
 /// Name, namespace and age of an object. An object without a namespace counts as of `default`.
@@ -40,8 +41,8 @@ pub struct Registered {
 }
 
 /// A Kubernetes Service.
-pub fn kubernetes_service(origin: &Origin, spec: &api::Service, domain_suffix: &str) -> Registered {
-    let hostname = hostname::resolve(&origin.name, &origin.namespace, domain_suffix);
+pub fn kubernetes_service(origin: &Origin, spec: &api::Service, mesh: &MeshSettings) -> Registered {
+    let hostname = hostname::resolve(&origin.name, &origin.namespace, &mesh.domain_suffix);
     let ports = spec.ports.iter().map(|port| ServicePort {
         number: port.port,
         name: port.name.clone(),
@@ -79,7 +80,7 @@ pub fn kubernetes_service(origin: &Origin, spec: &api::Service, domain_suffix: &
             addresses,
             resolution: Resolution::Endpoints,
             location: Location::Internal,
-            visibility: Visibility::Everywhere,
+            visibility: Visibility::with_default(&[], &mesh.service_export_to, &origin.namespace),
             selector: spec.selector.clone(),
             created: origin.created.clone(),
             dns_targets: Vec::new(),
@@ -89,7 +90,11 @@ pub fn kubernetes_service(origin: &Origin, spec: &api::Service, domain_suffix: &
 }
 
 /// The services of a ServiceEntry, one for each of its hosts.
-pub fn service_entry(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Registered> {
+pub fn service_entry(
+    origin: &Origin,
+    spec: &api::ServiceEntry,
+    mesh: &MeshSettings,
+) -> Vec<Registered> {
     use api::service_entry::{Location as ApiLocation, Resolution as ApiResolution};
     let resolution = match spec.resolution.unwrap_or_default() {
         ApiResolution::None | ApiResolution::DynamicDns => Resolution::None,
@@ -121,7 +126,11 @@ pub fn service_entry(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Registere
                 ApiLocation::MeshExternal => Location::External,
                 ApiLocation::MeshInternal => Location::Internal,
             },
-            visibility: Visibility::from_export_to(&spec.export_to, &origin.namespace),
+            visibility: Visibility::with_default(
+                &spec.export_to,
+                &mesh.service_export_to,
+                &origin.namespace,
+            ),
             selector: spec
                 .workload_selector
                 .as_ref()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lateen_api as api;
 
 use crate::hostname;
+use crate::settings::MeshSettings;
 use crate::visibility::Visibility;
 
 /// The gateway name that stands for all sidecars.
@@ -38,13 +39,13 @@ impl VirtualService {
     pub fn resolve(
         origin: Origin,
         spec: Arc<api::VirtualService>,
-        domain_suffix: &str,
+        mesh: &MeshSettings,
     ) -> VirtualService {
         let namespace = &origin.namespace;
         let hosts = spec
             .hosts
             .iter()
-            .map(|h| hostname::resolve(h, namespace, domain_suffix))
+            .map(|h| hostname::resolve(h, namespace, &mesh.domain_suffix))
             .collect();
         let gateways = if spec.gateways.is_empty() {
             vec![MESH_GATEWAY.to_string()]
@@ -54,7 +55,8 @@ impl VirtualService {
                 .map(|g| resolve_gateway(g, namespace))
                 .collect()
         };
-        let visibility = Visibility::from_export_to(&spec.export_to, namespace);
+        let visibility =
+            Visibility::with_default(&spec.export_to, &mesh.virtual_service_export_to, namespace);
         VirtualService {
             hosts,
             gateways,
@@ -125,15 +127,19 @@ impl DestinationRules {
     /// Merges rules given oldest first.
     pub fn merge(
         rules: impl Iterator<Item = (Origin, Arc<api::DestinationRule>)>,
-        domain_suffix: &str,
+        mesh: &MeshSettings,
     ) -> Self {
         let mut merged: BTreeMap<String, BTreeMap<String, DestinationRule>> = BTreeMap::new();
         for (origin, spec) in rules {
-            let host = hostname::resolve(&spec.host, &origin.namespace, domain_suffix);
+            let host = hostname::resolve(&spec.host, &origin.namespace, &mesh.domain_suffix);
             let rule = DestinationRule {
                 namespace: origin.namespace.clone(),
                 host: host.clone(),
-                visibility: Visibility::from_export_to(&spec.export_to, &origin.namespace),
+                visibility: Visibility::with_default(
+                    &spec.export_to,
+                    &mesh.destination_rule_export_to,
+                    &origin.namespace,
+                ),
                 traffic_policy: spec.traffic_policy.clone(),
                 subsets: spec.subsets.clone(),
                 origins: vec![origin],

@@ -1,4 +1,17 @@
 //! Mesh-wide settings: the part of Istio's MeshConfig that the snapshot and translation read.
+//!
+//! They come from the ConfigMap `istio` of the root namespace and from IstioOperators. Field by
+//! field the ConfigMap decides, then the youngest IstioOperator: applying one more changes what it
+//! says and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_api::MeshConfig;
+use lateen_api::destination_rule::LocalityLoadBalancerSetting;
+use lateen_api::mesh_config::{AccessLogEncoding, ForwardClientCertDetails, Normalization};
+use lateen_api::sidecar::OutboundTrafficMode;
+use lateen_api::virtual_service::HttpRetry;
 
 /// Istio's default text access log line, with the closing newline
 /// (`pilot/pkg/model/telemetry_logging.go`).
@@ -12,6 +25,51 @@ pub const DEFAULT_ACCESS_LOG_FORMAT: &str = concat!(
     "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
 );
 
+/// Istio's default JSON access log.
+const DEFAULT_ACCESS_LOG_JSON: [(&str, &str); 24] = [
+    ("start_time", "%START_TIME%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("duration", "%DURATION%"),
+    (
+        "upstream_service_time",
+        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    ),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
+];
+
+/// Istio's default access log of encoding JSON.
+pub fn default_access_log_json() -> serde_json::Map<String, serde_json::Value> {
+    let fields = DEFAULT_ACCESS_LOG_JSON.iter();
+    fields
+        .map(|(key, format)| ((*key).to_string(), (*format).into()))
+        .collect()
+}
+
 /// What happens to traffic for hosts that nobody registered (fact 17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum OutboundPolicy {
@@ -20,8 +78,26 @@ pub enum OutboundPolicy {
     RegistryOnly,
 }
 
+/// Form of an access log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum LogEncoding {
+    #[default]
+    Text,
+    Json,
+}
+
+/// What stands before gateways, and so what they believe (defaultConfig.gatewayTopology).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct GatewayTopology {
+    /// Proxies whose word in `x-forwarded-for` is believed.
+    pub trusted_proxies: u32,
+    pub client_certificates: Option<ForwardClientCertDetails>,
+    /// Connections begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
 /// Mesh-wide settings.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct MeshSettings {
     /// Namespace whose rules are the mesh's defaults.
     pub root_namespace: String,
@@ -30,10 +106,26 @@ pub struct MeshSettings {
     pub outbound_policy: OutboundPolicy,
     /// File that proxies log requests to; `None` logs nothing (fact 58).
     pub access_log_file: Option<String>,
-    /// Format of a line, in Envoy's operators.
-    pub access_log_format: String,
+    /// Format of a line, in Envoy's operators; `None` is Istio's default for the encoding.
+    pub access_log_format: Option<String>,
+    pub access_log_encoding: LogEncoding,
     /// How long a connection attempt to an upstream may take (Istio: 10 s, fact 34).
-    pub connect_timeout: std::time::Duration,
+    pub connect_timeout: Duration,
+    /// How long a listener waits for the first bytes that tell the protocol; zero is for ever
+    /// (fact 42).
+    pub protocol_detection_timeout: Duration,
+    /// Retries of routes that say nothing; `None` is Istio's own default (fact 10).
+    pub http_retries: Option<Arc<HttpRetry>>,
+    /// Locality-aware balancing where a DestinationRule says nothing (fact 36).
+    pub locality_balancing: Option<Arc<LocalityLoadBalancerSetting>>,
+    pub gateway_topology: GatewayTopology,
+    pub path_normalization: Normalization,
+    /// How often names are resolved.
+    pub dns_refresh_rate: Duration,
+    /// `exportTo` of objects that say nothing; empty is everywhere.
+    pub service_export_to: Vec<String>,
+    pub virtual_service_export_to: Vec<String>,
+    pub destination_rule_export_to: Vec<String>,
 }
 
 impl Default for MeshSettings {
@@ -43,8 +135,108 @@ impl Default for MeshSettings {
             domain_suffix: "cluster.local".to_string(),
             outbound_policy: OutboundPolicy::AllowAny,
             access_log_file: None,
-            access_log_format: DEFAULT_ACCESS_LOG_FORMAT.to_string(),
-            connect_timeout: std::time::Duration::from_secs(10),
+            access_log_format: None,
+            access_log_encoding: LogEncoding::Text,
+            connect_timeout: Duration::from_secs(10),
+            protocol_detection_timeout: Duration::ZERO,
+            http_retries: None,
+            locality_balancing: None,
+            gateway_topology: GatewayTopology::default(),
+            path_normalization: Normalization::Base,
+            dns_refresh_rate: Duration::from_secs(60),
+            service_export_to: Vec::new(),
+            virtual_service_export_to: Vec::new(),
+            destination_rule_export_to: Vec::new(),
+        }
+    }
+}
+
+impl MeshSettings {
+    /// Takes over what a MeshConfig sets; what it leaves out stays.
+    pub fn configure(&mut self, config: &MeshConfig) {
+        fn set<T: Clone>(field: &mut T, value: &Option<T>) {
+            if let Some(value) = value {
+                *field = value.clone();
+            }
+        }
+        fn set_list(field: &mut Vec<String>, value: &[String]) {
+            if !value.is_empty() {
+                *field = value.to_vec();
+            }
+        }
+        set(&mut self.root_namespace, &config.root_namespace);
+        set(&mut self.connect_timeout, &config.connect_timeout);
+        set(
+            &mut self.protocol_detection_timeout,
+            &config.protocol_detection_timeout,
+        );
+        set(&mut self.dns_refresh_rate, &config.dns_refresh_rate);
+        let mode = config.outbound_traffic_policy.as_ref();
+        if let Some(mode) = mode.and_then(|policy| policy.mode) {
+            self.outbound_policy = OutboundPolicy::of(mode);
+        }
+        self.configure_access_log(config);
+        if let Some(retries) = &config.default_http_retry_policy {
+            self.http_retries = Some(Arc::new(retries.clone()));
+        }
+        if let Some(locality) = &config.locality_lb_setting {
+            self.locality_balancing = Some(Arc::new(locality.clone()));
+        }
+        let topology = config.default_config.as_ref();
+        if let Some(topology) = topology.and_then(|config| config.gateway_topology.as_ref()) {
+            self.gateway_topology = GatewayTopology {
+                trusted_proxies: topology.num_trusted_proxies.unwrap_or(0),
+                client_certificates: topology
+                    .forward_client_cert_details
+                    .filter(|details| *details != ForwardClientCertDetails::Undefined),
+                proxy_protocol: topology.proxy_protocol.is_some(),
+            };
+        }
+        if let Some(normalization) = &config.path_normalization {
+            self.path_normalization = match normalization.normalization.unwrap_or_default() {
+                Normalization::Default => Normalization::Base,
+                other => other,
+            };
+        }
+        set_list(
+            &mut self.service_export_to,
+            &config.default_service_export_to,
+        );
+        set_list(
+            &mut self.virtual_service_export_to,
+            &config.default_virtual_service_export_to,
+        );
+        set_list(
+            &mut self.destination_rule_export_to,
+            &config.default_destination_rule_export_to,
+        );
+    }
+
+    fn configure_access_log(&mut self, config: &MeshConfig) {
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        if let Some(file) = &config.access_log_file {
+            self.access_log_file = given(file);
+        }
+        if let Some(format) = &config.access_log_format {
+            self.access_log_format = given(format);
+        }
+        if let Some(encoding) = config.access_log_encoding {
+            self.access_log_encoding = match encoding {
+                AccessLogEncoding::Text => LogEncoding::Text,
+                AccessLogEncoding::Json => LogEncoding::Json,
+            };
+        }
+    }
+}
+
+impl OutboundPolicy {
+    /// As a Sidecar or the mesh says it.
+    pub fn of(mode: OutboundTrafficMode) -> OutboundPolicy {
+        match mode {
+            OutboundTrafficMode::RegistryOnly => OutboundPolicy::RegistryOnly,
+            OutboundTrafficMode::AllowAny | OutboundTrafficMode::AllowAnyDynamicDns => {
+                OutboundPolicy::AllowAny
+            }
         }
     }
 }

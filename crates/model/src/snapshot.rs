@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use lateen_api::{Object, Spec};
+use lateen_api::{MeshConfig, Object, Spec};
 
 use crate::hostname;
 use crate::registry::{self, Registered};
@@ -35,13 +35,19 @@ pub struct MeshSnapshot {
 }
 
 impl MeshSnapshot {
-    /// Makes a snapshot of all objects. `previous` lends the identity of what stayed the same.
+    /// Makes a snapshot of all objects; `settings` are those that no object changes. `previous`
+    /// lends the identity of what stayed the same.
     pub fn build<'a>(
         objects: impl IntoIterator<Item = &'a Object>,
         revision: u64,
         settings: Arc<MeshSettings>,
         previous: Option<&MeshSnapshot>,
     ) -> MeshSnapshot {
+        let objects: Vec<&Object> = objects.into_iter().collect();
+        let mut settings = configured(&objects, settings);
+        if let Some(previous) = previous {
+            keep(&mut settings, Some(&previous.settings));
+        }
         let parts = Parts::sort(objects, &settings);
         let mut snapshot = MeshSnapshot {
             revision,
@@ -278,6 +284,42 @@ pub enum Changes {
     Endpoints(BTreeSet<Arc<str>>),
 }
 
+/// The settings with what IstioOperators and the mesh's ConfigMap say.
+fn configured(objects: &[&Object], base: Arc<MeshSettings>) -> Arc<MeshSettings> {
+    let mut operators: Vec<_> = Vec::new();
+    let mut config_map = None;
+    for object in objects {
+        match &object.spec {
+            Spec::IstioOperator(operator) => operators.push((registry::origin(object), operator)),
+            Spec::ConfigMap(map)
+                if object.meta.name == MESH_CONFIG_MAP
+                    && object.meta.namespace == base.root_namespace =>
+            {
+                config_map = map.data.get("mesh");
+            }
+            _ => {}
+        }
+    }
+    operators.sort_by(|a, b| a.0.cmp(&b.0));
+    let operators = operators
+        .iter()
+        .filter_map(|(_, operator)| operator.mesh_config.clone());
+    let configs: Vec<MeshConfig> = operators
+        .chain(config_map.and_then(|text| MeshConfig::read(text)))
+        .collect();
+    if configs.is_empty() {
+        return base;
+    }
+    let mut settings = (*base).clone();
+    for config in &configs {
+        settings.configure(config);
+    }
+    Arc::new(settings)
+}
+
+/// Name of the ConfigMap that holds the mesh's settings.
+const MESH_CONFIG_MAP: &str = "istio";
+
 /// Objects sorted by what they mean.
 struct Parts {
     services: Vec<Registered>,
@@ -290,7 +332,6 @@ struct Parts {
 
 impl Parts {
     fn sort<'a>(objects: impl IntoIterator<Item = &'a Object>, settings: &MeshSettings) -> Parts {
-        let domain = &settings.domain_suffix;
         let mut parts = Parts {
             services: Vec::new(),
             workloads: BTreeMap::new(),
@@ -305,10 +346,10 @@ impl Parts {
             match &object.spec {
                 Spec::Service(spec) => parts
                     .services
-                    .push(registry::kubernetes_service(&origin, spec, domain)),
+                    .push(registry::kubernetes_service(&origin, spec, settings)),
                 Spec::ServiceEntry(spec) => parts
                     .services
-                    .extend(registry::service_entry(&origin, spec)),
+                    .extend(registry::service_entry(&origin, spec, settings)),
                 Spec::WorkloadEntry(spec) => {
                     let workload = registry::workload_entry(&origin, object, spec);
                     parts
@@ -319,7 +360,7 @@ impl Parts {
                     parts.virtual_services.push(VirtualService::resolve(
                         origin,
                         spec.clone(),
-                        domain,
+                        settings,
                     ));
                 }
                 Spec::DestinationRule(spec) => destination_rules.push((origin, spec.clone())),
@@ -330,6 +371,9 @@ impl Parts {
                 Spec::Namespace(_) => {
                     parts.namespaces.insert(origin.name);
                 }
+                // The settings are read from these, see `configured`.
+                Spec::ConfigMap(_) | Spec::IstioOperator(_) => {}
+                Spec::Sidecar(_) => {}
             }
         }
         parts
@@ -337,7 +381,7 @@ impl Parts {
             .sort_by(|a, b| a.origin.cmp(&b.origin));
         parts.gateways.sort_by(|a, b| a.origin.cmp(&b.origin));
         destination_rules.sort_by(|a, b| a.0.cmp(&b.0));
-        parts.destination_rules = DestinationRules::merge(destination_rules.into_iter(), domain);
+        parts.destination_rules = DestinationRules::merge(destination_rules.into_iter(), settings);
         parts
     }
 }

@@ -12,6 +12,16 @@ pub enum Visibility {
 }
 
 impl Visibility {
+    /// From `exportTo` as written in an object of `namespace`, else from the mesh's default.
+    pub fn with_default(export_to: &[String], default: &[String], namespace: &str) -> Visibility {
+        let given = if export_to.is_empty() {
+            default
+        } else {
+            export_to
+        };
+        Visibility::from_export_to(given, namespace)
+    }
+
     /// From `exportTo` as written in an object of `namespace`.
     pub fn from_export_to(export_to: &[String], namespace: &str) -> Visibility {
         if export_to.is_empty() || export_to.iter().any(|e| e == "*") {

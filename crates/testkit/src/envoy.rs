@@ -137,6 +137,8 @@ impl Envoy {
         if !binary.ends_with("lateen-proxy") {
             // A shared memory region would be per machine.
             command.arg("--disable-hot-restart");
+            // Access logs are read by tests.
+            command.args(["--file-flush-interval-msec", "50"]);
         }
         let child = Child::start(&command, &directory.join(format!("{name}.log")));
         let port = &bootstrap["admin"]["address"]["socket_address"]["port_value"];

@@ -1,7 +1,10 @@
 //! The HTTP connection manager and TCP proxy of a listener, with Istio's settings
 //! (`pilot/pkg/networking/core/listener_builder.go`; facts 9, 21, 23, 25).
 
-use lateen_model::MeshSettings;
+use lateen_model::{DEFAULT_ACCESS_LOG_FORMAT, LogEncoding, MeshSettings};
+
+use lateen_api::mesh_config::{ForwardClientCertDetails, Normalization};
+use prost::Message;
 
 use crate::envoy::{self, accesslog, core, file_log, hcm, route, tcp};
 use crate::filters;
@@ -31,7 +34,8 @@ pub fn http(
     mesh: &MeshSettings,
 ) -> hcm::HttpConnectionManager {
     use hcm::http_connection_manager as part;
-    let (details, current) = client_certificate(side);
+    let (details, current) = client_certificate(side, mesh);
+    let normalization = mesh.path_normalization;
     hcm::HttpConnectionManager {
         codec_type: part::CodecType::Auto as i32,
         stat_prefix,
@@ -50,8 +54,21 @@ pub fn http(
             upgrade_type: "websocket".to_string(),
             ..Default::default()
         }],
-        normalize_path: envoy::bool_value(true),
-        path_with_escaped_slashes_action: part::PathWithEscapedSlashesAction::KeepUnchanged as i32,
+        xff_num_trusted_hops: match side {
+            Side::Gateway => mesh.gateway_topology.trusted_proxies,
+            Side::SidecarInbound | Side::SidecarOutbound => 0,
+        },
+        normalize_path: envoy::bool_value(normalization != Normalization::None),
+        merge_slashes: matches!(
+            normalization,
+            Normalization::MergeSlashes | Normalization::DecodeAndMergeSlashes
+        ),
+        path_with_escaped_slashes_action: match normalization {
+            Normalization::DecodeAndMergeSlashes => {
+                part::PathWithEscapedSlashesAction::UnescapeAndForward as i32
+            }
+            _ => part::PathWithEscapedSlashesAction::KeepUnchanged as i32,
+        },
         route_specifier: Some(match routes {
             Routes::Rds(name) => part::RouteSpecifier::Rds(hcm::Rds {
                 config_source: Some(envoy::ads()),
@@ -66,6 +83,7 @@ pub fn http(
 /// What happens to `x-forwarded-client-cert` (fact 21).
 fn client_certificate(
     side: Side,
+    mesh: &MeshSettings,
 ) -> (
     hcm::http_connection_manager::ForwardClientCertDetails,
     Option<hcm::http_connection_manager::SetCurrentClientCertDetails>,
@@ -85,7 +103,14 @@ fn client_certificate(
             }),
         ),
         Side::Gateway => (
-            Details::SanitizeSet,
+            match mesh.gateway_topology.client_certificates {
+                None | Some(ForwardClientCertDetails::Undefined) => Details::SanitizeSet,
+                Some(ForwardClientCertDetails::SanitizeSet) => Details::SanitizeSet,
+                Some(ForwardClientCertDetails::Sanitize) => Details::Sanitize,
+                Some(ForwardClientCertDetails::ForwardOnly) => Details::ForwardOnly,
+                Some(ForwardClientCertDetails::AppendForward) => Details::AppendForward,
+                Some(ForwardClientCertDetails::AlwaysForwardOnly) => Details::AlwaysForwardOnly,
+            },
             Some(SetCurrentClientCertDetails {
                 subject: envoy::bool_value(true),
                 cert: true,
@@ -116,28 +141,58 @@ fn access_log(mesh: &MeshSettings) -> Vec<accesslog::AccessLog> {
     let Some(path) = &mesh.access_log_file else {
         return Vec::new();
     };
-    let format = core::SubstitutionFormatString {
-        format: Some(core::substitution_format_string::Format::TextFormatSource(
-            core::DataSource {
-                specifier: Some(core::data_source::Specifier::InlineString(
-                    mesh.access_log_format.clone(),
-                )),
-                ..Default::default()
-            },
+    vec![accesslog::AccessLog {
+        name: "envoy.access_loggers.file".to_string(),
+        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(
+            file_access_log(path, mesh),
         )),
         ..Default::default()
+    }]
+}
+
+fn file_access_log(path: &str, mesh: &MeshSettings) -> envoy::Any {
+    let given = mesh.access_log_format.as_deref();
+    let format = match mesh.access_log_encoding {
+        LogEncoding::Text => {
+            let line = given.unwrap_or(DEFAULT_ACCESS_LOG_FORMAT);
+            core::substitution_format_string::Format::TextFormatSource(core::DataSource {
+                specifier: Some(core::data_source::Specifier::InlineString(line.to_string())),
+                ..Default::default()
+            })
+        }
+        LogEncoding::Json => {
+            let object = given.and_then(|text| serde_json::from_str(text).ok());
+            let object = object.unwrap_or_else(lateen_model::default_access_log_json);
+            return json_access_log(path, &object);
+        }
     };
-    let config = file_log::FileAccessLog {
-        path: path.clone(),
+    let format = core::SubstitutionFormatString {
+        format: Some(format),
+        ..Default::default()
+    };
+    envoy::any(&file_log::FileAccessLog {
+        path: path.to_string(),
         access_log_format: Some(file_log::file_access_log::AccessLogFormat::LogFormat(
             format,
         )),
-    };
-    vec![accesslog::AccessLog {
-        name: "envoy.access_loggers.file".to_string(),
-        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(envoy::any(
-            &config,
-        ))),
-        ..Default::default()
-    }]
+    })
+}
+
+/// A JSON format is a protobuf map, which would encode in another order each time; so this part is
+/// encoded here, in the order of its keys.
+fn json_access_log(path: &str, object: &serde_json::Map<String, serde_json::Value>) -> envoy::Any {
+    const LOG_FORMAT: u32 = 5;
+    const JSON_FORMAT: u32 = 2;
+    let mut bytes = file_log::FileAccessLog {
+        path: path.to_string(),
+        access_log_format: None,
+    }
+    .encode_to_vec();
+    let mut format = Vec::new();
+    envoy::append(JSON_FORMAT, &envoy::encoded_struct(object), &mut format);
+    envoy::append(LOG_FORMAT, &format, &mut bytes);
+    envoy::Any {
+        value: bytes,
+        ..envoy::any(&file_log::FileAccessLog::default())
+    }
 }

@@ -130,3 +130,43 @@ fn text(value: &str) -> Value {
         )),
     }
 }
+
+/// A `google.protobuf.Struct`, encoded in the order of its keys.
+pub fn encoded_struct(object: &serde_json::Map<String, serde_json::Value>) -> Vec<u8> {
+    const FIELDS: u32 = 1;
+    let mut sorted: Vec<_> = object.iter().collect();
+    sorted.sort_by_key(|(key, _)| *key);
+    let mut bytes = Vec::new();
+    for (key, value) in sorted {
+        let mut entry = Vec::new();
+        append(1, key.as_bytes(), &mut entry);
+        append(2, &encoded_value(value), &mut entry);
+        append(FIELDS, &entry, &mut bytes);
+    }
+    bytes
+}
+
+fn encoded_value(value: &serde_json::Value) -> Vec<u8> {
+    use envoy_types::pb::google::protobuf::value::Kind;
+    use serde_json::Value as Json;
+    let mut bytes = Vec::new();
+    let kind = match value {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(value) => Kind::BoolValue(*value),
+        Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
+        Json::String(value) => Kind::StringValue(value.clone()),
+        Json::Object(object) => {
+            append(5, &encoded_struct(object), &mut bytes);
+            return bytes;
+        }
+        Json::Array(items) => {
+            let mut list = Vec::new();
+            for item in items {
+                append(1, &encoded_value(item), &mut list);
+            }
+            append(6, &list, &mut bytes);
+            return bytes;
+        }
+    };
+    Value { kind: Some(kind) }.encode_to_vec()
+}

@@ -95,7 +95,7 @@ fn retry_policy(
     }
 }
 
-fn retries(retries: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
+pub fn retries(retries: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
     let Some(retries) = retries else {
         return Some(default_retry_policy());
     };

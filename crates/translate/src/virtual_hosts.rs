@@ -1,10 +1,12 @@
 //! One virtual host: the routes for one service (or rule host) on one port.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use lateen_api::virtual_service::HttpRoute;
 use lateen_model::{MeshSettings, VirtualService};
 use prost::Message;
+use route::route::Action;
 
 use crate::cache::ById;
 use crate::envoy::route;
@@ -68,7 +70,15 @@ fn virtual_host(key: &VirtualHostKey) -> route::VirtualHost {
     let routes = if key.rules.is_empty() {
         key.service
             .iter()
-            .map(|(host, port)| default_route(host, *port))
+            .map(|(host, port)| {
+                let mut made = default_route(host, *port);
+                if let (Some(retries), Some(Action::Route(to))) =
+                    (&key.mesh.http_retries, &mut made.action)
+                {
+                    to.retry_policy = route_action::retries(Some(retries));
+                }
+                made
+            })
             .collect()
     } else {
         rule_routes(key)
@@ -188,7 +198,7 @@ fn route(
     };
     route_action::apply(
         &mut made,
-        http,
+        &with_mesh_retries(http, &key.mesh),
         item.and_then(|item| item.uri.as_ref()),
         &to,
     );
@@ -204,5 +214,16 @@ fn operation(http: &HttpRoute, key: &VirtualHostKey) -> String {
         (Some((host, port)), _) => format!("{host}:{port}/*"),
         (None, Some(destination)) => format!("{}:{}/*", destination.host, key.audience.port),
         (None, None) => format!("{}/*", key.name),
+    }
+}
+
+/// A route that says nothing of retries has those of the mesh.
+fn with_mesh_retries<'a>(http: &'a HttpRoute, mesh: &MeshSettings) -> Cow<'a, HttpRoute> {
+    match &mesh.http_retries {
+        Some(retries) if http.retries.is_none() => Cow::Owned(HttpRoute {
+            retries: Some((**retries).clone()),
+            ..http.clone()
+        }),
+        _ => Cow::Borrowed(http),
     }
 }

@@ -276,7 +276,7 @@ const RETRY_ON: [&str; 16] = [
     "unavailable",
 ];
 
-fn retries(check: &mut Checker, retries: &HttpRetry) {
+pub fn retries(check: &mut Checker, retries: &HttpRetry) {
     check.some("attempts", &retries.attempts, |check, attempts| {
         let others = retries.per_try_timeout.is_some() || !retries.retry_on.is_empty();
         match attempts {

@@ -1,6 +1,6 @@
 //! Rules of Kubernetes' `Service`.
 
-use super::{Checker, Validate, names};
+use super::{Checker, Validate, mesh_config, names};
 use crate::field::IntOrString;
 use crate::kubernetes::*;
 
@@ -55,6 +55,18 @@ impl Validate for Service {
 /// Its labels are metadata.
 impl Validate for Namespace {
     fn validate(&self, _: &mut Checker) {}
+}
+
+impl Validate for ConfigMap {
+    fn validate(&self, check: &mut Checker) {
+        check.field("data", |check| {
+            if let Some(text) = self.data.get("mesh") {
+                check.field("mesh", |check| {
+                    check.embedded(mesh_config::read(text, false).1);
+                });
+            }
+        });
+    }
 }
 
 fn port_and_protocol(port: &ServicePort) -> String {

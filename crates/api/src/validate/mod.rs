@@ -8,10 +8,13 @@
 mod destination_rule;
 mod gateway;
 mod http_route;
+mod istio_operator;
 mod kubernetes;
+pub mod mesh_config;
 mod meta;
 mod names;
 mod service_entry;
+mod sidecar;
 mod traffic_policy;
 mod virtual_service;
 
@@ -33,7 +36,10 @@ pub trait Validate {
 pub fn object(object: &Object) -> Vec<Problem> {
     let mut check = Checker::default();
     check.field("metadata", |check| meta::validate(object, check));
-    check.field("spec", |check| object.spec.validate(check));
+    match object.kind.content_at_root() {
+        true => object.spec.validate(&mut check),
+        false => check.field("spec", |check| object.spec.validate(check)),
+    }
     check.problems
 }
 
@@ -164,6 +170,15 @@ impl Checker {
             hint,
             What::Other,
         );
+    }
+
+    /// Findings about a text that the field holds; their places are those within the text.
+    pub fn embedded(&mut self, found: Vec<Problem>) {
+        self.problems
+            .extend(found.into_iter().map(|problem| Problem {
+                path: self.path.join(&problem.path),
+                ..problem
+            }));
     }
 
     fn push(

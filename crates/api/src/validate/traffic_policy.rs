@@ -151,7 +151,7 @@ fn is_prime(number: u64) -> bool {
             .all(|divisor| !number.is_multiple_of(divisor))
 }
 
-fn locality(check: &mut Checker, setting: &LocalityLoadBalancerSetting) {
+pub fn locality(check: &mut Checker, setting: &LocalityLoadBalancerSetting) {
     let ordered = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
     if !setting.distribute.is_empty() && ordered {
         check.field("distribute", |check| {
@@ -255,7 +255,7 @@ fn failover_priority(check: &mut Checker, priority: &[String]) {
     );
 }
 
-fn connection_pool(check: &mut Checker, pool: &ConnectionPoolSettings) {
+pub fn connection_pool(check: &mut Checker, pool: &ConnectionPoolSettings) {
     if pool.tcp.is_none() && pool.http.is_none() {
         check.error("connection pool must have at least one field");
     }

@@ -43,6 +43,7 @@ mod gateway;
 mod grpc;
 mod kubectl;
 mod mesh;
+mod mesh_settings;
 mod requests;
 mod sidecar;
 mod wire;

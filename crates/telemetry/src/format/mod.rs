@@ -94,6 +94,11 @@ pub enum Missing {
     Empty,
 }
 
+/// Everything wrong with a text format; empty when [`Format::text`] compiles it.
+pub fn problems(format: &str) -> Vec<FormatError> {
+    parse::problems(format)
+}
+
 /// A point in time as `2026-01-31T23:59:59.123Z`.
 pub fn timestamp(time: SystemTime) -> String {
     let mut out = Vec::with_capacity(24);

@@ -170,9 +170,36 @@ pub(super) const WITHOUT_VALUE: &[&str] = &[
     "TLS_PROPERTY",
 ];
 
-/// The known operator nearest to a misspelt one, when one is near.
+/// Words that people shorten, and operators of other proxies' formats.
+const WORDS: &[(&str, &str)] = &[
+    ("RESP", "RESPONSE"),
+    ("RECV", "RECEIVED"),
+    ("RCVD", "RECEIVED"),
+    ("RX", "RECEIVED"),
+    ("TX", "SENT"),
+    ("ADDR", "ADDRESS"),
+    ("ERR", "ERROR"),
+];
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("RBAC_IDENTITY", "DOWNSTREAM_PEER_URI_SAN"),
+    ("STATUS", "RESPONSE_CODE"),
+    ("METHOD", "REQ(:METHOD)"),
+    ("AUTHORITY", "REQ(:AUTHORITY)"),
+    ("REQUEST_ID", "REQ(X-REQUEST-ID)"),
+    ("TIMESTAMP", "START_TIME"),
+];
+
+/// The known operator that a wrong name means, when one is near.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let upper = name.to_ascii_uppercase();
+    if let Some((_, meant)) = ELSEWHERE.iter().find(|(other, _)| *other == upper) {
+        return Some(meant);
+    }
+    let words = upper.split('_').map(|word| {
+        let known = WORDS.iter().find(|(short, _)| *short == word);
+        known.map_or(word, |(_, full)| full)
+    });
+    let upper = words.collect::<Vec<_>>().join("_");
     PLAIN
         .iter()
         .map(|p| p.name)

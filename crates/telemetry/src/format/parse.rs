@@ -82,6 +82,52 @@ pub(super) fn tokens(
     Ok(tokens)
 }
 
+/// Everything wrong with a format, not only the first.
+pub(super) fn problems(format: &str) -> Vec<FormatError> {
+    let mut found: Vec<FormatError> = Vec::new();
+    let mut rest = format;
+    while let Some((_, after)) = rest.split_once('%') {
+        rest = if let Some(after) = after.strip_prefix('%') {
+            after
+        } else if let Some(length) = strftime(after) {
+            let time = &after[..length];
+            found.push(error(format!(
+                "'%{time}' is the format of a time; write %START_TIME(%{time})%"
+            )));
+            &after[length..]
+        } else {
+            match operator(after, &mut Vec::new()) {
+                Ok((_, rest)) => rest,
+                Err(error) => {
+                    if !found.contains(&error) {
+                        found.push(error);
+                    }
+                    // Goes on behind what was meant as its end.
+                    after.split_once('%').map_or("", |(_, rest)| rest)
+                }
+            }
+        };
+    }
+    found
+}
+
+/// The length of a time format such as `%Y-%m-%dT%H:%M:%S` after its first `%`.
+fn strftime(text: &str) -> Option<usize> {
+    let end = |c: char| c.is_whitespace() || matches!(c, ']' | '"' | ')');
+    let length = text.find(end).unwrap_or(text.len());
+    let run = &text[..length];
+    let specifiers = run.split('%').collect::<Vec<_>>();
+    let is_specifier = |part: &&str| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(|c| c.is_ascii_alphabetic())
+            && chars
+                .next()
+                .is_none_or(|c| !c.is_ascii_uppercase() || c == 'T' || c == 'Z')
+            && part.len() <= 3
+    };
+    (specifiers.len() > 1 && specifiers.iter().all(is_specifier)).then_some(length)
+}
+
 /// One operator after its first `%`, and what follows it: `NAME`, `NAME(arguments)`,
 /// `NAME(arguments):length`, then `%`.
 fn operator<'f>(
