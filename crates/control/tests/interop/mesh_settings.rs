@@ -150,9 +150,11 @@ async fn a_gateway_behind_proxies_believes_what_the_mesh_says(plane: Plane) {
         .header("x-forwarded-for", "203.0.113.7")
         .header("x-forwarded-client-cert", "By=spiffe://before");
     assert_eq!(
-        seen(&gateway, &call, "x-envoy-external-address").await,
-        None,
-        "a client on a private address is internal"
+        seen(&gateway, &call, "x-envoy-external-address")
+            .await
+            .as_deref(),
+        Some("127.0.0.1"),
+        "the connection's own address while nobody is trusted"
     );
     assert_eq!(seen(&gateway, &call, "x-forwarded-client-cert").await, None);
     let topology = "defaultConfig:\n  gatewayTopology:\n    numTrustedProxies: 1\n    \
