@@ -189,8 +189,8 @@ fn json_access_log(path: &str, object: &serde_json::Map<String, serde_json::Valu
     }
     .encode_to_vec();
     let mut format = Vec::new();
-    envoy::append(JSON_FORMAT, &envoy::encoded_struct(object), &mut format);
-    envoy::append(LOG_FORMAT, &format, &mut bytes);
+    crate::virtual_hosts::append(JSON_FORMAT, &envoy::encoded_struct(object), &mut format);
+    crate::virtual_hosts::append(LOG_FORMAT, &format, &mut bytes);
     envoy::Any {
         value: bytes,
         ..envoy::any(&file_log::FileAccessLog::default())

@@ -139,9 +139,9 @@ pub fn encoded_struct(object: &serde_json::Map<String, serde_json::Value>) -> Ve
     let mut bytes = Vec::new();
     for (key, value) in sorted {
         let mut entry = Vec::new();
-        append(1, key.as_bytes(), &mut entry);
-        append(2, &encoded_value(value), &mut entry);
-        append(FIELDS, &entry, &mut bytes);
+        crate::virtual_hosts::append(1, key.as_bytes(), &mut entry);
+        crate::virtual_hosts::append(2, &encoded_value(value), &mut entry);
+        crate::virtual_hosts::append(FIELDS, &entry, &mut bytes);
     }
     bytes
 }
@@ -156,15 +156,15 @@ fn encoded_value(value: &serde_json::Value) -> Vec<u8> {
         Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
         Json::String(value) => Kind::StringValue(value.clone()),
         Json::Object(object) => {
-            append(5, &encoded_struct(object), &mut bytes);
+            crate::virtual_hosts::append(5, &encoded_struct(object), &mut bytes);
             return bytes;
         }
         Json::Array(items) => {
             let mut list = Vec::new();
             for item in items {
-                append(1, &encoded_value(item), &mut list);
+                crate::virtual_hosts::append(1, &encoded_value(item), &mut list);
             }
-            append(6, &list, &mut bytes);
+            crate::virtual_hosts::append(6, &list, &mut bytes);
             return bytes;
         }
     };
