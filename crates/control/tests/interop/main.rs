@@ -46,4 +46,5 @@ mod mesh;
 mod mesh_settings;
 mod requests;
 mod sidecar;
+mod user_documents;
 mod wire;
