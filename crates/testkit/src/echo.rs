@@ -7,11 +7,12 @@
 //! | `/flaky/N/...` | 503 to the first N requests with this path, then 200 |
 //! | anything else | 200 |
 //!
-//! The body is always `{"name", "method", "path", "headers"}`.
+//! The body is always `{"name", "method", "version", "path", "headers"}`.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,16 +20,19 @@ use ::http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-/// An HTTP/1.1 server that stops when it is dropped.
+/// A server for HTTP/1.1, and for HTTP/2 in plaintext by prior knowledge, that stops when it is
+/// dropped.
 pub struct Echo {
     pub address: SocketAddr,
     hits: Hits,
+    /// Answers every request with this status, unless it is zero.
+    forced: Arc<AtomicU16>,
     task: JoinHandle<()>,
 }
 
@@ -40,23 +44,37 @@ impl Echo {
     pub async fn start(name: &str) -> Self {
         let (listener, address) = listen().await;
         let hits = Hits::default();
-        let (name, counters) = (Arc::<str>::from(name), hits.clone());
+        let forced = Arc::new(AtomicU16::new(0));
+        let (name, counters, status) = (Arc::<str>::from(name), hits.clone(), forced.clone());
         let task = tokio::spawn(accept(listener, move |stream| {
-            let (name, hits) = (name.clone(), counters.clone());
+            let (name, hits, forced) = (name.clone(), counters.clone(), status.clone());
             async move {
-                let service =
-                    service_fn(move |request| answer(name.clone(), hits.clone(), request));
-                let io = TokioIo::new(stream);
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(io, service)
-                    .await;
+                let service = service_fn(move |request| {
+                    let forced = forced.load(Ordering::Relaxed);
+                    answer(name.clone(), hits.clone(), forced, request)
+                });
+                if speaks_http2(&stream).await {
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                } else {
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                }
             }
         }));
         Echo {
             address,
             hits,
+            forced,
             task,
         }
+    }
+
+    /// From now on every request is answered with this status; 0 ends it.
+    pub fn always(&self, status: u16) {
+        self.forced.store(status, Ordering::Relaxed);
     }
 
     pub fn port(&self) -> u16 {
@@ -132,9 +150,22 @@ async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
+/// Whether a connection begins with the preface of HTTP/2.
+async fn speaks_http2(stream: &TcpStream) -> bool {
+    let mut start = [0; 3];
+    // `PRI` is no method of anything else.
+    while let Ok(read @ 1..) = stream.peek(&mut start).await {
+        if read == start.len() {
+            break;
+        }
+    }
+    start == *b"PRI"
+}
+
 async fn answer(
     name: Arc<str>,
     hits: Hits,
+    forced: u16,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
@@ -147,6 +178,7 @@ async fn answer(
     let mut words = path.split('/').skip(1);
     let (verb, number) = (words.next(), words.next().and_then(|n| n.parse().ok()));
     let status = match (verb, number) {
+        _ if forced > 0 => forced,
         (Some("status"), Some(code)) => code,
         (Some("flaky"), Some(failures)) if hit <= u32::from(failures) => 503,
         (Some("slow"), Some(millis)) => {
@@ -166,6 +198,7 @@ async fn answer(
     let body = json!({
         "name": &*name,
         "method": request.method().as_str(),
+        "version": format!("{:?}", request.version()),
         "path": request.uri().path_and_query().map(ToString::to_string),
         "headers": headers,
     });

@@ -6,6 +6,7 @@
 
 mod balancing;
 mod canary;
+mod faults;
 mod refused;
 mod resilience;
 mod routing;
@@ -73,6 +74,16 @@ impl Scene {
             self.servers.insert(full_name, echo);
         }
         self.mesh.create(&objects).await;
+        self
+    }
+
+    /// One version more of a service.
+    async fn with_service_version(mut self, name: &str, version: &str) -> Scene {
+        let full_name = format!("{name}-{version}");
+        let echo = Echo::start(&full_name).await;
+        let entry = workload(name, version, "http", echo.port());
+        self.mesh.create(&entry).await;
+        self.servers.insert(full_name, echo);
         self
     }
 
