@@ -6,6 +6,7 @@
 
 mod balancing;
 mod canary;
+mod external;
 mod faults;
 mod refused;
 mod resilience;
@@ -74,16 +75,6 @@ impl Scene {
             self.servers.insert(full_name, echo);
         }
         self.mesh.create(&objects).await;
-        self
-    }
-
-    /// One version more of a service.
-    async fn with_service_version(mut self, name: &str, version: &str) -> Scene {
-        let full_name = format!("{name}-{version}");
-        let echo = Echo::start(&full_name).await;
-        let entry = workload(name, version, "http", echo.port());
-        self.mesh.create(&entry).await;
-        self.servers.insert(full_name, echo);
         self
     }
 
