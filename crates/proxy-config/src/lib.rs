@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `listener.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
+//! | `listener.rs`, `chain_match.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
 //! | `compile/` | Envoy's messages to those types, one file per message |
 //! | `path.rs`, `re2.rs` | path normalisation, RE2 syntax on the `regex` crate |
 //!
@@ -17,6 +17,7 @@
 
 mod access_log;
 mod address;
+mod chain_match;
 mod cluster;
 pub mod compile;
 mod endpoint;
@@ -32,6 +33,7 @@ pub mod route;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, LogFilter};
 pub use address::{Address, CidrRange, HostPort};
+pub use chain_match::{ChainIndex, ConnectionFacts};
 pub use cluster::{
     Cluster, ClusterKind, DnsFamily, HttpProtocol, LbPolicy, LocalityLb, Priority, RetryBudget,
     TcpKeepalive, Thresholds, UpstreamHttp,
@@ -48,8 +50,9 @@ pub use http_filter::{
     RouteFilters, RouterFilter,
 };
 pub use listener::{
-    FilterChain, FilterChainMatch, Listener, ListenerFilters, Network, SourceType, TcpCluster,
-    TcpProxy, TrafficDirection,
+    FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterKind, ListenerFilters,
+    Network, PortPredicate, ProxyProtocol, SourceType, TcpCluster, TcpProxy, TlsInspector,
+    TrafficDirection,
 };
 pub use request::RequestView;
 

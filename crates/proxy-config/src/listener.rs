@@ -1,5 +1,6 @@
 //! A listener: where connections come in, and which filter chain takes each.
 
+use crate::chain_match::ChainIndex;
 use crate::{AccessLog, Address, CidrRange, HttpConnectionManager, Metadata, TcpKeepalive};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,14 @@ pub struct Listener {
     pub stat_prefix: Option<Arc<str>>,
     pub direction: TrafficDirection,
     pub filter_chains: Vec<Arc<FilterChain>>,
+    /// Which of `filter_chains` takes a connection.
+    pub chain_index: Arc<ChainIndex>,
     /// Takes connections that no other chain matches; without one they are closed.
     pub default_filter_chain: Option<Arc<FilterChain>>,
     pub filters: ListenerFilters,
+    /// Connections are handed over to the listener of the address the client was going to, if there
+    /// is one.
+    pub use_original_dst: bool,
     /// False: the listener only gets connections handed over by another.
     pub bind_to_port: bool,
     /// `listen(2)` backlog; [`None`]: the system's maximum.
@@ -40,10 +46,77 @@ pub enum TrafficDirection {
 }
 
 /// What happens to a connection before a filter chain is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerFilters {
+    /// In this order.
+    pub filters: Vec<ListenerFilter>,
+    /// How long all of them together may wait for the client; [`None`]: without limit.
+    pub timeout: Option<Duration>,
+    /// After `timeout` go on with what is known, rather than close the connection.
+    pub continue_on_timeout: bool,
+}
+
+/// One listener filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerFilter {
+    pub kind: ListenerFilterKind,
+    /// Connections that pass it by.
+    pub disabled: Option<PortPredicate>,
+}
+
+/// What a listener filter finds out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerFilterKind {
     /// Ask the kernel where the connection was going before it was redirected.
-    pub original_dst: bool,
+    OriginalDst,
+    /// Read and take away the PROXY header.
+    ProxyProtocol(ProxyProtocol),
+    /// Look for a TLS ClientHello: transport protocol, server name, ALPN.
+    TlsInspector(TlsInspector),
+    /// Look for an HTTP request: application protocol.
+    HttpInspector,
+}
+
+/// `envoy.filters.listener.tls_inspector`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsInspector {
+    /// A longer ClientHello closes the connection.
+    pub max_client_hello: usize,
+    /// Close what begins as TLS but cannot be read, rather than take it for something else.
+    pub close_on_error: bool,
+}
+
+/// `envoy.filters.listener.proxy_protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyProtocol {
+    /// Connections without a header pass as they are.
+    pub optional: bool,
+    pub v1: bool,
+    pub v2: bool,
+}
+
+/// A condition on the port a connection was going to (`ListenerFilterChainMatchPredicate`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortPredicate {
+    /// From, and up to but without.
+    Range(i32, i32),
+    Any(bool),
+    Or(Vec<PortPredicate>),
+    And(Vec<PortPredicate>),
+    Not(Box<PortPredicate>),
+}
+
+impl PortPredicate {
+    /// Whether it holds for a port.
+    pub fn matches(&self, port: u16) -> bool {
+        match self {
+            PortPredicate::Range(start, end) => (*start..*end).contains(&i32::from(port)),
+            PortPredicate::Any(any) => *any,
+            PortPredicate::Or(rules) => rules.iter().any(|rule| rule.matches(port)),
+            PortPredicate::And(rules) => rules.iter().all(|rule| rule.matches(port)),
+            PortPredicate::Not(rule) => !rule.matches(port),
+        }
+    }
 }
 
 /// One filter chain: for which connections, and what serves them.
@@ -74,15 +147,15 @@ pub struct FilterChainMatch {
     pub direct_source_ranges: Vec<CidrRange>,
     pub source_ranges: Vec<CidrRange>,
     pub source_ports: Vec<u16>,
-    /// Empty so far, as the next two: what needs the first bytes of a connection is rejected.
+    /// In lower case; a wildcard without its star (`.example.com`).
     pub server_names: Vec<Box<str>>,
-    /// `raw_buffer` or empty.
+    /// `raw_buffer`, `tls` or empty.
     pub transport_protocol: Box<str>,
     pub application_protocols: Vec<Box<str>>,
 }
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SourceType {
     #[default]
     Any,

@@ -141,7 +141,33 @@ stat_set! {
         DownstreamCxActive Gauge "downstream_cx_active",
         DownstreamCxDestroy Counter "downstream_cx_destroy",
         DownstreamCxOverflow Counter "downstream_cx_overflow",
+        DownstreamPreCxActive Gauge "downstream_pre_cx_active",
+        DownstreamPreCxTimeout Counter "downstream_pre_cx_timeout",
         NoFilterChainMatch Counter "no_filter_chain_match",
+    }
+}
+
+stat_set! {
+    /// `tls_inspector.*`
+    TlsInspectorStat {
+        ClientHelloTooLarge Counter "client_hello_too_large",
+        TlsFound Counter "tls_found",
+        TlsNotFound Counter "tls_not_found",
+        AlpnFound Counter "alpn_found",
+        AlpnNotFound Counter "alpn_not_found",
+        SniFound Counter "sni_found",
+        SniNotFound Counter "sni_not_found",
+    }
+}
+
+stat_set! {
+    /// `http_inspector.*`
+    HttpInspectorStat {
+        ReadError Counter "read_error",
+        Http10Found Counter "http10_found",
+        Http11Found Counter "http11_found",
+        Http2Found Counter "http2_found",
+        HttpNotFound Counter "http_not_found",
     }
 }
 
@@ -270,6 +296,10 @@ pub enum Scope {
     Listener(Arc<str>),
     /// The `stat_prefix` of a TCP proxy.
     Tcp(Arc<str>),
+    /// All listener filters that look for TLS.
+    TlsInspector,
+    /// All listener filters that look for HTTP.
+    HttpInspector,
     /// One endpoint of a cluster.
     Endpoint(Arc<str>, SocketAddr),
 }
@@ -282,6 +312,8 @@ impl Scope {
             Scope::Http(_) => HttpStat::ALL,
             Scope::Listener(_) => ListenerStat::ALL,
             Scope::Tcp(_) => TcpStat::ALL,
+            Scope::TlsInspector => TlsInspectorStat::ALL,
+            Scope::HttpInspector => HttpInspectorStat::ALL,
             Scope::Endpoint(..) => EndpointStat::ALL,
         }
     }

@@ -281,8 +281,10 @@ impl Source for Passage {
             Field::UpstreamClusterRaw => {
                 Value::text(self.cluster.as_ref().map(|c| &*c.config.name))
             }
-            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
-                Value::Address(self.info.peer)
+            Field::DownstreamRemoteAddress => Value::Address(self.info.peer),
+            Field::DownstreamDirectRemoteAddress => Value::Address(self.info.direct_peer()),
+            Field::RequestedServerName => {
+                Value::text(Some(self.info.server_name()).filter(|name| !name.is_empty()))
             }
             Field::DownstreamLocalAddress => Value::Address(self.info.local),
             Field::ConnectionId => Value::Number(self.info.id),

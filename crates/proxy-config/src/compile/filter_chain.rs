@@ -100,12 +100,6 @@ fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainM
     } = message;
     // Envoy has never implemented these two (listener_components.proto).
     reject!(at; address_suffix, suffix_len);
-    // These need the first bytes of the connection. To ignore them would hand connections to the
-    // wrong chain.
-    reject!(at; server_names, application_protocols);
-    if !matches!(transport_protocol.as_str(), "" | "raw_buffer") {
-        return Err(at.field("transport_protocol").not_supported());
-    }
     let port_of = |value, field: &str| match port(value, at.field(field)) {
         Ok(0) => Err(at.field(field).error("must be between 1 and 65535")),
         other => other,
@@ -130,10 +124,30 @@ fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainM
             .into_iter()
             .map(|p| port_of(p, "source_ports"))
             .collect::<Result<_, _>>()?,
-        server_names: Vec::new(),
+        server_names: server_names
+            .iter()
+            .enumerate()
+            .map(|(i, name)| server_name(name, at.item("server_names", i)))
+            .collect::<Result<_, _>>()?,
         transport_protocol: transport_protocol.into(),
-        application_protocols: Vec::new(),
+        application_protocols: application_protocols.into_iter().map(Into::into).collect(),
     })
+}
+
+/// A name, or a wildcard for whole labels.
+fn server_name(name: &str, at: At<'_>) -> Result<Box<str>, ConfigError> {
+    let name = name.to_ascii_lowercase();
+    let key = match name.strip_prefix('*') {
+        Some(rest) if rest.starts_with('.') => rest,
+        _ => &name,
+    };
+    if key.contains('*') {
+        return Err(at.error(format!(
+            "'{name}' is not supported: a star stands for whole labels, as in *.example.com; \
+             leave server_names out to take every name"
+        )));
+    }
+    Ok(key.into())
 }
 
 fn ranges(

@@ -2,16 +2,19 @@
 
 use super::access_log::access_logs;
 use super::filter_chain::filter_chain;
+use super::listener_filters::listener_filters as compile_filters;
 use super::scope::{At, reject, report};
-use super::values::{address, any, flag, known, metadata, non_empty};
-use crate::{ConfigError, FilterChain, Listener, ListenerFilters, TcpKeepalive, TrafficDirection};
+use super::values::{address, flag, known, limit, metadata, non_empty};
+use crate::{
+    ChainIndex, ConfigError, FilterChain, Listener, ListenerFilters, TcpKeepalive, TrafficDirection,
+};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 use std::sync::Arc;
 use std::time::Duration;
 
-const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
-const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+/// How long listener filters may wait for the client when nothing is said (`listener.proto`).
+const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, ConfigError> {
     let pb::Listener {
@@ -31,9 +34,8 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
         deprecated_v1,
         drain_type,
         listener_filters,
-        // No listener filter waits for bytes.
-        listener_filters_timeout: _,
-        continue_on_listener_filters_timeout: _,
+        listener_filters_timeout,
+        continue_on_listener_filters_timeout: continue_on_timeout,
         transparent,
         freebind,
         socket_options,
@@ -59,9 +61,6 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
     report!(at, "the kernel spreads connections over the workers"; connection_balance_config);
     report!(at, "data comes after the handshake"; tcp_fast_open_queue_length);
     report!(at, "buffers have a fixed size"; per_connection_buffer_limit_bytes);
-    if flag(use_original_dst, false) {
-        return Err(at.field("use_original_dst").not_supported());
-    }
     report!(at, "full buffers only pause reading"; per_connection_buffer_high_watermark_timeout);
     report!(at, "the socket keeps the system's options"; socket_options);
     report!(at, "connections are accepted as they come"; max_connections_to_accept_per_socket_event);
@@ -74,7 +73,15 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
         bind_to_port.or(deprecated_v1.and_then(|v| v.bind_to_port)),
         true,
     );
+    let use_original_dst = flag(use_original_dst, false);
     let chains = filter_chains_of(filter_chains, default_filter_chain, at)?;
+    let chain_index = ChainIndex::new(&chains.0).map_err(|same| {
+        let at = at.item("filter_chains", same.second);
+        at.field("filter_chain_match").error(format!(
+            "matches the same connections as filter_chains[{}]",
+            same.first
+        ))
+    })?;
     Ok(Listener {
         addresses: addresses(main_address, additional_addresses, at)?,
         name: non_empty(name, at.field("name"))?.into(),
@@ -85,8 +92,18 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
             core::TrafficDirection::Outbound => TrafficDirection::Outbound,
         },
         filter_chains: chains.0,
+        chain_index: Arc::new(chain_index),
         default_filter_chain: chains.1,
-        filters: listener_filter_flags(listener_filters, at)?,
+        filters: ListenerFilters {
+            filters: compile_filters(listener_filters, use_original_dst, at)?,
+            timeout: limit(
+                listener_filters_timeout,
+                Some(FILTERS_TIMEOUT),
+                at.field("listener_filters_timeout"),
+            )?,
+            continue_on_timeout,
+        },
+        use_original_dst,
         bind_to_port,
         backlog: tcp_backlog_size.map(|v| v.value),
         reuse_port: flag(enable_reuse_port, true),
@@ -108,13 +125,7 @@ fn filter_chains_of(
     let mut chains: Vec<Arc<FilterChain>> = Vec::with_capacity(messages.len());
     for (i, message) in messages.into_iter().enumerate() {
         let at = at.item("filter_chains", i);
-        let chain = filter_chain(message, at)?;
-        if let Some(same) = chains.iter().position(|c| c.matches == chain.matches) {
-            return Err(at.field("filter_chain_match").error(format!(
-                "matches the same connections as filter_chains[{same}]"
-            )));
-        }
-        chains.push(Arc::new(chain));
+        chains.push(Arc::new(filter_chain(message, at)?));
     }
     let default = default
         .map(|c| filter_chain(c, at.field("default_filter_chain")))
@@ -161,44 +172,4 @@ pub(crate) fn tcp_keepalive(message: core::TcpKeepalive) -> TcpKeepalive {
         time: keepalive_time.map(seconds),
         interval: keepalive_interval.map(seconds),
     }
-}
-
-fn listener_filter_flags(
-    messages: Vec<pb::ListenerFilter>,
-    at: At<'_>,
-) -> Result<ListenerFilters, ConfigError> {
-    use pb::listener_filter::ConfigType;
-    let mut filters = ListenerFilters::default();
-    for (i, message) in messages.into_iter().enumerate() {
-        let at = at.item("listener_filters", i);
-        let pb::ListenerFilter {
-            name,
-            filter_disabled,
-            config_type,
-        } = message;
-        if filter_disabled.is_some() {
-            // Running a filter for more connections than asked changes what they match.
-            return Err(at.field("filter_disabled").not_supported());
-        }
-        let config = match config_type {
-            Some(ConfigType::TypedConfig(config)) => config,
-            Some(ConfigType::ConfigDiscovery(_)) => {
-                return Err(at.field("config_discovery").not_supported());
-            }
-            None => return Err(at.field("typed_config").error("is required")),
-        };
-        match any(&config) {
-            // Chains that match on what these find are rejected.
-            (TLS_INSPECTOR | HTTP_INSPECTOR, _) => at.notice("the first bytes are not looked at"),
-            ("envoy.extensions.filters.listener.original_dst.v3.OriginalDst", _) => {
-                filters.original_dst = true;
-            }
-            (kind, _) => {
-                return Err(at.error(format!(
-                    "the listener filter '{name}' ({kind}) is not supported yet"
-                )));
-            }
-        }
-    }
-    Ok(filters)
 }

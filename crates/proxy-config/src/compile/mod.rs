@@ -19,6 +19,7 @@ mod headers;
 mod http_options;
 mod lb;
 mod listener;
+mod listener_filters;
 mod retry;
 mod route;
 mod route_action;

@@ -149,8 +149,26 @@ fn listeners_are_rejected_with_the_path_of_the_field() {
         ),
         (
             json!({"filter_chains": [{"filter_chain_match": {"server_names": ["a*b"]}}]}),
-            format!("{chain}.filter_chain_match.server_names"),
-            "not supported yet",
+            format!("{chain}.filter_chain_match.server_names[0]"),
+            "a star stands for whole labels, as in *.example.com",
+        ),
+        (
+            json!({"filter_chains": [
+                {"filter_chain_match": {"server_names": ["a", "b"], "source_ports": [1, 2]}},
+                {"filter_chain_match": {"server_names": ["B"], "source_ports": [2]}},
+            ]}),
+            "filter_chains[1].filter_chain_match".to_owned(),
+            "same connections as filter_chains[0]",
+        ),
+        (
+            json!({"listener_filters": [{"name": "x", "filter_disabled": {"not_match": {}}, "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"}}]}),
+            "listener_filters[0].filter_disabled.not_match".to_owned(),
+            "is required",
+        ),
+        (
+            json!({"listener_filters": [{"name": "x", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol", "disallowed_versions": ["V1", "V2"]}}]}),
+            "listener_filters[0].typed_config.disallowed_versions".to_owned(),
+            "leaves no version",
         ),
         (
             json!({"filter_chains": [{"filter_chain_match": {"prefix_ranges": [{"address_prefix": "10.0.0.1", "prefix_len": 40}]}}]}),

@@ -45,6 +45,8 @@ impl Stat {
             Owned::Workers(Scope::Http(prefix)) => StatScope::Http(prefix),
             Owned::Workers(Scope::Listener(address)) => StatScope::Listener(address),
             Owned::Workers(Scope::Tcp(prefix)) => StatScope::Tcp(prefix),
+            Owned::Workers(Scope::TlsInspector) => StatScope::Process("tls_inspector"),
+            Owned::Workers(Scope::HttpInspector) => StatScope::Process("http_inspector"),
         }
     }
 

@@ -283,8 +283,10 @@ impl Source for Facts<'_> {
                 None => Value::Absent,
             },
             Field::UpstreamRequestAttemptCount => Value::Number(u64::from(x.tries)),
-            Field::DownstreamRemoteAddress | Field::DownstreamDirectRemoteAddress => {
-                Value::Address(x.conn.peer)
+            Field::DownstreamRemoteAddress => Value::Address(x.conn.peer),
+            Field::DownstreamDirectRemoteAddress => Value::Address(x.conn.direct_peer()),
+            Field::RequestedServerName => {
+                Value::text(Some(x.conn.server_name()).filter(|name| !name.is_empty()))
             }
             Field::DownstreamLocalAddress => Value::Address(x.conn.local),
             Field::ConnectionId => Value::Number(x.conn.id),

@@ -25,7 +25,7 @@ pub struct Proxy {
     pub workers: Workers,
 }
 
-fn message(type_name: &str, json: &Value) -> Vec<u8> {
+pub fn message(type_name: &str, json: &Value) -> Vec<u8> {
     static DESCRIPTORS: OnceLock<Descriptors> = OnceLock::new();
     let descriptors = DESCRIPTORS.get_or_init(|| Descriptors::load().unwrap());
     descriptors

@@ -1,0 +1,73 @@
+//! One configuration of a listener: its filter chains, ready to serve.
+
+use super::inspect::Inspectors;
+use super::sighting::Sighting;
+use crate::http::service::HttpService;
+use crate::stats::{Page, Scope};
+use crate::tcp::TcpService;
+use crate::worker::state::Worker;
+use lateen_proxy_config::{FilterChain, Listener, Network};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One configuration of a listener.
+pub(crate) struct Generation {
+    pub(super) listener: Arc<Listener>,
+    chains: Vec<Rc<Chain>>,
+    default: Option<Rc<Chain>>,
+    pub(super) stats: Arc<Page>,
+    pub(super) inspectors: Option<Inspectors>,
+}
+
+/// One filter chain of one generation.
+pub(crate) struct Chain {
+    pub(super) serve: Serve,
+}
+
+pub(super) enum Serve {
+    Http(Rc<HttpService>),
+    Tcp(Rc<TcpService>),
+    Close,
+}
+
+impl Generation {
+    pub(super) fn new(worker: &Rc<Worker>, listener: Arc<Listener>) -> Generation {
+        let chain = |config: &Arc<FilterChain>| {
+            Rc::new(Chain {
+                serve: match &config.network {
+                    Network::Http(manager) => {
+                        let name = config.name.clone();
+                        let service = HttpService::new(worker, name, manager);
+                        Serve::Http(Rc::new(service))
+                    }
+                    Network::Tcp(proxy) => Serve::Tcp(Rc::new(TcpService::new(worker, proxy))),
+                    Network::Close => Serve::Close,
+                },
+            })
+        };
+        let name = listener.stat_prefix.clone().unwrap_or_else(|| {
+            let address = listener
+                .addresses
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            address.replace(':', "_").into()
+        });
+        Generation {
+            chains: listener.filter_chains.iter().map(chain).collect(),
+            default: listener.default_filter_chain.as_ref().map(chain),
+            stats: worker.page(Scope::Listener(name)),
+            inspectors: Inspectors::new(worker, &listener.filters),
+            listener,
+        }
+    }
+
+    /// The chain that takes a connection.
+    pub(super) fn chain_for(&self, sighting: &Sighting) -> Option<Rc<Chain>> {
+        let found = self.listener.chain_index.find(&sighting.facts());
+        found
+            .and_then(|index| self.chains.get(index))
+            .or(self.default.as_ref())
+            .cloned()
+    }
+}

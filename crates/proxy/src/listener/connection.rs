@@ -1,0 +1,103 @@
+//! What is known about a client's connection while it is served.
+
+use super::Slot;
+use super::chains::{Chain, Generation, Serve};
+use super::sighting::Sighting;
+use crate::http::service::HttpService;
+use crate::stats::{ListenerStat, Page};
+use crate::worker::state::Worker;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// What is known about a client's connection.
+pub(crate) struct ConnInfo {
+    pub id: u64,
+    /// Where the connection comes from; behind a PROXY header not the other end of the socket.
+    pub peer: SocketAddr,
+    /// Where the client was going: behind a redirection not this end of the socket.
+    pub local: SocketAddr,
+    /// The same, if the client was not going to the socket itself.
+    pub original_destination: Option<SocketAddr>,
+    sighting: Box<Sighting>,
+    slot: Rc<Slot>,
+    generation: RefCell<Rc<Generation>>,
+    chain: RefCell<Rc<Chain>>,
+    /// The newest generation does not take this connection.
+    outdated: Cell<bool>,
+    stats: Arc<Page>,
+    worker: Rc<Worker>,
+}
+
+impl ConnInfo {
+    pub(super) fn open(
+        worker: &Rc<Worker>,
+        slot: &Rc<Slot>,
+        generation: &Rc<Generation>,
+        chain: &Rc<Chain>,
+        sighting: Sighting,
+    ) -> Rc<ConnInfo> {
+        generation.stats.inc(ListenerStat::DownstreamCxTotal);
+        generation.stats.inc(ListenerStat::DownstreamCxActive);
+        worker.shared.connections.fetch_add(1, Relaxed);
+        Rc::new(ConnInfo {
+            id: worker.connection_id(),
+            peer: sighting.peer,
+            local: sighting.destination(),
+            original_destination: sighting.original_destination,
+            sighting: Box::new(sighting),
+            slot: slot.clone(),
+            generation: RefCell::new(generation.clone()),
+            chain: RefCell::new(chain.clone()),
+            outdated: Cell::new(false),
+            stats: generation.stats.clone(),
+            worker: worker.clone(),
+        })
+    }
+
+    /// The server name that the client's TLS asked for; empty without one.
+    pub(crate) fn server_name(&self) -> &str {
+        &self.sighting.seen.server_name
+    }
+
+    /// The other end of the socket.
+    pub(crate) fn direct_peer(&self) -> SocketAddr {
+        self.sighting.direct_peer
+    }
+
+    /// How to serve the next request of this connection: by the newest generation if it has an HTTP
+    /// chain for it.
+    pub(crate) fn http_service(&self) -> Option<Rc<HttpService>> {
+        let newest = self.slot.current.borrow();
+        if !Rc::ptr_eq(&newest, &self.generation.borrow()) {
+            *self.generation.borrow_mut() = newest.clone();
+            match newest.chain_for(&self.sighting) {
+                Some(chain) if matches!(chain.serve, Serve::Http(_)) => {
+                    *self.chain.borrow_mut() = chain;
+                    self.outdated.set(false);
+                }
+                _ => self.outdated.set(true),
+            }
+        }
+        match &self.chain.borrow().serve {
+            Serve::Http(service) => Some(service.clone()),
+            Serve::Tcp(_) | Serve::Close => None,
+        }
+    }
+
+    /// Whether the client should go elsewhere with its next request.
+    pub(crate) fn draining(&self) -> bool {
+        self.worker.draining.get() || self.slot.removed.get() || self.outdated.get()
+    }
+}
+
+impl Drop for ConnInfo {
+    fn drop(&mut self) {
+        self.stats.dec(ListenerStat::DownstreamCxActive);
+        self.stats.inc(ListenerStat::DownstreamCxDestroy);
+        self.worker.shared.connections.fetch_sub(1, Relaxed);
+        self.worker.listeners.forget(self.id);
+    }
+}

@@ -1,0 +1,316 @@
+//! Listeners of one worker: accept, find out, choose the filter chain, serve.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `inspect.rs` | the listener filters of one connection, and the wait for its first bytes |
+//! | `client_hello.rs`, `first_request.rs`, `proxy_header.rs` | what first bytes say; pure |
+//! | `sighting.rs` | what became known, as filter chains match it |
+//! | `chains.rs` | one configuration of a listener, ready to serve |
+//! | `connection.rs` | a connection while it is served |
+//!
+//! A listener has a slot for its life and a generation per configuration. A connection belongs to
+//! the slot; before each HTTP request it takes the newest generation's chain, so a change reaches
+//! connections that are open without closing them. A connection that the new generation would not
+//! take, and every connection of a removed listener, is asked to go when its request is done.
+//!
+//! Invariant: an update never closes a listening socket that the new configuration still has.
+
+mod chains;
+mod client_hello;
+mod connection;
+mod first_request;
+mod inspect;
+mod proxy_header;
+mod sighting;
+
+pub(crate) use connection::ConnInfo;
+
+use crate::http;
+use crate::io::Io;
+use crate::stats::ListenerStat;
+use crate::tcp;
+use crate::worker::state::Worker;
+use crate::worker::timers::Deadline;
+use chains::{Generation, Serve};
+use inspect::Inspection;
+use lateen_proxy_config::{Address, Codec, Listener};
+use sighting::Sighting;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, spawn_local};
+
+/// The listeners of a worker, and its open connections.
+#[derive(Default)]
+pub(crate) struct Listeners {
+    slots: RefCell<HashMap<Arc<str>, Rc<Slot>>>,
+    /// For connections that are handed over by where they were going.
+    by_address: RefCell<HashMap<SocketAddr, Rc<Slot>>>,
+    connections: RefCell<HashMap<u64, Rc<Deadline>>>,
+}
+
+/// One listener over all its generations.
+pub(crate) struct Slot {
+    current: RefCell<Rc<Generation>>,
+    removed: Cell<bool>,
+    accepting: RefCell<Vec<AbortHandle>>,
+}
+
+impl Listeners {
+    /// A new listener, or a new generation of one.
+    pub(crate) fn set(
+        &self,
+        worker: &Rc<Worker>,
+        listener: Arc<Listener>,
+        sockets: Option<Vec<std::net::TcpListener>>,
+    ) {
+        let name = listener.name.clone();
+        let generation = Rc::new(Generation::new(worker, listener.clone()));
+        let slot = {
+            let mut slots = self.slots.borrow_mut();
+            match slots.get(&name) {
+                Some(slot) => {
+                    *slot.current.borrow_mut() = generation;
+                    slot.clone()
+                }
+                None => {
+                    let slot = Rc::new(Slot {
+                        current: RefCell::new(generation),
+                        removed: Cell::new(false),
+                        accepting: RefCell::default(),
+                    });
+                    slots.insert(name, slot.clone());
+                    slot
+                }
+            }
+        };
+        self.enter_addresses(&slot, &listener);
+        if let Some(sockets) = sockets {
+            slot.stop();
+            sockets
+                .into_iter()
+                .for_each(|socket| slot.accept_on(worker, socket));
+        }
+    }
+
+    /// Stops listening; connections go when their request is done.
+    pub(crate) fn remove(&self, name: &str) {
+        if let Some(slot) = self.slots.borrow_mut().remove(name) {
+            slot.removed.set(true);
+            slot.stop();
+            self.leave_addresses(&slot);
+        }
+        self.wake_connections();
+    }
+
+    /// Closes all listening sockets.
+    pub(crate) fn stop(&self) {
+        self.slots.borrow().values().for_each(|slot| slot.stop());
+    }
+
+    /// Lets every connection look at its situation anew.
+    pub(crate) fn wake_connections(&self) {
+        self.connections
+            .borrow()
+            .values()
+            .for_each(|deadline| deadline.wake());
+    }
+
+    fn deadline_of(&self, connection: u64) -> Rc<Deadline> {
+        self.connections
+            .borrow_mut()
+            .entry(connection)
+            .or_default()
+            .clone()
+    }
+
+    fn forget(&self, connection: u64) {
+        self.connections.borrow_mut().remove(&connection);
+    }
+
+    fn enter_addresses(&self, slot: &Rc<Slot>, listener: &Listener) {
+        self.leave_addresses(slot);
+        let mut by_address = self.by_address.borrow_mut();
+        for address in &listener.addresses {
+            if let Address::Socket(address) = address {
+                by_address.insert(*address, slot.clone());
+            }
+        }
+    }
+
+    fn leave_addresses(&self, slot: &Rc<Slot>) {
+        self.by_address
+            .borrow_mut()
+            .retain(|_, other| !Rc::ptr_eq(other, slot));
+    }
+
+    /// The listener of an address, else the one of its port on every address.
+    fn at(&self, address: SocketAddr) -> Option<Rc<Slot>> {
+        let by_address = self.by_address.borrow();
+        let any: IpAddr = match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        by_address
+            .get(&address)
+            .or_else(|| by_address.get(&SocketAddr::new(any, address.port())))
+            .cloned()
+    }
+}
+
+impl Slot {
+    fn stop(&self) {
+        self.accepting
+            .borrow_mut()
+            .drain(..)
+            .for_each(|task| task.abort());
+    }
+
+    fn accept_on(self: &Rc<Self>, worker: &Rc<Worker>, socket: std::net::TcpListener) {
+        match TcpListener::from_std(socket) {
+            Ok(socket) => {
+                let task = spawn_local(accept(worker.clone(), self.clone(), socket));
+                self.accepting.borrow_mut().push(task.abort_handle());
+            }
+            Err(error) => tracing::error!(%error, "a listening socket cannot be used"),
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListener) {
+    loop {
+        match socket.accept().await {
+            Ok((tcp, peer)) => {
+                worker.timers.read();
+                if let Some(keepalive) = &slot.current.borrow().listener.tcp_keepalive {
+                    crate::upstream::pool::set_keepalive(&tcp, keepalive);
+                }
+                if let Ok(sighting) = Sighting::new(&tcp, peer) {
+                    arrived(&worker, &slot, tcp, sighting, HandOver::Possible);
+                }
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: the connection stays in the queue. Trying
+                // at once would spin.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// Whether a connection may still go to another listener. It does so once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HandOver {
+    Possible,
+    Done,
+}
+
+/// Sends a connection through the listener's filters.
+fn arrived(
+    worker: &Rc<Worker>,
+    slot: &Rc<Slot>,
+    tcp: TcpStream,
+    sighting: Sighting,
+    hand_over: HandOver,
+) {
+    let mut inspection = Inspection::new(tcp, sighting);
+    if inspection.ready(&slot.current.borrow().listener.filters) {
+        return inspected(worker, slot, inspection, hand_over);
+    }
+    let (worker, slot) = (worker.clone(), slot.clone());
+    spawn_local(async move {
+        let waiting = Waiting::new(&worker, &slot);
+        let inspection = inspection.run(&worker, &slot, &waiting.deadline).await;
+        drop(waiting);
+        if let Some(inspection) = inspection {
+            worker.timers.read();
+            inspected(&worker, &slot, inspection, hand_over);
+        }
+    });
+}
+
+/// A connection whose first bytes are awaited.
+struct Waiting {
+    worker: Rc<Worker>,
+    generation: Rc<Generation>,
+    id: u64,
+    deadline: Rc<Deadline>,
+}
+
+impl Waiting {
+    fn new(worker: &Rc<Worker>, slot: &Slot) -> Waiting {
+        let id = worker.connection_id();
+        let generation = slot.current.borrow().clone();
+        generation.stats.inc(ListenerStat::DownstreamPreCxActive);
+        Waiting {
+            worker: worker.clone(),
+            generation,
+            id,
+            deadline: worker.listeners.deadline_of(id),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.generation
+            .stats
+            .dec(ListenerStat::DownstreamPreCxActive);
+        self.worker.listeners.forget(self.id);
+    }
+}
+
+/// Hands a connection over to the listener of the address it was going to, or serves it.
+fn inspected(worker: &Rc<Worker>, slot: &Rc<Slot>, inspection: Inspection, hand_over: HandOver) {
+    let Inspection { tcp, sighting, .. } = inspection;
+    if hand_over == HandOver::Possible
+        && slot.current.borrow().listener.use_original_dst
+        && let Some(destination) = sighting.original_destination
+        && let Some(other) = worker.listeners.at(destination)
+        && !Rc::ptr_eq(&other, slot)
+    {
+        return arrived(worker, &other, tcp, sighting, HandOver::Done);
+    }
+    serve(worker, slot, tcp, sighting);
+}
+
+/// Chooses the chain of a connection and serves it.
+fn serve(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, sighting: Sighting) {
+    let generation = slot.current.borrow().clone();
+    let Some(chain) = generation.chain_for(&sighting) else {
+        generation.stats.inc(ListenerStat::NoFilterChainMatch);
+        return;
+    };
+    let info = ConnInfo::open(worker, slot, &generation, &chain, sighting);
+    let deadline = worker.listeners.deadline_of(info.id);
+    let io = Io::new(tcp);
+    match &chain.serve {
+        Serve::Http(service) if service.manager.codec == Codec::Http2 => {
+            spawn_local(crate::http2::server::serve(
+                io,
+                Vec::new(),
+                info,
+                worker.clone(),
+                deadline,
+            ));
+        }
+        Serve::Http(_) => {
+            spawn_local(http::conn::serve(io, info, worker.clone(), deadline));
+        }
+        Serve::Tcp(service) => {
+            spawn_local(tcp::serve(
+                io,
+                service.clone(),
+                info,
+                worker.clone(),
+                deadline,
+            ));
+        }
+        Serve::Close => {}
+    }
+}
