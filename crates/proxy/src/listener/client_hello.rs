@@ -71,8 +71,11 @@ fn more(have: usize, limit: usize) -> Look {
     }
 }
 
-/// The content of the first record and what follows it; nothing while it is not all there.
-fn record(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Look> {
+/// A record's content, and what follows the record.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+/// The first record; nothing while it is not all there.
+fn record(bytes: &[u8]) -> Result<Option<Record<'_>>, Look> {
     match bytes.first() {
         Some(&HANDSHAKE) | None => {}
         Some(_) => return Err(Look::NotTls),
