@@ -16,7 +16,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("store", &["api"]),
     ("model", &["api"]),
     ("analysis", &["api", "model"]),
-    ("translate", &["api", "model"]),
+    ("translate", &["api", "model", "proto"]),
     ("proto", &[]),
     ("xds", &["proto"]),
     ("telemetry", &[]),

@@ -11,6 +11,8 @@ pub struct Options {
     /// A directory of YAML to follow.
     pub config: Option<PathBuf>,
     pub bind: IpAddr,
+    /// Address of the xDS server, where it is another one.
+    pub xds_bind: Option<IpAddr>,
     /// Port 0 takes a free one.
     pub xds_port: u16,
     pub monitoring_port: u16,
@@ -31,6 +33,7 @@ impl Options {
             data_dir: data_dir.into(),
             config: None,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            xds_bind: None,
             xds_port: 15010,
             monitoring_port: 15014,
             api_port: 15088,

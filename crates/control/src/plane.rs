@@ -78,10 +78,11 @@ impl Control {
             lateen_xds::Limits::default(),
         );
         let (leaving, left) = watch::channel(false);
-        let advising = mesh.clone();
+        let (advising, viewing) = (mesh.clone(), mesh.clone());
         let api = Api {
             store,
             advice: Arc::new(move |object| advice::warnings(&advising.refresh(), object)),
+            view: Arc::new(move || viewing.refresh()),
             leaving: left.clone(),
         };
         let for_sweeping = discovery.clone();
@@ -159,8 +160,8 @@ struct Listeners {
 impl Listeners {
     /// All or none, before anything else happens: a taken port is the likeliest failure.
     async fn bind(options: &Options) -> Result<Self, ControlError> {
-        let bind = |port, purpose, flag| async move {
-            let address = SocketAddr::new(options.bind, port);
+        let bind = |ip, port, purpose, flag| async move {
+            let address = SocketAddr::new(ip, port);
             let listener = TcpListener::bind(address).await;
             listener.map_err(|source| ControlError::Listen {
                 purpose,
@@ -170,9 +171,21 @@ impl Listeners {
             })
         };
         Ok(Self {
-            xds: bind(options.xds_port, "xDS", "--xds-port").await?,
-            api: bind(options.api_port, "the API", "--api-port").await?,
-            monitoring: bind(options.monitoring_port, "monitoring", "--monitoring-port").await?,
+            xds: bind(
+                options.xds_bind.unwrap_or(options.bind),
+                options.xds_port,
+                "xDS",
+                "--xds-port",
+            )
+            .await?,
+            api: bind(options.bind, options.api_port, "the API", "--api-port").await?,
+            monitoring: bind(
+                options.bind,
+                options.monitoring_port,
+                "monitoring",
+                "--monitoring-port",
+            )
+            .await?,
         })
     }
 

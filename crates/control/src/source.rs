@@ -80,6 +80,10 @@ pub(crate) fn changed(now: &MeshSnapshot, before: &MeshSnapshot) -> Changed {
         Changes::Endpoints(hosts) if hosts.is_empty() => Changed::none(),
         Changes::Endpoints(hosts) => {
             let mut changed = Changed::none();
+            let is_headless = |host: &Arc<str>| now.service(host).is_some_and(|s| s.is_headless());
+            if hosts.iter().any(is_headless) {
+                changed.add(type_url::NAME_TABLE, Names::All);
+            }
             let names = lateen_translate::endpoint_resources(now, &hosts);
             changed.add(type_url::ENDPOINT, Names::Some(names));
             changed

@@ -462,3 +462,45 @@ async fn monitoring_and_debug_pages_answer() {
     assert_eq!(get("/debug/config_dump").await.code, 400);
     assert_eq!(get("/debug/config_dump?proxyID=a.b").await.code, 404);
 }
+
+#[tokio::test]
+async fn hosts_without_addresses_show_the_ones_the_mesh_gave_them_and_the_same_after_a_restart() {
+    const ENTRIES: &str = "/apis/networking.istio.io/v1/namespaces/default/serviceentries";
+    let entry = |name: &str, rest: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+             spec: {{hosts: [{name}.test], resolution: DNS, {rest}\
+             ports: [{{number: 80, name: tcp, protocol: TCP}}]}}\n"
+        )
+    };
+    let first = bench().await;
+    let created = first.post(ENTRIES, &entry("auto", "")).await.json();
+    let addresses = created["status"]["addresses"].clone();
+    let value = addresses[0]["value"].as_str().unwrap();
+    assert!(value.starts_with("240.240."), "{created}");
+    assert_eq!(addresses[0]["host"], "auto.test");
+    assert!(
+        addresses[1]["value"]
+            .as_str()
+            .unwrap()
+            .starts_with("2001:2::")
+    );
+    // A patch of another field does not store what is only computed.
+    let path = format!("{ENTRIES}/auto");
+    let kind = [("content-type", "application/merge-patch+json")];
+    let patch = r#"{"spec": {"addresses": ["10.0.0.1"]}}"#;
+    let patched = first.send("PATCH", &path, &kind, patch).await.json();
+    assert_eq!(patched["status"]["addresses"], json!(null), "{patched}");
+    let patch = r#"{"spec": {"addresses": null}}"#;
+    let patched = first.send("PATCH", &path, &kind, patch).await.json();
+    assert_eq!(patched["status"]["addresses"], addresses);
+    let other = entry("other", &format!("addresses: [{value}], "));
+    first.post(ENTRIES, &other).await;
+    let moved = first.get(ENTRIES).await.json()["items"][0]["status"]["addresses"].clone();
+    assert!(moved.is_array() && moved != addresses, "{moved}");
+
+    let directory = first.directory;
+    first.control.stop().await;
+    let second = bench_in(directory, None).await;
+    assert_eq!(second.get(&path).await.json()["status"]["addresses"], moved);
+}

@@ -22,6 +22,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub bind: std::net::IpAddr,
 
+    /// Address of the xDS server [default: that of --bind]
+    #[arg(long, value_name = "ADDRESS")]
+    pub xds_bind: Option<std::net::IpAddr>,
+
     /// Port of the xDS server (plaintext gRPC)
     #[arg(long, value_name = "PORT", default_value_t = 15010)]
     pub xds_port: u16,
@@ -61,6 +65,7 @@ pub fn run(args: Args) -> Outcome {
     let options = Options {
         config: args.config,
         bind: args.bind,
+        xds_bind: args.xds_bind,
         xds_port: args.xds_port,
         monitoring_port: args.monitoring_port,
         api_port: args.api_port,

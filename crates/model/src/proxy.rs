@@ -49,6 +49,8 @@ pub struct Proxy {
     pub dns_domain: String,
     /// Address listeners bind.
     pub bind: String,
+    /// Its workload asks the proxy for addresses of names (`DNS_CAPTURE`).
+    pub dns_capture: bool,
     /// Port of the outbound HTTP proxy listener, where there is one.
     pub http_proxy_port: Option<u16>,
     /// Inbound listener port to application port.
@@ -110,6 +112,7 @@ impl Proxy {
             bind: text(metadata, "LATEEN_BIND")
                 .unwrap_or("0.0.0.0")
                 .to_string(),
+            dns_capture: is_true(metadata, "DNS_CAPTURE"),
             http_proxy_port: match metadata.get("HTTP_PROXY_PORT") {
                 None | Some(Value::Null) => None,
                 Some(value) => Some(port("HTTP_PROXY_PORT", value)?),
@@ -123,6 +126,15 @@ impl Proxy {
 
 fn text<'a>(metadata: &'a Value, key: &str) -> Option<&'a str> {
     metadata.get(key).and_then(Value::as_str)
+}
+
+/// A switch, given as text (as Istio's agent sends it) or as a boolean.
+fn is_true(metadata: &Value, key: &str) -> bool {
+    match metadata.get(key) {
+        Some(Value::Bool(value)) => *value,
+        Some(Value::String(text)) => text.eq_ignore_ascii_case("true") || text == "1",
+        _ => false,
+    }
 }
 
 /// A port given as a number, a float (protobuf Struct knows no integers) or text.

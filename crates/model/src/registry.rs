@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lateen_api as api;
 use lateen_api::Object;
 
+use crate::auto_allocate::Allocation;
 use crate::hostname;
 use crate::protocol::Protocol;
 use crate::rules::Origin;
@@ -78,6 +79,7 @@ pub fn kubernetes_service(origin: &Origin, spec: &api::Service, mesh: &MeshSetti
             source: Source::Kubernetes,
             ports: ports.collect(),
             addresses,
+            auto_addresses: Vec::new(),
             resolution: Resolution::Endpoints,
             location: Location::Internal,
             visibility: Visibility::with_default(&[], &mesh.service_export_to, &origin.namespace),
@@ -121,6 +123,7 @@ pub fn service_entry(
             source: Source::ServiceEntry,
             ports: ports.clone(),
             addresses: spec.addresses.clone(),
+            auto_addresses: Vec::new(),
             resolution,
             location: match spec.location.unwrap_or_default() {
                 ApiLocation::MeshExternal => Location::External,
@@ -142,6 +145,26 @@ pub fn service_entry(
         inline: inline.clone(),
     });
     entries.collect()
+}
+
+/// Gives hosts of ServiceEntries the addresses that were found for them.
+pub fn give_addresses(services: &mut [Registered], allocation: Allocation) {
+    let mut found = allocation.allocate();
+    if found.is_empty() {
+        return;
+    }
+    for Registered { service, .. } in services {
+        if service.source != Source::ServiceEntry {
+            continue;
+        }
+        let origin = Origin {
+            created: service.created.clone(),
+            name: service.name.clone(),
+            namespace: service.namespace.clone(),
+        };
+        let addresses = found.remove(&(origin, service.hostname.to_string()));
+        service.auto_addresses = addresses.map(Vec::from).unwrap_or_default();
+    }
 }
 
 fn inline_workloads(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Arc<Workload>> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::protocol::Protocol;
+use crate::proxy::Proxy;
 use crate::visibility::Visibility;
 
 /// How the endpoints of a service are found.
@@ -63,6 +64,9 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Virtual addresses or CIDRs.
     pub addresses: Vec<String>,
+    /// Virtual addresses the mesh chose because there are no others (SE-06). Only proxies that
+    /// resolve names through the mesh meet them: see [`Service::addresses_for`].
+    pub auto_addresses: Vec<String>,
     pub resolution: Resolution,
     pub location: Location,
     pub visibility: Visibility,
@@ -86,6 +90,19 @@ pub struct DnsTarget {
 }
 
 impl Service {
+    /// The virtual addresses that clients of this proxy connect to.
+    pub fn addresses_for(&self, proxy: &Proxy) -> &[String] {
+        match proxy.dns_capture && self.addresses.is_empty() {
+            true => &self.auto_addresses,
+            false => &self.addresses,
+        }
+    }
+
+    /// A Kubernetes Service without a virtual address: its name stands for its endpoints.
+    pub fn is_headless(&self) -> bool {
+        self.source == Source::Kubernetes && self.addresses.is_empty()
+    }
+
     /// The port with this number.
     pub fn port(&self, number: u32) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use lateen_api::{MeshConfig, Object, Spec};
 
+use crate::auto_allocate::Allocation;
 use crate::hostname;
 use crate::registry::{self, Registered};
 use crate::rules::{DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, VirtualService};
@@ -151,6 +152,23 @@ impl MeshSnapshot {
     /// The service of a fully qualified host.
     pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
         self.services.get(host)
+    }
+
+    /// The addresses the mesh gave to the hosts of a ServiceEntry: host and address.
+    pub fn auto_addresses<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        hosts: impl Iterator<Item = &'a str>,
+    ) -> Vec<(String, String)> {
+        let services = hosts.filter_map(|host| self.services.get(host.to_lowercase().as_str()));
+        services
+            .filter(|service| service.namespace == namespace && service.name == name)
+            .flat_map(|service| {
+                let addresses = service.auto_addresses.iter();
+                addresses.map(|address| (service.hostname.to_string(), address.clone()))
+            })
+            .collect()
     }
 
     /// Endpoints of a service; empty when it is unknown.
@@ -341,15 +359,18 @@ impl Parts {
             namespaces: BTreeSet::new(),
         };
         let mut destination_rules = Vec::new();
+        let mut allocation = Allocation::default();
         for object in objects {
             let origin = registry::origin(object);
             match &object.spec {
                 Spec::Service(spec) => parts
                     .services
                     .push(registry::kubernetes_service(&origin, spec, settings)),
-                Spec::ServiceEntry(spec) => parts
-                    .services
-                    .extend(registry::service_entry(&origin, spec, settings)),
+                Spec::ServiceEntry(spec) => {
+                    allocation.note(&origin, object, spec);
+                    let entries = registry::service_entry(&origin, spec, settings);
+                    parts.services.extend(entries);
+                }
                 Spec::WorkloadEntry(spec) => {
                     let workload = registry::workload_entry(&origin, object, spec);
                     parts
@@ -376,6 +397,7 @@ impl Parts {
                 Spec::Sidecar(_) => {}
             }
         }
+        registry::give_addresses(&mut parts.services, allocation);
         parts
             .virtual_services
             .sort_by(|a, b| a.origin.cmp(&b.origin));

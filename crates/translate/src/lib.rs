@@ -15,6 +15,7 @@ mod filters;
 mod gateway;
 mod grpc;
 mod listeners;
+mod name_table;
 pub mod names;
 mod policy;
 mod route_action;

@@ -10,6 +10,7 @@ use lateen_model::{
 use prost::Message;
 
 use crate::cache::{ById, Memo};
+use crate::name_table::{self, NameTableKey};
 use crate::route_match::Audience;
 use crate::route_table::Rest;
 use crate::virtual_hosts::{self, VirtualHostKey};
@@ -21,6 +22,7 @@ pub mod type_url {
     pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
     pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
     pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+    pub use lateen_proto::nds::NAME_TABLE;
 }
 
 /// One encoded resource.
@@ -42,6 +44,7 @@ pub struct Translator<R> {
     virtual_hosts: Memo<VirtualHostKey, Vec<u8>>,
     tables: Memo<TableKey, R>,
     listeners: Memo<Vec<u8>, R>,
+    name_tables: Memo<NameTableKey, R>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -93,6 +96,7 @@ impl<R> Translator<R> {
             virtual_hosts: Memo::default(),
             tables: Memo::default(),
             listeners: Memo::default(),
+            name_tables: Memo::default(),
         }
     }
 
@@ -104,6 +108,7 @@ impl<R> Translator<R> {
         self.virtual_hosts.sweep();
         self.tables.sweep();
         self.listeners.sweep();
+        self.name_tables.sweep();
     }
 
     /// The resources of one type for one proxy. Names nobody knows are absent.
@@ -125,8 +130,19 @@ impl<R> Translator<R> {
             }
             (type_url::ROUTE, Generator::Envoy) => self.generate_routes(snapshot, proxy, names),
             (type_url::ROUTE, Generator::Grpc) => self.generate_grpc_routes(snapshot, proxy, names),
+            (type_url::NAME_TABLE, _) if wanted(names, || name_table::NAME.to_string()) => {
+                vec![self.name_table(snapshot, proxy)]
+            }
             _ => Vec::new(),
         }
+    }
+
+    fn name_table(&self, snapshot: &MeshSnapshot, proxy: &Proxy) -> Arc<R> {
+        let key = NameTableKey::new(snapshot, proxy);
+        self.name_tables.get(key, |key| {
+            let table = name_table::name_table(key).encode_to_vec();
+            self.wrap(name_table::NAME.to_string(), type_url::NAME_TABLE, table)
+        })
     }
 
     fn generate_clusters(

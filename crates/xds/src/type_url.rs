@@ -6,6 +6,8 @@ pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listene
 pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 pub const EXTENSION_CONFIG: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
+/// Host names for the proxy's DNS server: Istio's own type.
+pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTable";
 
 /// Push order: what is referred to comes before what refers to it ("make before break" in Envoy's
 /// xDS protocol description; the same order as Istio's `PushOrder`). Other types follow.
@@ -29,6 +31,7 @@ pub fn short(type_url: &str) -> &str {
         ROUTE => "rds",
         SECRET => "sds",
         EXTENSION_CONFIG => "ecds",
+        NAME_TABLE => "nds",
         other => other.rsplit(['.', '/']).next().unwrap_or(other),
     }
 }

@@ -8,6 +8,7 @@ mod answer;
 mod discovery;
 mod document;
 mod guard;
+mod object_status;
 mod patch;
 mod path;
 mod query;
@@ -26,6 +27,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use lateen_api::{Diagnostic, Object};
+use lateen_model::MeshSnapshot;
 use lateen_store::Store;
 
 pub(crate) use guard::guard;
@@ -41,6 +43,8 @@ pub(crate) type Advice = Arc<dyn Fn(&Object) -> Vec<Diagnostic> + Send + Sync>;
 pub(crate) struct Api {
     pub store: Arc<Store>,
     pub advice: Advice,
+    /// The mesh as the store has it now.
+    pub view: Arc<dyn Fn() -> Arc<MeshSnapshot> + Send + Sync>,
     /// Turns true when the process is to leave; ends watches.
     pub leaving: tokio::sync::watch::Receiver<bool>,
 }

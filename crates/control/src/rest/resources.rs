@@ -6,7 +6,8 @@ use axum::body::{self, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use lateen_api::Diagnostic;
+use lateen_api::{Diagnostic, Kind};
+use lateen_model::MeshSnapshot;
 use lateen_store::{
     Author, Change, Committed, Draft, ObjectKey, Outcome, Source, Store, StoreError, Stored,
     Verdict, Write,
@@ -17,7 +18,7 @@ use super::document::{self, Document};
 use super::path::Target;
 use super::query::Query;
 use super::status::ApiError;
-use super::{Api, MAX_BODY, answer, patch, table, watch};
+use super::{Api, MAX_BODY, answer, object_status as status, patch, table, watch};
 
 /// Says what a write did; `lateen apply` prints it.
 const VERDICT: HeaderName = HeaderName::from_static("x-lateen-verdict");
@@ -103,7 +104,9 @@ impl Call<'_> {
                 &self.headers,
             ));
         }
-        let items: Vec<Value> = objects.iter().map(|o| self.served(o)).collect();
+        let mesh = self.mesh_for_status();
+        let items = objects.iter().map(|o| self.served_of(o, mesh.as_deref()));
+        let items: Vec<Value> = items.collect();
         let list = json!({
             "kind": format!("{kind}List"),
             "apiVersion": self.target.api_version(),
@@ -176,7 +179,7 @@ impl Call<'_> {
         let patch: Value = serde_json::from_slice(&body)
             .map_err(|error| ApiError::bad_request(format!("the patch is not JSON: {error}")))?;
         let current = self.current()?;
-        let mut merged = self.served(&current);
+        let mut merged = in_version(&current, &self.target.api_version());
         merge(&mut merged, &patch);
         // Against what was merged into, so that a write in between is not lost.
         let mut document = document::from_json(&merged, self.query.mode, &self.target)?;
@@ -343,7 +346,20 @@ impl Call<'_> {
     }
 
     fn served(&self, object: &Stored) -> Value {
-        in_version(object, &self.target.api_version())
+        self.served_of(object, self.mesh_for_status().as_deref())
+    }
+
+    fn served_of(&self, object: &Stored, mesh: Option<&MeshSnapshot>) -> Value {
+        let mut document = in_version(object, &self.target.api_version());
+        if let Some(mesh) = mesh {
+            status::add_addresses(&mut document, object, mesh);
+        }
+        document
+    }
+
+    /// What the status of these objects is read from; most kinds have none that is.
+    fn mesh_for_status(&self) -> Option<Arc<MeshSnapshot>> {
+        (self.target.kind() == Kind::ServiceEntry).then(|| (self.api.view)())
     }
 }
 

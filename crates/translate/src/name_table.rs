@@ -1,0 +1,94 @@
+//! Host names for the DNS server beside a proxy (NDS), as Istio's `pkg/dns/server` makes them.
+
+use std::net::IpAddr;
+
+use lateen_model::{MeshSnapshot, Proxy, Service, ServiceEndpoints, Source};
+use lateen_proto::nds::{self, NameInfo, NameTable};
+
+use crate::cache::ById;
+
+/// The one resource of its type.
+pub const NAME: &str = "NameTable";
+
+/// Everything a name table is made of.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct NameTableKey {
+    /// Whether hosts without addresses of their own resolve to those the mesh chose.
+    auto: bool,
+    /// Services that the proxy sees; those without a virtual address with their endpoints.
+    services: Vec<(ById<Service>, Option<ById<ServiceEndpoints>>)>,
+}
+
+impl NameTableKey {
+    pub fn new(snapshot: &MeshSnapshot, proxy: &Proxy) -> Self {
+        let services = snapshot.visible_services(&proxy.namespace).map(|service| {
+            let endpoints = service
+                .is_headless()
+                .then(|| ById(snapshot.endpoints(&service.hostname)));
+            (ById(service.clone()), endpoints)
+        });
+        NameTableKey {
+            auto: proxy.dns_capture,
+            services: services.collect(),
+        }
+    }
+}
+
+/// The table. Names without any address are left out: somebody else may know them.
+pub fn name_table(key: &NameTableKey) -> NameTable {
+    let named = key.services.iter().filter_map(|(service, endpoints)| {
+        let ips = match endpoints {
+            Some(endpoints) => ready_addresses(service, endpoints),
+            None => virtual_addresses(service, key.auto),
+        };
+        if ips.is_empty() {
+            return None;
+        }
+        let info = match service.source {
+            Source::Kubernetes => NameInfo {
+                ips,
+                registry: nds::KUBERNETES.to_string(),
+                shortname: service.name.clone(),
+                namespace: service.namespace.clone(),
+            },
+            Source::ServiceEntry => NameInfo {
+                ips,
+                registry: nds::EXTERNAL.to_string(),
+                ..Default::default()
+            },
+        };
+        Some((service.hostname.to_string(), info))
+    });
+    NameTable {
+        table: named.collect(),
+    }
+}
+
+/// Without CIDRs, which no name can resolve to.
+fn virtual_addresses(service: &Service, auto: bool) -> Vec<String> {
+    let addresses = match service.addresses.is_empty() && auto {
+        true => &service.auto_addresses,
+        false => &service.addresses,
+    };
+    let ips = addresses.iter().filter(|text| is_ip(text));
+    ips.cloned().collect()
+}
+
+/// As Kubernetes answers for a headless service: the endpoints of its first port that are ready.
+fn ready_addresses(service: &Service, endpoints: &ServiceEndpoints) -> Vec<String> {
+    let Some(port) = service.ports.first() else {
+        return Vec::new();
+    };
+    let mut ips: Vec<String> = Vec::new();
+    for endpoint in endpoints.of_port(port.number) {
+        let workload = &endpoint.workload;
+        if workload.healthy && is_ip(&workload.address) && !ips.contains(&workload.address) {
+            ips.push(workload.address.clone());
+        }
+    }
+    ips
+}
+
+fn is_ip(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
