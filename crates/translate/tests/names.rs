@@ -1,5 +1,10 @@
 //! The table of host names for DNS.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
 mod support;
 
 use std::collections::BTreeSet;
