@@ -57,8 +57,19 @@ pub(crate) struct Listeners {
 pub(crate) struct Slot {
     current: RefCell<Rc<Generation>>,
     removed: Cell<bool>,
-    accepting: RefCell<Vec<AbortHandle>>,
+    accepting: RefCell<Vec<Accepting>>,
 }
+
+/// A listening socket, and the task that takes its connections.
+struct Accepting {
+    task: AbortHandle,
+    socket: Rc<TcpListener>,
+}
+
+/// How often the queue of a socket that closes is emptied, with a turn of the scheduler in between.
+const LAST_LOOKS: usize = 3;
+/// Connections that a socket which closes may still hold: Linux queues 4,096 at most by default.
+const MAX_QUEUED: usize = 4096;
 
 impl Listeners {
     /// A new listener, or a new generation of one.
@@ -90,7 +101,7 @@ impl Listeners {
         };
         self.enter_addresses(&slot, &listener);
         if let Some(sockets) = sockets {
-            slot.stop();
+            slot.stop(worker);
             sockets
                 .into_iter()
                 .for_each(|socket| slot.accept_on(worker, socket));
@@ -98,18 +109,19 @@ impl Listeners {
     }
 
     /// Stops listening; connections go when their request is done.
-    pub(crate) fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, worker: &Rc<Worker>, name: &str) {
         if let Some(slot) = self.slots.borrow_mut().remove(name) {
             slot.removed.set(true);
-            slot.stop();
+            slot.stop(worker);
             self.leave_addresses(&slot);
         }
         self.wake_connections();
     }
 
     /// Closes all listening sockets.
-    pub(crate) fn stop(&self) {
-        self.slots.borrow().values().for_each(|slot| slot.stop());
+    pub(crate) fn stop(&self, worker: &Rc<Worker>) {
+        let slots: Vec<_> = self.slots.borrow().values().cloned().collect();
+        slots.iter().for_each(|slot| slot.stop(worker));
     }
 
     /// Lets every connection look at its situation anew.
@@ -163,36 +175,55 @@ impl Listeners {
 }
 
 impl Slot {
-    fn stop(&self) {
-        self.accepting
-            .borrow_mut()
-            .drain(..)
-            .for_each(|task| task.abort());
+    /// Stops listening. Connections that wait in the queue of a socket were made by clients that
+    /// know nothing of this: they are taken before it closes.
+    fn stop(self: &Rc<Self>, worker: &Rc<Worker>) {
+        for Accepting { task, socket } in self.accepting.take() {
+            task.abort();
+            self.take_queued(worker, &socket);
+            let (slot, worker) = (self.clone(), worker.clone());
+            spawn_local(async move {
+                // The task above still holds the socket until its turn comes.
+                for _ in 0..LAST_LOOKS {
+                    tokio::task::yield_now().await;
+                    slot.take_queued(&worker, &socket);
+                }
+            });
+        }
+    }
+
+    /// Takes what is in the queue of a socket now.
+    fn take_queued(self: &Rc<Self>, worker: &Rc<Worker>, socket: &TcpListener) {
+        let socket = socket2::SockRef::from(socket);
+        for _ in 0..MAX_QUEUED {
+            let Ok((connection, peer)) = socket.accept() else {
+                return;
+            };
+            let tcp = std::net::TcpStream::from(connection);
+            let tcp = tcp.set_nonblocking(true).and(Ok(tcp));
+            if let (Ok(tcp), Some(peer)) = (tcp.and_then(TcpStream::from_std), peer.as_socket()) {
+                accepted(worker, self, tcp, peer);
+            }
+        }
     }
 
     fn accept_on(self: &Rc<Self>, worker: &Rc<Worker>, socket: std::net::TcpListener) {
         match TcpListener::from_std(socket) {
             Ok(socket) => {
-                let task = spawn_local(accept(worker.clone(), self.clone(), socket));
-                self.accepting.borrow_mut().push(task.abort_handle());
+                let socket = Rc::new(socket);
+                let task = accept(worker.clone(), self.clone(), socket.clone());
+                let task = spawn_local(task).abort_handle();
+                self.accepting.borrow_mut().push(Accepting { task, socket });
             }
             Err(error) => tracing::error!(%error, "a listening socket cannot be used"),
         }
     }
 }
 
-async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListener) {
+async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: Rc<TcpListener>) {
     loop {
         match socket.accept().await {
-            Ok((tcp, peer)) => {
-                worker.timers.read();
-                if let Some(keepalive) = &slot.current.borrow().listener.tcp_keepalive {
-                    crate::upstream::pool::set_keepalive(&tcp, keepalive);
-                }
-                if let Ok(sighting) = Sighting::new(&tcp, peer) {
-                    arrived(&worker, &slot, tcp, sighting, HandOver::Possible);
-                }
-            }
+            Ok((tcp, peer)) => accepted(&worker, &slot, tcp, peer),
             Err(error) => {
                 // Out of file descriptors, most likely: the connection stays in the queue. Trying
                 // at once would spin.
@@ -200,6 +231,16 @@ async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: TcpListener) {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+fn accepted(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, peer: SocketAddr) {
+    worker.timers.read();
+    if let Some(keepalive) = &slot.current.borrow().listener.tcp_keepalive {
+        crate::upstream::pool::set_keepalive(&tcp, keepalive);
+    }
+    if let Ok(sighting) = Sighting::new(&tcp, peer) {
+        arrived(worker, slot, tcp, sighting, HandOver::Possible);
     }
 }
 

@@ -9,6 +9,8 @@ use super::{Options, Phase, ProxyState};
 
 /// How often the count of open requests is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// For connections that were accepted last to say what they want.
+const FIRST_WORD: Duration = Duration::from_millis(150);
 /// For threads to end after their connections were cut.
 const JOIN: Duration = Duration::from_secs(1);
 
@@ -59,7 +61,10 @@ async fn wind_down(state: &ProxyState, options: &Options) {
     workers.set_draining(true);
     tokio::time::sleep(options.min_drain).await;
     workers.stop_listening();
-    while workers.active_requests() > 0 && Instant::now() < end {
+    workers.flush().await;
+    let heard = Instant::now() + FIRST_WORD.min(options.max_drain);
+    let unheard = || workers.active_connections() > 0 && Instant::now() < heard;
+    while (workers.active_requests() > 0 || unheard()) && Instant::now() < end {
         tokio::time::sleep(LOOK).await;
     }
     let left = workers.active_requests();

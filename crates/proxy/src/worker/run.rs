@@ -53,7 +53,7 @@ async fn run(worker: Rc<Worker>, mut inbox: Inbox) {
             command => apply(&worker, command),
         }
     }
-    worker.listeners.stop();
+    worker.listeners.stop(&worker);
     worker.logs.flush();
 }
 
@@ -68,13 +68,15 @@ fn apply(worker: &Rc<Worker>, command: Command) {
         }
         Command::Update(WorkerUpdate::Routes(table)) => worker.set_routes(table),
         Command::Update(WorkerUpdate::RemoveRoutes(name)) => worker.remove_routes(&name),
-        Command::Update(WorkerUpdate::RemoveListener(name)) => worker.listeners.remove(&name),
+        Command::Update(WorkerUpdate::RemoveListener(name)) => {
+            worker.listeners.remove(worker, &name);
+        }
         Command::Listener(open) => worker.listeners.set(worker, open.listener, open.sockets),
         Command::Draining(draining) => {
             worker.draining.set(draining);
             worker.listeners.wake_connections();
         }
-        Command::StopListening => worker.listeners.stop(),
+        Command::StopListening => worker.listeners.stop(worker),
         // The main thread turns listeners into `Command::Listener`; the others are handled above.
         Command::Update(WorkerUpdate::Listener(_)) | Command::Flush(_) | Command::Stop => {}
     }

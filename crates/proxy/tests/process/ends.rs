@@ -74,6 +74,26 @@ async fn what_is_in_flight_is_finished_and_the_exit_is_clean() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_wait_to_be_accepted_are_served_before_the_end() {
+    let mut bench = Bench::start(&[]).await;
+    // While the process does not run, the kernel takes connections and requests for it.
+    bench.proxy.signal(Signal::SIGSTOP);
+    let call = Call::get("anything", "/");
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let (call, to) = (call.clone(), address(bench.port));
+        waiting.spawn(async move { call.send(to).await });
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    bench.proxy.signal(Signal::SIGTERM);
+    bench.proxy.signal(Signal::SIGCONT);
+    for answer in waiting.join_all().await {
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    assert_eq!(bench.proxy.ended(SOON).await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_proxy_ends_at_once() {
     let mut bench = Bench::start(&[]).await;
     let started = Instant::now();
