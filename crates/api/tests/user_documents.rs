@@ -75,8 +75,8 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             .to_vec(),
         ),
         ("22-istiooperator-no-access-log.yaml", 1, vec![]),
-        ("23-virtualservice-ratings-fault.yaml", 1, vec![pending("9:5", "spec.http[0].fault")]),
-        ("24-virtualservice-ratings-error.yaml", 1, vec![pending("9:5", "spec.http[0].fault")]),
+        ("23-virtualservice-ratings-fault.yaml", 1, vec![]),
+        ("24-virtualservice-ratings-error.yaml", 1, vec![]),
         (
             "25-destinationrule-reviews.yaml",
             0,
@@ -113,9 +113,7 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             "34-virtualservice-product-service.yaml",
             1,
             vec![
-                pending("13:7", "spec.http[0].fault"),
                 "18:7: warning[IST0130]: spec.http[1]: this rule is never used: http[0] before it takes every request; give http[0] a match, or move it to the end".into(),
-                pending("22:7", "spec.http[1].fault"),
             ],
         ),
         ("35-destinationrule-product-service.yaml", 1, vec![]),
@@ -148,8 +146,6 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             "45-virtualservice-order-service.yaml",
             1,
             vec![
-                pending("18:7", "spec.http[0].mirror"),
-                pending("21:7", "spec.http[0].mirrorPercent"),
                 "21:7: warning: spec.http[0].mirrorPercent: mirrorPercent is deprecated; use mirrorPercentage".into(),
             ],
         ),

@@ -132,14 +132,14 @@ impl Drop for TcpEcho {
     }
 }
 
-async fn listen() -> (TcpListener, SocketAddr) {
+pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("a bound socket");
     (listener, address)
 }
 
 /// Serves every connection in a task of its own, all of which end with this one.
-async fn accept<F: Future<Output = ()> + Send + 'static>(
+pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
     serve: impl Fn(TcpStream) -> F,
 ) {

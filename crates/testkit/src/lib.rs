@@ -13,6 +13,7 @@ pub mod echo;
 pub mod envoy;
 pub mod http;
 pub mod ports;
+pub mod recorder;
 pub mod tools;
 
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use lateen_api::virtual_service::{
     Destination, HeaderOperations, Headers, HttpDirectResponse, HttpRedirect, HttpRetry,
-    HttpRewrite, HttpRoute, RedirectPortSelection, StringMatch,
+    HttpRewrite, HttpRoute, Percent, RedirectPortSelection, StringMatch,
 };
 use lateen_model::hostname;
 
@@ -170,6 +170,7 @@ fn forward(
     if let Some(rewrite) = &rule.rewrite {
         apply_rewrite(&mut action, rewrite, uri);
     }
+    action.request_mirror_policies = mirrors(rule, to);
     // Weights are relative; the only destination takes all, a member of weight 0 takes nothing
     // (fact 8).
     let weight = |one: &lateen_api::virtual_service::HttpRouteDestination| {
@@ -206,6 +207,41 @@ fn forward(
         }
     }
     action
+}
+
+/// Mirrors with their share: all unless said, none when 0 is said; the exact percentage goes before
+/// the deprecated whole one (fact 14).
+fn mirrors(
+    rule: &HttpRoute,
+    to: &Destinations<'_>,
+) -> Vec<route::route_action::RequestMirrorPolicy> {
+    let share = |percentage: &Option<Percent>, whole: Option<u32>| {
+        let share = match (percentage, whole) {
+            (Some(percentage), _) => filters::fraction(percentage),
+            (None, Some(whole)) => filters::hundredths(whole),
+            (None, None) => filters::hundredths(100),
+        };
+        (share.numerator > 0).then_some(share)
+    };
+    let single = rule.mirror.as_ref().and_then(|destination| {
+        let share = share(&rule.mirror_percentage, rule.mirror_percent)?;
+        Some((destination, share))
+    });
+    let several = rule.mirrors.iter().filter_map(|mirror| {
+        let share = share(&mirror.percentage, None)?;
+        Some((mirror.destination.as_ref()?, share))
+    });
+    let policy = |(destination, share)| route::route_action::RequestMirrorPolicy {
+        cluster: to.cluster(destination),
+        runtime_fraction: Some(core::RuntimeFractionalPercent {
+            default_value: Some(share),
+            ..Default::default()
+        }),
+        trace_sampled: envoy::bool_value(false),
+        disable_shadow_host_suffix_append: true,
+        ..Default::default()
+    };
+    single.into_iter().chain(several).map(policy).collect()
 }
 
 fn cluster_weight(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use lateen_api::virtual_service::Destination;
+use lateen_api::virtual_service::{Destination, HttpRoute};
 use lateen_model::{
     HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, ServerHost, Service, VirtualService, hostname,
 };
@@ -181,12 +181,7 @@ pub fn single_ports(
 ) -> BTreeMap<String, u32> {
     let mut ports = BTreeMap::new();
     for rule in rules {
-        let destinations = rule
-            .spec
-            .http
-            .iter()
-            .flat_map(|http| &http.route)
-            .filter_map(|r| r.destination.as_ref());
+        let destinations = rule.spec.http.iter().flat_map(destinations);
         ports.extend(single_ports_of(
             snapshot,
             &rule.origin.namespace,
@@ -194,6 +189,14 @@ pub fn single_ports(
         ));
     }
     ports
+}
+
+/// Where a rule sends requests and copies of them.
+fn destinations(http: &HttpRoute) -> impl Iterator<Item = &Destination> {
+    let routes = http.route.iter().filter_map(|to| to.destination.as_ref());
+    let mirrors = http.mirrors.iter();
+    let mirrors = mirrors.filter_map(|to| to.destination.as_ref());
+    routes.chain(&http.mirror).chain(mirrors)
 }
 
 /// The same for given destinations of a rule.

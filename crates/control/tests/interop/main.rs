@@ -44,6 +44,7 @@ mod grpc;
 mod kubectl;
 mod mesh;
 mod mesh_settings;
+mod mirrors;
 mod requests;
 mod sidecar;
 mod user_documents;

@@ -1,6 +1,6 @@
 //! Header mutations of route tables, virtual hosts, routes and weighted clusters.
 
-use super::scope::{At, report};
+use super::scope::At;
 use super::values::{header_name, header_value, known, required};
 use crate::{
     AppendAction, ConfigError, HeaderMutation, HeaderMutations, HeaderOps, HeaderTemplate,
@@ -126,10 +126,4 @@ pub(crate) fn template(value: &str, at: At<'_>) -> Result<HeaderTemplate, Config
         Some(literal) => HeaderTemplate::Literal(Bytes::copy_from_slice(literal.as_bytes())),
         None => HeaderTemplate::Format(Box::new(format)),
     })
-}
-
-/// Mirror policies are accepted: the answer to the client does not depend on them.
-pub(crate) fn report_mirrors<T>(request_mirror_policies: &[T], at: At<'_>) {
-    let request_mirror_policies = request_mirror_policies.len() as u64;
-    report!(at, "requests are not mirrored"; request_mirror_policies);
 }

@@ -20,6 +20,7 @@ mod http_options;
 mod lb;
 mod listener;
 mod listener_filters;
+mod mirror;
 mod retry;
 mod route;
 mod route_action;

@@ -52,7 +52,7 @@ pub(crate) fn route(
     let action =
         match required(action, at.field("action"))? {
             pb::route::Action::Route(action) => {
-                let (forward, own_retry) = forward(action, at.field("route"))?;
+                let (forward, own_retry) = forward(action, &inherited.mirrors, at.field("route"))?;
                 retry = own_retry.or(retry);
                 RouteAction::Forward(Box::new(forward))
             }

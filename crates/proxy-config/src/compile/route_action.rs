@@ -1,14 +1,15 @@
 //! `RouteAction`: forwarding to clusters.
 
 use super::filters;
-use super::headers::{HeaderFields, header_ops, report_mirrors};
+use super::headers::{HeaderFields, header_ops};
+use super::mirror::mirrors;
 use super::retry::retry_policy;
 use super::scope::{At, reject, report};
 use super::strings::substitution;
 use super::values::{duration, flag, header_name, header_value, known, limit, non_empty, required};
 use crate::route::{
-    ClusterName, ClusterTarget, Forward, HostRewrite, MaxStreamDuration, PathRewrite, RetryPolicy,
-    WeightedCluster, WeightedClusters,
+    ClusterName, ClusterTarget, Forward, HostRewrite, MaxStreamDuration, Mirror, PathRewrite,
+    RetryPolicy, WeightedCluster, WeightedClusters,
 };
 use crate::{ConfigError, Priority, Upgrades};
 use bytes::Bytes;
@@ -24,6 +25,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(crate) fn forward(
     message: pb::RouteAction,
+    wider: &Arc<[Mirror]>,
     at: At<'_>,
 ) -> Result<(Forward, Option<Arc<RetryPolicy>>), ConfigError> {
     let pb::RouteAction {
@@ -67,7 +69,6 @@ pub(crate) fn forward(
     report!(at, "early data is not accepted"; early_data_policy);
     report!(at, "the idle timeout also holds while flushing"; flush_timeout);
     report!(at, "no cluster hashes requests"; hash_policy);
-    report_mirrors(&request_mirror_policies, at);
     let retry = retries
         .map(|r| retry_policy(r, at.field("retry_policy")))
         .transpose()?;
@@ -90,6 +91,7 @@ pub(crate) fn forward(
             RoutingPriority::High => Priority::High,
         },
         upgrades: upgrades(upgrade_configs, at)?,
+        mirrors: mirrors(request_mirror_policies, wider, at)?,
     };
     Ok((forward, retry.map(Arc::new)))
 }

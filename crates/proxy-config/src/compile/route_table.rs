@@ -1,14 +1,15 @@
 //! `RouteConfiguration` and `VirtualHost`.
 
 use super::filters;
-use super::headers::{HeaderFields, header_ops, report_mirrors};
+use super::headers::{HeaderFields, header_ops};
+use super::mirror::mirrors;
 use super::retry::retry_policy;
 use super::route::route;
 use super::scope::{At, reject, report};
 use super::values::{flag, known, metadata, non_empty};
 use crate::route::domains::{DomainError, DomainIndex};
 use crate::route::index::RouteIndex;
-use crate::route::{RequireTls, RetryPolicy, RouteTable, VirtualHost};
+use crate::route::{Mirror, RequireTls, RetryPolicy, RouteTable, VirtualHost};
 use crate::{ConfigError, RouteFilters};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use std::sync::Arc;
@@ -41,13 +42,18 @@ pub(crate) fn route_table(
     // Headers to keep from external clients: none may pass that should not.
     reject!(at; internal_only_headers);
     reject!(at; vhds, cluster_specifier_plugins, vhost_header, route_specifiers);
-    report_mirrors(&request_mirror_policies, at);
+    let mirrors = mirrors(request_mirror_policies, &Arc::default(), at)?;
     if flag(validate_clusters, false) {
         at.field("validate_clusters")
             .notice("clusters are looked up per request");
     }
     let around = RouteFilters::default();
-    let filters = filters::per_filter_config(typed_per_filter_config, &around, at)?;
+    let around = Inherited {
+        retry: None,
+        filters: filters::per_filter_config(typed_per_filter_config, &around, at)?,
+        mirrors,
+        body_limit: None,
+    };
     let limits = Limits {
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         direct_response_body: max_direct_response_body_size_bytes.map_or(4096, |v| v.value)
@@ -58,7 +64,7 @@ pub(crate) fn route_table(
     let mut hosts = Vec::with_capacity(virtual_hosts.len());
     for (i, host) in virtual_hosts.into_iter().enumerate() {
         let at = at.item("virtual_hosts", i);
-        let host = virtual_host(host, &filters, limits, at)?;
+        let host = virtual_host(host, &around, limits, at)?;
         index_domains(&mut domains, &host, i, at)?;
         hosts.push(Arc::new(host));
     }
@@ -114,7 +120,7 @@ fn index_domains(
 
 fn virtual_host(
     message: pb::VirtualHost,
-    around: &RouteFilters,
+    around: &Inherited,
     limits: Limits,
     at: At<'_>,
 ) -> Result<VirtualHost, ConfigError> {
@@ -149,8 +155,8 @@ fn virtual_host(
     report!(at, "requests are not hedged"; hedge_policy);
     report!(at, "x-envoy-is-timeout-retry is not sent"; include_is_timeout_retry_header);
     report!(at, "64 KiB of a request are kept for retries"; per_request_buffer_limit_bytes, request_body_buffer_limit);
-    report_mirrors(&request_mirror_policies, at);
-    let filters = filters::per_filter_config(typed_per_filter_config, around, at)?;
+    let mirrors = mirrors(request_mirror_policies, &around.mirrors, at)?;
+    let filters = filters::per_filter_config(typed_per_filter_config, &around.filters, at)?;
     let retry = retries
         .map(|r| retry_policy(r, at.field("retry_policy")))
         .transpose()?
@@ -158,6 +164,7 @@ fn virtual_host(
     let inherited = Inherited {
         retry,
         filters,
+        mirrors,
         body_limit: request_body_buffer_limit
             .map(|v| v.value)
             .or(per_request_buffer_limit_bytes.map(|v| v.value.into())),
@@ -197,9 +204,11 @@ fn virtual_host(
     })
 }
 
-/// What a route takes over from its virtual host when it says nothing itself.
+/// What a route takes over from its virtual host, and that from its table, when it says nothing
+/// itself.
 pub(crate) struct Inherited {
     pub retry: Option<Arc<RetryPolicy>>,
     pub filters: RouteFilters,
+    pub mirrors: Arc<[Mirror]>,
     pub body_limit: Option<u64>,
 }

@@ -1,5 +1,6 @@
 //! What a route does with a request.
 
+use super::Fraction;
 use crate::{HeaderOps, Priority, Upgrades};
 use bytes::Bytes;
 use lateen_telemetry::format::Format;
@@ -33,6 +34,19 @@ pub struct Forward {
     pub priority: Priority,
     /// Overrides the connection manager's, by type.
     pub upgrades: Upgrades,
+    /// Of this route, or of its virtual host, or of its table.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+/// Copies of requests go to another cluster too; its answers are not waited for.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    pub target: ClusterName,
+    /// [`None`]: of all requests.
+    pub share: Option<Fraction>,
+    /// Append `-shadow` to the host.
+    pub shadow_host: bool,
+    pub host_rewrite: Option<Bytes>,
 }
 
 /// Limits on a whole stream. Outer [`None`]: not set; inner [`None`]: no limit.

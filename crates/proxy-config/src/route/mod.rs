@@ -15,7 +15,7 @@ mod table;
 
 pub use action::{
     ClusterName, ClusterTarget, Decorator, DirectResponse, Forward, HostRewrite, MaxStreamDuration,
-    PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction, SchemeRedirect,
+    Mirror, PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction, SchemeRedirect,
     WeightedCluster, WeightedClusters,
 };
 pub use matcher::{

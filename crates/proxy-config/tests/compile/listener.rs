@@ -193,7 +193,8 @@ fn listeners_are_rejected_with_the_path_of_the_field() {
 fn connection_managers_are_rejected_with_the_path_of_the_field() {
     let jwt = json!({"name": "envoy.filters.http.jwt_authn", "is_optional": true, "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"}});
     let rbac = json!({"name": "envoy.filters.http.rbac", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}});
-    let fault = json!({"name": "envoy.filters.http.fault", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "abort": {"http_status": 500, "percentage": {"numerator": 1}}}});
+    let fault = json!({"name": "envoy.filters.http.fault", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "response_rate_limit": {"fixed_limit": {"limit_kbps": 1}}}});
+    let cors = |name: &str| json!({"name": name, "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"}});
     for (change, path, reason) in [
         (
             json!({"stat_prefix": ""}),
@@ -217,8 +218,18 @@ fn connection_managers_are_rejected_with_the_path_of_the_field() {
         ),
         (
             json!({"http_filters": [fault, router()]}),
+            "http_filters[0].typed_config.response_rate_limit",
+            "not supported",
+        ),
+        (
+            json!({"http_filters": [cors("mine"), router()]}),
             "http_filters[0].typed_config",
-            "'envoy.filters.http.fault'",
+            "must be named 'envoy.filters.http.cors'",
+        ),
+        (
+            json!({"http_filters": [cors("envoy.filters.http.cors"), cors("envoy.filters.http.cors"), router()]}),
+            "http_filters[1]",
+            "twice",
         ),
         (
             json!({"http_filters": [router(), router()]}),

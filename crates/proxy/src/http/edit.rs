@@ -39,7 +39,7 @@ pub(super) fn clean_host(head: &mut RequestHead, manager: &HttpConnectionManager
 }
 
 /// Host and `:port`; a bare IPv6 address has no port.
-fn split_port(authority: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split_port(authority: &[u8]) -> (&[u8], &[u8]) {
     let Some(colon) = authority.iter().rposition(|b| *b == b':') else {
         return (authority, b"");
     };

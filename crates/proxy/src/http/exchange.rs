@@ -3,7 +3,7 @@
 //! Invariant: every request that began is finished exactly once, with one outcome, one count and
 //! one line per access log.
 
-use super::filters::ActiveFault;
+use super::filters::Marks;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known};
 use super::request::Routed;
@@ -52,11 +52,8 @@ pub(crate) struct Exchange {
     pub timeout: Option<std::time::Duration>,
     /// Which of the weighted clusters was chosen.
     pub weighted: Option<usize>,
-    /// A fault delayed it.
-    pub delayed: bool,
-    pub fault: Option<ActiveFault>,
-    /// The origin that the answer has to name.
-    pub cors_origin: Option<Box<[u8]>>,
+    /// What filters have noted, boxed since most requests have nothing of it.
+    pub marks: Option<Box<Marks>>,
 }
 
 impl Exchange {
@@ -94,9 +91,7 @@ impl Exchange {
             upstream_http2: false,
             timeout: None,
             weighted: None,
-            delayed: false,
-            fault: None,
-            cors_origin: None,
+            marks: None,
         }
     }
 
@@ -136,7 +131,7 @@ impl Exchange {
     fn flags(&self) -> Flags {
         let mut flags = Flags::default();
         for (set, word) in [
-            (self.delayed, "DI"),
+            (self.marks.as_ref().is_some_and(|m| m.delayed), "DI"),
             (true, self.outcome.row().flag),
             (self.retries_exhausted, "URX"),
         ] {

@@ -8,6 +8,7 @@ use super::exchange::Exchange;
 use super::head::{BodyLength, ResponseHead};
 use super::headers::Known;
 use super::local;
+use super::mirror::Copies;
 use super::prepare::{choose_cluster, rewrite};
 use super::progress::{Due, RequestBody};
 use super::relay;
@@ -64,6 +65,11 @@ pub(super) async fn forward<D: Downstream>(
     expect_continue(x, down).await;
 
     let mut body = RequestBody::new(x.request.body, x.request.is_tunnel());
+    let counts_tries = routed.host.include_request_attempt_count;
+    body.copies = Copies::begin(x, &to.mirrors, to.timeout, counts_tries);
+    if body.done {
+        body.copies.end();
+    }
     let mut due = due(x, to);
     match tries(x, down, routed, to, &cluster, &mut body, &mut due).await {
         Ok(answer) => relay::respond(x, down, routed, answer, body, due).await,
@@ -275,6 +281,7 @@ async fn send<D: Downstream>(
         };
         let data = piece.data.as_slice();
         x.received += data.len() as u64;
+        body.copies.feed(&piece);
         if keep {
             body.keep(data);
         } else if !data.is_empty() {
@@ -371,8 +378,10 @@ pub(super) fn poll_request_body<D: Downstream>(
     let worker = x.worker.clone();
     let mut done = body.done;
     let received = &mut x.received;
-    let mut tap = |bytes: &[u8]| {
+    let mut tap = |piece: &Piece<'_>| {
+        let bytes = piece.data.as_slice();
         *received += bytes.len() as u64;
+        body.copies.feed(piece);
         if keep {
             body.keep(bytes);
         } else if !bytes.is_empty() {

@@ -10,6 +10,7 @@
 //! | `upstream.rs` | the upstream's side of a try, by protocol |
 //! | `relay.rs` | the response on its way back, tunnels |
 //! | `retry.rs` | whether and when to try again |
+//! | `mirror.rs` | copies of requests for other clusters |
 //! | `edit.rs` | headers added, changed and removed on the way |
 //! | `local.rs` | answers of the proxy itself |
 //! | `exchange.rs` | what is known about a request; access log and counters at its end |
@@ -26,6 +27,7 @@ mod forward;
 pub(crate) mod head;
 pub(crate) mod headers;
 mod local;
+mod mirror;
 mod prepare;
 mod progress;
 mod relay;

@@ -1,6 +1,7 @@
 //! How far a request has come: its body, and the deadlines it runs against.
 
 use super::head::BodyLength;
+use super::mirror::Copies;
 use super::stream::Downstream;
 use crate::outcome::Outcome;
 use crate::worker::state::Worker;
@@ -18,6 +19,8 @@ pub(super) struct RequestBody {
     pub refused: bool,
     /// What was read, for another try; [`None`]: too much, or nobody wants it.
     pub kept: Option<Vec<u8>>,
+    /// Who else gets it.
+    pub copies: Copies,
 }
 
 impl RequestBody {
@@ -28,6 +31,7 @@ impl RequestBody {
             sent: false,
             refused: false,
             kept: Some(Vec::new()),
+            copies: Copies::default(),
         }
     }
 

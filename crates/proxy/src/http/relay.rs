@@ -125,7 +125,7 @@ async fn transfer<D: Downstream>(
         let before = (x.sent, x.received);
         if !flushed {
             let (sent, trailers) = (&mut x.sent, &mut x.trailers);
-            let mut tap = |bytes: &[u8]| *sent += bytes.len() as u64;
+            let mut tap = |piece: &Piece<'_>| *sent += piece.data.as_slice().len() as u64;
             let mut source = Watch {
                 upstream: &mut *upstream,
                 trailers,

@@ -174,14 +174,14 @@ pub(crate) enum Broken {
 }
 
 /// Moves pieces from `source` to `sink` until the body has ended and has left the sink. `tap` sees
-/// every piece's bytes.
+/// every piece.
 pub(crate) fn poll_transfer(
     cx: &mut Context<'_>,
     worker: &Worker,
     source: &mut impl Source,
     sink: &mut impl Sink,
     done: &mut bool,
-    tap: &mut impl FnMut(&[u8]),
+    tap: &mut impl FnMut(&Piece<'_>),
 ) -> Poll<Result<(), Broken>> {
     loop {
         ready!(sink.poll_ready(cx)).map_err(Broken::Sink)?;
@@ -190,7 +190,7 @@ pub(crate) fn poll_transfer(
         }
         let mut scratch = worker.scratch.borrow_mut();
         let piece = ready!(source.poll_piece(cx, &mut scratch[..PIECE])).map_err(Broken::Source)?;
-        tap(piece.data.as_slice());
+        tap(&piece);
         *done = piece.end.is_end();
         sink.send(cx, piece).map_err(Broken::Sink)?;
     }

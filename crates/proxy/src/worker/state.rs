@@ -44,6 +44,8 @@ pub(crate) struct Worker {
     random: RefCell<SmallRng>,
     date: RefCell<(u64, String)>,
     next_connection: Cell<u64>,
+    /// Copies of requests under way to mirrors.
+    pub mirrored: Cell<u32>,
 }
 
 /// A route table as one worker counts its users. The count inside the `Arc` belongs to all workers;
@@ -93,6 +95,7 @@ impl Worker {
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::default(),
             next_connection: Cell::new(1),
+            mirrored: Cell::new(0),
         })
     }
 

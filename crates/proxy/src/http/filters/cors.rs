@@ -50,7 +50,10 @@ pub(super) fn request(x: &mut Exchange, routed: Routed<'_>) -> Option<ResponseHe
         false => HttpStat::CorsOriginInvalid,
     });
     // The router may change the header before the response comes.
-    x.cors_origin = allowed.then(|| origin.into());
+    if allowed {
+        let origin = origin.into();
+        x.marks.get_or_insert_default().cors_origin = Some(origin);
+    }
     if !is_preflight(&x.request) {
         return None;
     }
@@ -58,6 +61,11 @@ pub(super) fn request(x: &mut Exchange, routed: Routed<'_>) -> Option<ResponseHe
         return None;
     }
     Some(preflight(x, policy))
+}
+
+/// The origin of the request, if it is allowed.
+fn origin(x: &Exchange) -> Option<&[u8]> {
+    x.marks.as_ref()?.cors_origin.as_deref()
 }
 
 fn is_preflight(request: &RequestHead) -> bool {
@@ -70,7 +78,7 @@ fn preflight(x: &Exchange, policy: &CorsPolicy) -> ResponseHead {
     let mut head = local::head(x, 200, None, 0);
     let asked = |name: &[u8]| x.request.headers.get_name(name).unwrap_or_default();
     allow(x, policy, &mut head);
-    if x.cors_origin.is_none() && policy.allow_credentials.unwrap_or(false) {
+    if origin(x).is_none() && policy.allow_credentials.unwrap_or(false) {
         head.headers.set_name(ALLOW_CREDENTIALS, b"true");
     }
     for (name, allowed, asked_for) in [
@@ -111,7 +119,7 @@ pub(super) fn response(x: &Exchange, routed: Routed<'_>, head: &mut ResponseHead
 }
 
 fn allow(x: &Exchange, policy: &CorsPolicy, head: &mut ResponseHead) {
-    let Some(origin) = &x.cors_origin else {
+    let Some(origin) = origin(x) else {
         return;
     };
     head.headers.set_name(ALLOW_ORIGIN, origin);

@@ -57,7 +57,7 @@ pub(super) async fn inject<D: Downstream>(
     if let Some(delay) = chosen.delay
         && begin(x, filter, chosen.max_active)
     {
-        x.delayed = true;
+        x.marks.get_or_insert_default().delayed = true;
         x.service.stats.inc(HttpStat::FaultDelaysInjected);
         match wait(x, down, delay).await {
             Ok(()) => {}
@@ -117,7 +117,7 @@ async fn wait<D: Downstream>(x: &Exchange, down: &mut D, delay: Duration) -> Res
 
 /// Counts the request among those with a fault, until it ends; false: there are enough.
 fn begin(x: &mut Exchange, filter: &FaultFilter, max: Option<u32>) -> bool {
-    if x.fault.is_some() {
+    if x.marks.as_ref().is_some_and(|m| m.fault.is_some()) {
         return true;
     }
     if !take(&filter.active, max.unwrap_or(u32::MAX)) {
@@ -125,7 +125,7 @@ fn begin(x: &mut Exchange, filter: &FaultFilter, max: Option<u32>) -> bool {
         return false;
     }
     x.service.stats.inc(HttpStat::ActiveFaults);
-    x.fault = Some(ActiveFault {
+    x.marks.get_or_insert_default().fault = Some(ActiveFault {
         active: filter.active.clone(),
         stats: x.service.stats.clone(),
     });
@@ -133,7 +133,7 @@ fn begin(x: &mut Exchange, filter: &FaultFilter, max: Option<u32>) -> bool {
 }
 
 /// A request with a fault, as long as it lives.
-pub(crate) struct ActiveFault {
+pub(super) struct ActiveFault {
     active: Arc<AtomicU32>,
     stats: Arc<Page>,
 }

@@ -9,13 +9,22 @@
 mod cors;
 mod fault;
 
-pub(crate) use fault::ActiveFault;
-
 use super::exchange::Exchange;
 use super::head::ResponseHead;
 use super::request::Routed;
 use super::stream::Downstream;
 use lateen_proxy_config::HttpFilter;
+
+/// What filters note about a request, for its response and its log line.
+#[derive(Default)]
+pub(crate) struct Marks {
+    /// A fault delayed it.
+    pub delayed: bool,
+    /// Counted among the requests with a fault.
+    fault: Option<fault::ActiveFault>,
+    /// The origin that the answer has to name.
+    cors_origin: Option<Box<[u8]>>,
+}
 
 /// Whether a request goes on to the router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
