@@ -11,6 +11,7 @@ mod registry;
 mod rules;
 mod service;
 mod settings;
+mod sidecar;
 mod snapshot;
 mod visibility;
 
@@ -28,5 +29,6 @@ pub use settings::{
     DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings, OutboundPolicy,
     default_access_log_json,
 };
+pub use sidecar::{Egress, Import, Scope, Sidecar};
 pub use snapshot::{Changes, HostIndex, MeshSnapshot, NamespacedName};
 pub use visibility::Visibility;

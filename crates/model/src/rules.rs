@@ -66,6 +66,26 @@ impl VirtualService {
         }
     }
 
+    /// Hosts that requests and connections are led to, mirrors included.
+    pub fn destinations(&self, domain_suffix: &str) -> Vec<String> {
+        let spec = &self.spec;
+        let http = spec.http.iter().flat_map(|http| {
+            let routes = http.route.iter().map(|route| route.destination.as_ref());
+            let mirrors = http
+                .mirrors
+                .iter()
+                .map(|mirror| mirror.destination.as_ref());
+            routes.chain(mirrors).chain([http.mirror.as_ref()])
+        });
+        let tls = spec.tls.iter().flat_map(|tls| &tls.route);
+        let tcp = spec.tcp.iter().flat_map(|tcp| &tcp.route);
+        let l4 = tls.chain(tcp).map(|route| route.destination.as_ref());
+        http.chain(l4)
+            .flatten()
+            .map(|to| hostname::resolve(&to.host, &self.origin.namespace, domain_suffix))
+            .collect()
+    }
+
     /// Whether the rule is bound to a gateway (`mesh` or `namespace/name`).
     pub fn is_bound_to(&self, gateway: &str) -> bool {
         self.gateways.iter().any(|g| g == gateway)

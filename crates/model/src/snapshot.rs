@@ -14,6 +14,7 @@ use crate::registry::{self, Registered};
 use crate::rules::{DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, VirtualService};
 use crate::service::{Service, ServiceEndpoints, Workload, labels_match};
 use crate::settings::MeshSettings;
+use crate::sidecar::Sidecar;
 
 /// Namespace and name of an object.
 pub type NamespacedName = (String, String);
@@ -32,6 +33,8 @@ pub struct MeshSnapshot {
     destination_rules: DestinationRules,
     /// Oldest first.
     gateways: Vec<Arc<Gateway>>,
+    /// Oldest first.
+    sidecars: Vec<Arc<Sidecar>>,
     namespaces: BTreeSet<String>,
 }
 
@@ -69,6 +72,7 @@ impl MeshSnapshot {
         snapshot.register(parts.services, previous);
         snapshot.virtual_services = parts.virtual_services.into_iter().map(Arc::new).collect();
         snapshot.gateways = parts.gateways.into_iter().map(Arc::new).collect();
+        snapshot.sidecars = parts.sidecars.into_iter().map(Arc::new).collect();
         snapshot.destination_rules = parts.destination_rules;
         if let Some(previous) = previous {
             snapshot.keep_rule_identities(previous);
@@ -129,6 +133,11 @@ impl MeshSnapshot {
         for gateway in &mut self.gateways {
             let before = old.get(&gateway.origin).copied();
             keep(gateway, before);
+        }
+        let old: HashMap<_, _> = previous.sidecars.iter().map(|s| (&s.origin, s)).collect();
+        for sidecar in &mut self.sidecars {
+            let before = old.get(&sidecar.origin).copied();
+            keep(sidecar, before);
         }
         self.destination_rules
             .keep_identities(&previous.destination_rules);
@@ -229,6 +238,18 @@ impl MeshSnapshot {
         self.gateways.iter()
     }
 
+    /// Every Sidecar, oldest first.
+    pub fn sidecars(&self) -> impl Iterator<Item = &Arc<Sidecar>> {
+        self.sidecars.iter()
+    }
+
+    /// The Sidecars of a namespace, oldest first.
+    pub fn sidecars_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Sidecar>> {
+        self.sidecars
+            .iter()
+            .filter(move |sidecar| sidecar.origin.namespace == namespace)
+    }
+
     /// Every merged DestinationRule.
     pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
         self.destination_rules.iter()
@@ -257,6 +278,7 @@ impl MeshSnapshot {
     pub fn changes_since(&self, old: &MeshSnapshot) -> Changes {
         let rules_changed = !same_list(&self.virtual_services, &old.virtual_services)
             || !same_list(&self.gateways, &old.gateways)
+            || !same_list(&self.sidecars, &old.sidecars)
             || !same_iter(self.destination_rules.iter(), old.destination_rules.iter());
         let services_changed = !same_iter(self.services.values(), old.services.values());
         let mut endpoints = BTreeSet::new();
@@ -345,6 +367,7 @@ struct Parts {
     virtual_services: Vec<VirtualService>,
     destination_rules: DestinationRules,
     gateways: Vec<Gateway>,
+    sidecars: Vec<Sidecar>,
     namespaces: BTreeSet<String>,
 }
 
@@ -356,6 +379,7 @@ impl Parts {
             virtual_services: Vec::new(),
             destination_rules: DestinationRules::default(),
             gateways: Vec::new(),
+            sidecars: Vec::new(),
             namespaces: BTreeSet::new(),
         };
         let mut destination_rules = Vec::new();
@@ -394,7 +418,9 @@ impl Parts {
                 }
                 // The settings are read from these, see `configured`.
                 Spec::ConfigMap(_) | Spec::IstioOperator(_) => {}
-                Spec::Sidecar(_) => {}
+                Spec::Sidecar(spec) => {
+                    parts.sidecars.push(Sidecar::resolve(origin, spec.clone()));
+                }
             }
         }
         registry::give_addresses(&mut parts.services, allocation);
@@ -402,6 +428,7 @@ impl Parts {
             .virtual_services
             .sort_by(|a, b| a.origin.cmp(&b.origin));
         parts.gateways.sort_by(|a, b| a.origin.cmp(&b.origin));
+        parts.sidecars.sort_by(|a, b| a.origin.cmp(&b.origin));
         destination_rules.sort_by(|a, b| a.0.cmp(&b.0));
         parts.destination_rules = DestinationRules::merge(destination_rules.into_iter(), settings);
         parts

@@ -1,0 +1,279 @@
+//! Which services and rules a proxy knows: what is exported to its namespace, and of that what its
+//! Sidecar imports (facts 55, 56).
+//!
+//! Istio's order for which Sidecar a proxy has: one whose selector picks its labels, else the one
+//! of its namespace without a selector, else that of the root namespace; of several the oldest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lateen_api as api;
+use lateen_api::sidecar::IstioEgressListener;
+
+use crate::hostname;
+use crate::proxy::{Proxy, ProxyKind};
+use crate::rules::{MESH_GATEWAY, Origin, VirtualService};
+use crate::service::{Service, labels_match};
+use crate::settings::{MeshSettings, OutboundPolicy};
+use crate::snapshot::MeshSnapshot;
+
+/// A Sidecar whose hosts are resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sidecar {
+    pub origin: Origin,
+    pub egress: Vec<Egress>,
+    pub spec: Arc<api::Sidecar>,
+}
+
+/// One egress listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Egress {
+    /// Only this port of services; `None` is all of them.
+    pub port: Option<u32>,
+    pub hosts: Vec<Import>,
+}
+
+/// `namespace/host` of an egress listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// `None` is every namespace.
+    pub namespace: Option<String>,
+    pub host: String,
+}
+
+impl Sidecar {
+    /// Resolves a Sidecar of `origin`.
+    pub fn resolve(origin: Origin, spec: Arc<api::Sidecar>) -> Sidecar {
+        let mut egress: Vec<Egress> = spec
+            .egress
+            .iter()
+            .map(|listener| Egress::resolve(listener, &origin.namespace))
+            .collect();
+        if egress.is_empty() {
+            // Istio: without egress everything that is exported.
+            egress.push(Egress {
+                port: None,
+                hosts: vec![Import {
+                    namespace: None,
+                    host: "*".to_string(),
+                }],
+            });
+        }
+        Sidecar {
+            origin,
+            egress,
+            spec,
+        }
+    }
+
+    /// Whether the rule is for a whole namespace (or, in the root namespace, the mesh).
+    pub fn is_default(&self) -> bool {
+        self.spec
+            .workload_selector
+            .as_ref()
+            .is_none_or(|selector| selector.labels.is_empty())
+    }
+
+    /// Whether the rule picks workloads with these labels.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let selector = self.spec.workload_selector.as_ref();
+        selector.is_some_and(|selector| {
+            !selector.labels.is_empty() && labels_match(&selector.labels, labels)
+        })
+    }
+
+    /// What happens to traffic for unknown hosts.
+    pub fn outbound_policy(&self, mesh: &MeshSettings) -> OutboundPolicy {
+        let policy = self.spec.outbound_traffic_policy.as_ref();
+        match policy {
+            None => mesh.outbound_policy,
+            Some(policy) => OutboundPolicy::of(policy.mode.unwrap_or_default()),
+        }
+    }
+}
+
+impl Egress {
+    fn resolve(listener: &IstioEgressListener, own_namespace: &str) -> Egress {
+        let everything = |port: &api::sidecar::SidecarPort| {
+            port.number == 0 || port.protocol.eq_ignore_ascii_case("HTTP_PROXY")
+        };
+        Egress {
+            port: listener
+                .port
+                .as_ref()
+                .filter(|port| !everything(port))
+                .map(|port| port.number),
+            hosts: listener
+                .hosts
+                .iter()
+                .filter_map(|host| Import::parse(host, own_namespace))
+                .collect(),
+        }
+    }
+
+    /// Whether the listener is for this port of services.
+    pub fn takes(&self, port: u32) -> bool {
+        self.port.is_none_or(|own| own == port)
+    }
+
+    /// Whether a service is imported, whichever its ports.
+    pub fn imports(&self, service: &Service) -> bool {
+        self.hosts.iter().any(|import| {
+            import.is_of(&service.namespace) && hostname::matches(&import.host, &service.hostname)
+        })
+    }
+
+    /// Whether a rule is imported: one of its hosts is, or covers one that is.
+    pub fn imports_rule(&self, rule: &VirtualService) -> bool {
+        self.hosts.iter().any(|import| {
+            import.is_of(&rule.origin.namespace)
+                && rule
+                    .hosts
+                    .iter()
+                    .any(|host| hostname::intersection(&import.host, host).is_some())
+        })
+    }
+}
+
+impl Import {
+    /// `namespace/host`; `~` imports nothing.
+    fn parse(text: &str, own_namespace: &str) -> Option<Import> {
+        let (namespace, host) = text.split_once('/')?;
+        let namespace = match namespace {
+            "~" => return None,
+            "*" => None,
+            "." => Some(own_namespace.to_string()),
+            other => Some(other.to_string()),
+        };
+        Some(Import {
+            namespace,
+            host: host.to_ascii_lowercase(),
+        })
+    }
+
+    fn is_of(&self, namespace: &str) -> bool {
+        self.namespace.as_ref().is_none_or(|only| only == namespace)
+    }
+}
+
+/// What one proxy sees of a snapshot. Gateways see all that is exported to them.
+pub struct Scope<'a> {
+    snapshot: &'a MeshSnapshot,
+    namespace: &'a str,
+    sidecar: Option<&'a Arc<Sidecar>>,
+    /// Hosts that imported rules lead to, which come along.
+    led_to: BTreeSet<String>,
+}
+
+impl MeshSnapshot {
+    /// The Sidecar of a proxy; gateways have none.
+    pub fn sidecar_of<'a>(&'a self, proxy: &'a Proxy) -> Option<&'a Arc<Sidecar>> {
+        if proxy.kind != ProxyKind::Sidecar {
+            return None;
+        }
+        let own = || self.sidecars_in(&proxy.namespace);
+        own()
+            .find(|sidecar| sidecar.selects(&proxy.labels))
+            .or_else(|| own().find(|sidecar| sidecar.is_default()))
+            .or_else(|| {
+                self.sidecars_in(&self.settings.root_namespace)
+                    .find(|sidecar| sidecar.is_default())
+            })
+    }
+
+    /// What a proxy sees.
+    pub fn scope<'a>(&'a self, proxy: &'a Proxy) -> Scope<'a> {
+        let mut scope = Scope {
+            snapshot: self,
+            namespace: &proxy.namespace,
+            sidecar: self.sidecar_of(proxy),
+            led_to: BTreeSet::new(),
+        };
+        if scope
+            .sidecar
+            .is_some_and(|sidecar| !imports_everything(sidecar))
+        {
+            scope.led_to = scope
+                .rules()
+                .flat_map(|rule| rule.destinations(&self.settings.domain_suffix))
+                .collect();
+        }
+        scope
+    }
+}
+
+fn imports_everything(sidecar: &Sidecar) -> bool {
+    sidecar.egress.iter().any(|egress| {
+        egress.port.is_none()
+            && egress
+                .hosts
+                .iter()
+                .any(|import| import.namespace.is_none() && import.host == "*")
+    })
+}
+
+impl<'a> Scope<'a> {
+    /// The Sidecar that makes the scope.
+    pub fn sidecar(&self) -> Option<&'a Arc<Sidecar>> {
+        self.sidecar
+    }
+
+    /// Whether the proxy knows a service.
+    pub fn admits(&self, service: &Service) -> bool {
+        service.visibility.reaches(self.namespace)
+            && self.sidecar.is_none_or(|sidecar| {
+                sidecar.egress.iter().any(|egress| egress.imports(service))
+                    || self.led_to.contains(&*service.hostname)
+            })
+    }
+
+    /// Whether the proxy knows this port of a service it knows.
+    pub fn admits_port(&self, service: &Service, port: u32) -> bool {
+        self.sidecar.is_none_or(|sidecar| {
+            let mut importing = sidecar
+                .egress
+                .iter()
+                .filter(|egress| egress.imports(service))
+                .peekable();
+            // One that only a rule leads to has all its ports.
+            importing.peek().is_none() || importing.any(|egress| egress.takes(port))
+        })
+    }
+
+    /// Services the proxy knows, by host.
+    pub fn services(&self) -> impl Iterator<Item = &'a Arc<Service>> {
+        self.snapshot
+            .services()
+            .filter(|service| self.admits(service))
+    }
+
+    /// One service, if the proxy knows it.
+    pub fn service(&self, host: &str) -> Option<&'a Arc<Service>> {
+        self.snapshot
+            .service(host)
+            .filter(|service| self.admits(service))
+    }
+
+    /// The VirtualServices for sidecars that count for the proxy, oldest first.
+    pub fn rules(&self) -> impl Iterator<Item = &'a Arc<VirtualService>> + use<'a> {
+        let (namespace, sidecar) = (self.namespace, self.sidecar);
+        self.snapshot.virtual_services().filter(move |rule| {
+            rule.is_bound_to(MESH_GATEWAY)
+                && rule.visibility.reaches(namespace)
+                && sidecar.is_none_or(|sidecar| {
+                    sidecar
+                        .egress
+                        .iter()
+                        .any(|egress| egress.imports_rule(rule))
+                })
+        })
+    }
+
+    /// What happens to traffic for unknown hosts.
+    pub fn outbound_policy(&self) -> OutboundPolicy {
+        let mesh = &self.snapshot.settings;
+        self.sidecar.map_or(mesh.outbound_policy, |sidecar| {
+            sidecar.outbound_policy(mesh)
+        })
+    }
+}
