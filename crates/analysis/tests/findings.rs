@@ -205,3 +205,30 @@ spec:
         "#]],
     );
 }
+
+#[test]
+fn several_sidecars_for_one_workload_are_told() {
+    let sidecar = |name: &str, selector: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: {name}, namespace: istio-system}}\n\
+             spec: {{{selector}egress: [{{hosts: [./*]}}]}}\n---\n"
+        )
+    };
+    let picked = "workloadSelector: {labels: {istio: ingressgateway}}, ";
+    check(
+        &(sidecar("one", "") + &sidecar("picks", picked)),
+        expect![""],
+    );
+    check(
+        &(sidecar("one", "")
+            + &sidecar("two", "")
+            + &sidecar("picks", picked)
+            + &sidecar("too", picked)),
+        expect![[r#"
+            spec.workloadSelector: Error [IST0111] (Sidecar istio-system/one) The Sidecars [one two] in namespace "istio-system" have no workload selector, which can lead to undefined behavior.
+            spec.workloadSelector: Error [IST0110] (Sidecar istio-system/picks) The Sidecars [picks too] in namespace "istio-system" select the same workload pod "istio-ingressgateway", which can lead to undefined behavior.
+            spec.workloadSelector: Error [IST0110] (Sidecar istio-system/too) The Sidecars [picks too] in namespace "istio-system" select the same workload pod "istio-ingressgateway", which can lead to undefined behavior.
+            spec.workloadSelector: Error [IST0111] (Sidecar istio-system/two) The Sidecars [one two] in namespace "istio-system" have no workload selector, which can lead to undefined behavior.
+        "#]],
+    );
+}

@@ -10,7 +10,7 @@ use crate::workload_entry::WorkloadEntry;
 message! {
     pub struct ServiceEntry {
         effective hosts: Vec<String>,
-        pending addresses: Vec<String>,
+        effective addresses: Vec<String>,
         effective ports: Vec<ServicePort>,
         effective location: Option<Location>,
         effective resolution: Option<Resolution>,
@@ -51,10 +51,10 @@ choice! {
 choice! {
     pub enum Resolution {
         #[default]
-        pending None = "NONE",
+        effective None = "NONE",
         effective Static = "STATIC",
         effective Dns = "DNS",
-        pending DnsRoundRobin = "DNS_ROUND_ROBIN",
+        effective DnsRoundRobin = "DNS_ROUND_ROBIN",
         pending DynamicDns = "DYNAMIC_DNS",
     }
 }

@@ -85,6 +85,7 @@ fn every_rule_finds_what_it_should() {
         ("gateway.txt", 27),
         ("service_entry.txt", 36),
         ("service.txt", 20),
+        ("sidecar.txt", 30),
     ];
     for (name, at_least) in files {
         let cases = check_file(name);

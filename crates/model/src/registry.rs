@@ -112,7 +112,7 @@ pub fn service_entry(
     });
     let ports: Vec<ServicePort> = ports.collect();
     let inline: Vec<Arc<Workload>> = match resolution {
-        Resolution::Endpoints => inline_workloads(origin, spec),
+        Resolution::Endpoints | Resolution::None => inline_workloads(origin, spec),
         _ => Vec::new(),
     };
     let entries = spec.hosts.iter().map(|host| Registered {
@@ -185,7 +185,13 @@ fn inline_workloads(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Arc<Worklo
 
 /// What a DNS service resolves: its endpoints, or its own host when it has none.
 fn dns_targets(host: &str, spec: &api::ServiceEntry, resolution: Resolution) -> Vec<DnsTarget> {
-    if !matches!(resolution, Resolution::Dns | Resolution::DnsRoundRobin) {
+    let by_name = match resolution {
+        Resolution::Dns | Resolution::DnsRoundRobin => true,
+        // A host that a client names has an address of its own.
+        Resolution::None => spec.endpoints.is_empty() && !host.starts_with('*'),
+        Resolution::Endpoints => false,
+    };
+    if !by_name {
         return Vec::new();
     }
     if spec.endpoints.is_empty() {
@@ -261,7 +267,10 @@ pub fn endpoints(
     workloads_of_namespace: &[Arc<Workload>],
 ) -> ServiceEndpoints {
     let service = &registered.service;
-    if service.resolution != Resolution::Endpoints {
+    if matches!(
+        service.resolution,
+        Resolution::Dns | Resolution::DnsRoundRobin
+    ) {
         return ServiceEndpoints::default();
     }
     let selected = workloads_of_namespace.iter().filter(|workload| {

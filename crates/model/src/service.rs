@@ -74,7 +74,8 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// RFC 3339; older objects win.
     pub created: String,
-    /// Names to resolve and ports, for [`Resolution::Dns`] and [`Resolution::DnsRoundRobin`].
+    /// Names to resolve and ports, for [`Resolution::Dns`] and [`Resolution::DnsRoundRobin`], and
+    /// for [`Resolution::None`] where nothing else says where a client was going.
     pub dns_targets: Vec<DnsTarget>,
 }
 

@@ -11,6 +11,7 @@ use crate::endpoints;
 use crate::envoy::{self, cluster, core, upstream_http};
 use crate::names;
 use crate::policy::Policy;
+use crate::sidecar::InboundTarget;
 
 use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
@@ -26,12 +27,13 @@ pub fn outbound(
     port: &ServicePort,
     subset: &str,
     rule: Option<&DestinationRule>,
+    resolution: Resolution,
     mesh: &MeshSettings,
 ) -> cluster::Cluster {
     let name = names::outbound_cluster(port.number, subset, &service.hostname);
     let policy = Policy::of(rule, subset, port.number);
     let mut made = base(name, &policy, mesh);
-    discover(&mut made, service, port, subset, rule);
+    discover(&mut made, service, port, subset, rule, resolution);
     balance(&mut made, policy.simple_balancer());
     made.typed_extension_protocol_options =
         protocol_options(upstream_protocol(port.protocol, &policy), &policy);
@@ -50,20 +52,22 @@ pub fn outbound(
 /// The cluster for traffic to an application behind its sidecar.
 pub fn inbound(
     listener_port: u16,
-    app_port: u16,
+    to: &InboundTarget,
     protocol: Protocol,
     mesh: &MeshSettings,
 ) -> cluster::Cluster {
     let name = names::inbound_cluster(listener_port);
-    let policy = Policy::default();
+    let policy = Policy {
+        connection_pool: to.connection_pool().cloned(),
+        ..Policy::default()
+    };
     let mut made = base(name.clone(), &policy, mesh);
     made.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
     made.lb_policy = LbPolicy::RoundRobin as i32;
-    made.load_assignment = Some(endpoints::static_assignment(
-        &name,
-        "127.0.0.1",
-        u32::from(app_port),
-    ));
+    made.load_assignment = to
+        .address
+        .as_ref()
+        .map(|address| endpoints::static_assignment(&name, address, u32::from(to.port)));
     made.typed_extension_protocol_options =
         protocol_options(upstream_protocol(protocol, &policy), &policy);
     made
@@ -145,6 +149,7 @@ fn discover(
     port: &ServicePort,
     subset: &str,
     rule: Option<&DestinationRule>,
+    resolution: Resolution,
 ) {
     let dns = |kind: DiscoveryType, made: &mut cluster::Cluster| {
         let labels = rule
@@ -159,7 +164,7 @@ fn discover(
         made.dns_refresh_rate = Some(envoy::duration(DNS_REFRESH));
         made.respect_dns_ttl = true;
     };
-    match service.resolution {
+    match resolution {
         Resolution::Endpoints => {
             made.cluster_discovery_type =
                 Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));

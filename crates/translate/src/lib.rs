@@ -21,6 +21,7 @@ mod policy;
 mod route_action;
 mod route_match;
 mod route_table;
+mod sidecar;
 mod translator;
 mod virtual_hosts;
 

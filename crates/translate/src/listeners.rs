@@ -5,7 +5,7 @@
 //! own. A gateway has one for each port of its Gateways.
 
 use lateen_model::{
-    HostIndex, MeshSettings, MeshSnapshot, Protocol, Proxy, Service, ServicePort, VirtualService,
+    HostIndex, MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort, VirtualService,
     resolve_gateway,
 };
 
@@ -14,6 +14,7 @@ use crate::envoy::{self, core, listener, route, tcp};
 use crate::gateway::GatewayPort;
 use crate::names;
 use crate::route_action::Destinations;
+use crate::sidecar::{EgressPort, EgressProtocol, InboundPort};
 use crate::virtual_hosts;
 
 use tcp::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
@@ -37,18 +38,15 @@ pub fn http_proxy(proxy: &Proxy, port: u16, mesh: &MeshSettings) -> listener::Li
     )
 }
 
-/// The inbound listener of one port of a workload; `service` is what the port serves.
-pub fn inbound(
-    proxy: &Proxy,
-    port: u16,
-    service: Option<(&Service, &ServicePort)>,
-    mesh: &MeshSettings,
-) -> listener::Listener {
-    let protocol = service.map_or(Protocol::Undeclared, |(_, port)| port.protocol);
-    let cluster = names::inbound_cluster(port);
-    let prefix = format!("inbound_{}", names::listener(&proxy.bind, u32::from(port)));
-    let filter = if protocol.is_http_or_undeclared() {
-        let table = inbound_routes(&cluster, port, service);
+/// The inbound listener of one port of a workload.
+pub fn inbound(port: &InboundPort, mesh: &MeshSettings) -> listener::Listener {
+    let cluster = names::inbound_cluster(port.number);
+    let name = names::listener(&port.bind, u32::from(port.number));
+    let prefix = format!("inbound_{name}");
+    let service = port.service.as_ref();
+    let service = service.map(|(service, port)| (service.as_ref(), port));
+    let filter = if port.protocol.is_http_or_undeclared() {
+        let table = inbound_routes(&cluster, port.number, service);
         let routes = Routes::Inline(Box::new(table));
         let manager = connection::http(Side::SidecarInbound, prefix, routes, mesh);
         envoy::network_filter("envoy.filters.network.http_connection_manager", &manager)
@@ -56,14 +54,46 @@ pub fn inbound(
         let to = connection::tcp_proxy(cluster.clone(), ClusterSpecifier::Cluster(cluster), mesh);
         envoy::network_filter("envoy.filters.network.tcp_proxy", &to)
     };
-    let name = names::listener(&proxy.bind, u32::from(port));
     one_chain(
         name,
-        &proxy.bind,
-        u32::from(port),
+        &port.bind,
+        u32::from(port.number),
         core::TrafficDirection::Inbound,
         filter,
     )
+}
+
+/// The listener of a Sidecar's egress listener with a port of its own.
+pub fn egress(
+    snapshot: &MeshSnapshot,
+    scope: &Scope<'_>,
+    proxy: &Proxy,
+    port: &EgressPort<'_>,
+) -> Option<listener::Listener> {
+    let number = u32::from(port.number);
+    if port.protocol == EgressProtocol::Tcp {
+        let mut services = scope.services().filter(|one| port.egress.imports(one));
+        let (service, service_port) =
+            services.find_map(|service| Some((service, service.port(number)?)))?;
+        let mut made = outbound_tcp(snapshot, scope, proxy, service, service_port, port.number);
+        made.name = names::listener(&port.bind, number);
+        made.address = Some(envoy::socket_address(&port.bind, number));
+        return Some(made);
+    }
+    let name = names::listener(&port.bind, number);
+    let manager = connection::http(
+        Side::SidecarOutbound,
+        format!("outbound_{name}"),
+        Routes::Rds(name.clone()),
+        &snapshot.settings,
+    );
+    Some(one_chain(
+        name,
+        &port.bind,
+        number,
+        core::TrafficDirection::Outbound,
+        envoy::network_filter("envoy.filters.network.http_connection_manager", &manager),
+    ))
 }
 
 fn inbound_routes(
@@ -108,13 +138,14 @@ fn inbound_routes(
 /// A local listener of a sidecar for one TCP service.
 pub fn outbound_tcp(
     snapshot: &MeshSnapshot,
+    scope: &Scope<'_>,
     proxy: &Proxy,
     service: &Service,
     port: &ServicePort,
     local_port: u16,
 ) -> listener::Listener {
     let mesh = &snapshot.settings;
-    let rules = HostIndex::new(snapshot.mesh_virtual_services(&proxy.namespace));
+    let rules = HostIndex::new(scope.rules());
     let to = rules
         .rule_for(&service.hostname)
         .and_then(|rule| tcp_route(snapshot, proxy, rule, "mesh", port.number))

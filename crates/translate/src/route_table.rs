@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use lateen_api::virtual_service::{Destination, HttpRoute};
 use lateen_model::{
-    HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, ServerHost, Service, VirtualService, hostname,
+    HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, Scope, ServerHost, Service, VirtualService,
+    hostname,
 };
 use prost::Message;
 
@@ -13,6 +14,7 @@ use crate::cache::ById;
 use crate::envoy::{core, route};
 use crate::gateway::GatewayPort;
 use crate::route_match::Audience;
+use crate::sidecar::EgressPort;
 use crate::virtual_hosts::{VirtualHostKey, append};
 
 /// Port of a rule host that no service stands behind: Istio serves it on 80 only.
@@ -20,16 +22,21 @@ const UNREGISTERED_PORT: u32 = 80;
 
 /// The virtual hosts of a sidecar's outbound HTTP proxy listener: every HTTP port of every service
 /// the proxy sees, and every rule host that no service stands behind.
-pub fn http_proxy(snapshot: &MeshSnapshot, proxy: &Proxy) -> Vec<VirtualHostKey> {
-    let rules = HostIndex::new(snapshot.mesh_virtual_services(&proxy.namespace));
+pub fn http_proxy(
+    snapshot: &MeshSnapshot,
+    scope: &Scope<'_>,
+    proxy: &Proxy,
+) -> Vec<VirtualHostKey> {
+    let rules = HostIndex::new(scope.rules());
     let mut taken = HashSet::new();
     let mut keys = Vec::new();
-    for service in snapshot.visible_services(&proxy.namespace) {
+    for service in scope.services() {
         let rule = rules.rule_for(&service.hostname);
         for port in service
             .ports
             .iter()
             .filter(|port| port.protocol.is_http_or_undeclared())
+            .filter(|port| scope.admits_port(service, port.number))
         {
             let domains = service_domains(service, port.number, proxy);
             let service = Some((service.hostname.to_string(), port.number));
@@ -50,7 +57,7 @@ pub fn http_proxy(snapshot: &MeshSnapshot, proxy: &Proxy) -> Vec<VirtualHostKey>
             ));
         }
     }
-    for rule in snapshot.mesh_virtual_services(&proxy.namespace) {
+    for rule in scope.rules() {
         for host in rule
             .hosts
             .iter()
@@ -74,6 +81,41 @@ pub fn http_proxy(snapshot: &MeshSnapshot, proxy: &Proxy) -> Vec<VirtualHostKey>
             ));
         }
     }
+    keys
+}
+
+/// The virtual hosts of a Sidecar's egress listener: its hosts, under names without port too where
+/// the listener is for one port.
+pub fn egress(
+    snapshot: &MeshSnapshot,
+    scope: &Scope<'_>,
+    proxy: &Proxy,
+    listener: &EgressPort<'_>,
+) -> Vec<VirtualHostKey> {
+    let egress = listener.egress;
+    let mut keys = http_proxy(snapshot, scope, proxy);
+    keys.retain_mut(|key| {
+        let service = key.service.as_ref();
+        let Some((host, port)) = service else {
+            return key.rules.iter().any(|rule| egress.imports_rule(rule));
+        };
+        let imported = scope
+            .service(host)
+            .is_some_and(|service| egress.imports(service));
+        if egress.port.is_some() {
+            let ending = format!(":{port}");
+            let bare = key
+                .domains
+                .iter()
+                .filter_map(|domain| domain.strip_suffix(&ending));
+            let missing: Vec<String> = bare
+                .filter(|domain| !key.domains.iter().any(|known| known == domain))
+                .map(str::to_string)
+                .collect();
+            key.domains.extend(missing);
+        }
+        imported && egress.takes(*port)
+    });
     keys
 }
 
@@ -308,14 +350,15 @@ impl<'a> GatewayHost<'a> {
 ///
 /// A message may be written in pieces: repeated field 2 is appended to the encoding of the rest,
 /// so that a change of one virtual host does not encode the others again.
-pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: Rest) -> Vec<u8> {
+pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: &Rest) -> Vec<u8> {
     let fallback = match rest {
         Rest::BlockUnknownHosts => vec![block_all()],
+        Rest::EgressProxy(cluster) => vec![egress_proxy(cluster)],
         Rest::IgnorePorts | Rest::Nothing => Vec::new(),
     };
     let table = route::RouteConfiguration {
         name: name.to_string(),
-        ignore_port_in_host_matching: rest == Rest::IgnorePorts,
+        ignore_port_in_host_matching: *rest == Rest::IgnorePorts,
         virtual_hosts: Vec::new(),
         validate_clusters: crate::envoy::bool_value(false),
         max_direct_response_body_size_bytes: crate::envoy::u32_value(1024 * 1024),
@@ -333,13 +376,30 @@ pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: Rest) -> Vec<u
 }
 
 /// What a table does beside its virtual hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Rest {
     /// Hosts nobody knows are answered 502 (fact 17).
     BlockUnknownHosts,
+    /// Hosts nobody knows go to this cluster.
+    EgressProxy(String),
     /// The port in the Host header does not matter.
     IgnorePorts,
     Nothing,
+}
+
+fn egress_proxy(cluster: &str) -> route::VirtualHost {
+    route::VirtualHost {
+        name: "allow_any".to_string(),
+        domains: vec!["*".to_string()],
+        routes: vec![route::Route {
+            name: "allow_any".to_string(),
+            r#match: Some(crate::route_match::everything()),
+            action: Some(crate::route_action::forward_to(cluster.to_string())),
+            ..Default::default()
+        }],
+        include_request_attempt_count: true,
+        ..Default::default()
+    }
 }
 
 fn block_all() -> route::VirtualHost {

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_model::{
-    DestinationRule, Generator, HostIndex, Interception, MeshSettings, MeshSnapshot, Protocol,
-    Proxy, ProxyKind, Resolution, Service, ServiceEndpoints, VirtualService,
+    DestinationRule, Generator, HostIndex, Interception, MeshSettings, MeshSnapshot,
+    OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope, Service, ServiceEndpoints,
+    VirtualService,
 };
 use prost::Message;
 
@@ -13,6 +14,7 @@ use crate::cache::{ById, Memo};
 use crate::name_table::{self, NameTableKey};
 use crate::route_match::Audience;
 use crate::route_table::Rest;
+use crate::sidecar::{self, EgressProtocol, InboundTarget};
 use crate::virtual_hosts::{self, VirtualHostKey};
 use crate::{clusters, endpoints, gateway, grpc, listeners, names, route_table};
 
@@ -53,6 +55,7 @@ struct ClusterKey {
     port: u32,
     subset: String,
     rule: Option<ById<DestinationRule>>,
+    resolution: Resolution,
     generator: Generator,
     mesh: ById<MeshSettings>,
 }
@@ -61,7 +64,7 @@ struct ClusterKey {
 enum InboundClusterKey {
     Workload {
         listener_port: u16,
-        app_port: u16,
+        to: InboundTarget,
         protocol: Protocol,
         mesh: ById<MeshSettings>,
     },
@@ -153,13 +156,15 @@ impl<R> Translator<R> {
     ) -> Vec<Arc<R>> {
         let mut made = Vec::new();
         let mesh = ById(snapshot.settings.clone());
-        for service in snapshot.visible_services(&proxy.namespace) {
+        let scope = snapshot.scope(proxy);
+        for service in scope.services() {
             let rule = snapshot.destination_rule(&proxy.namespace, service);
             let subsets = rule.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
             for port in service
                 .ports
                 .iter()
                 .filter(|port| port.protocol != Protocol::Udp)
+                .filter(|port| scope.admits_port(service, port.number))
             {
                 for subset in std::iter::once("").chain(subsets.iter().map(|s| s.name.as_str())) {
                     if !wanted(names, || {
@@ -172,6 +177,7 @@ impl<R> Translator<R> {
                         port: port.number,
                         subset: subset.to_string(),
                         rule: rule.cloned().map(ById),
+                        resolution: resolution_for(proxy, service),
                         generator: proxy.generator,
                         mesh: mesh.clone(),
                     };
@@ -191,7 +197,14 @@ impl<R> Translator<R> {
             let name = names::outbound_cluster(key.port, &key.subset, &key.service.hostname);
             let bytes = key.service.port(key.port).map(|port| {
                 let rule = key.rule.as_deref();
-                let mut made = clusters::outbound(&key.service, port, &key.subset, rule, &key.mesh);
+                let mut made = clusters::outbound(
+                    &key.service,
+                    port,
+                    &key.subset,
+                    rule,
+                    key.resolution,
+                    &key.mesh,
+                );
                 if key.generator == Generator::Grpc {
                     grpc::restrict(&mut made);
                 }
@@ -213,13 +226,11 @@ impl<R> Translator<R> {
         let mut keys = vec![InboundClusterKey::BlackHole(mesh.clone())];
         if proxy.kind == ProxyKind::Sidecar {
             keys.push(InboundClusterKey::Passthrough(mesh.clone()));
-            for (port, app_port) in &proxy.inbound {
-                let protocol = inbound_service(snapshot, proxy, *port)
-                    .map_or(Protocol::Undeclared, |(_, port)| port.protocol);
+            for port in sidecar::inbound_ports(snapshot, proxy, snapshot.sidecar_of(proxy)) {
                 keys.push(InboundClusterKey::Workload {
-                    listener_port: *port,
-                    app_port: *app_port,
-                    protocol,
+                    listener_port: port.number,
+                    to: port.to,
+                    protocol: port.protocol,
                     mesh: mesh.clone(),
                 });
             }
@@ -230,10 +241,10 @@ impl<R> Translator<R> {
                 let cluster = match key {
                     InboundClusterKey::Workload {
                         listener_port,
-                        app_port,
+                        to,
                         protocol,
                         mesh,
-                    } => clusters::inbound(*listener_port, *app_port, *protocol, mesh),
+                    } => clusters::inbound(*listener_port, to, *protocol, mesh),
                     InboundClusterKey::Passthrough(mesh) => clusters::passthrough(mesh),
                     InboundClusterKey::BlackHole(mesh) => clusters::black_hole(mesh),
                 };
@@ -249,23 +260,22 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         names: Names<'_>,
     ) -> Vec<Arc<R>> {
+        let scope = snapshot.scope(proxy);
         match names {
             Some(names) => names
                 .iter()
-                .filter_map(|name| self.endpoints_of(snapshot, proxy, name))
+                .filter_map(|name| self.endpoints_of(snapshot, &scope, proxy, name))
                 .collect(),
             None => {
-                let all = snapshot
-                    .visible_services(&proxy.namespace)
-                    .flat_map(|service| {
-                        cluster_names(
-                            service,
-                            snapshot
-                                .destination_rule(&proxy.namespace, service)
-                                .map(Arc::as_ref),
-                        )
-                    });
-                all.filter_map(|name| self.endpoints_of(snapshot, proxy, &name))
+                let all = scope.services().flat_map(|service| {
+                    cluster_names(
+                        service,
+                        snapshot
+                            .destination_rule(&proxy.namespace, service)
+                            .map(Arc::as_ref),
+                    )
+                });
+                all.filter_map(|name| self.endpoints_of(snapshot, &scope, proxy, &name))
                     .collect()
             }
         }
@@ -274,14 +284,15 @@ impl<R> Translator<R> {
     fn endpoints_of(
         &self,
         snapshot: &MeshSnapshot,
+        scope: &Scope<'_>,
         proxy: &Proxy,
         cluster: &str,
     ) -> Option<Arc<R>> {
         let (port, subset, host) = names::parse_outbound(cluster)?;
-        let service = snapshot.service(host)?;
-        let visible = service.visibility.reaches(&proxy.namespace)
-            && service.resolution == Resolution::Endpoints;
-        if !visible || service.port(port).is_none() {
+        let service = scope.service(host)?;
+        let sent = resolution_for(proxy, service) == Resolution::Endpoints
+            && scope.admits_port(service, port);
+        if !sent || service.port(port).is_none() {
             return None;
         }
         let labels = match subset {
@@ -325,23 +336,18 @@ impl<R> Translator<R> {
                 {
                     made.push(listeners::http_proxy(proxy, port, &snapshot.settings));
                 }
-                for port in proxy.inbound.keys() {
-                    let service = inbound_service(snapshot, proxy, *port);
-                    let service = service
-                        .as_ref()
-                        .map(|(service, port)| (service.as_ref(), port));
-                    made.push(listeners::inbound(
-                        proxy,
-                        *port,
-                        service,
-                        &snapshot.settings,
-                    ));
+                let scope = snapshot.scope(proxy);
+                for port in sidecar::inbound_ports(snapshot, proxy, scope.sidecar()) {
+                    made.push(listeners::inbound(&port, &snapshot.settings));
+                }
+                for port in sidecar::egress_ports(&scope, proxy) {
+                    made.extend(listeners::egress(snapshot, &scope, proxy, &port));
                 }
                 for (service, local_port) in &proxy.outbound {
                     let Some((host, port)) = service.rsplit_once(':') else {
                         continue;
                     };
-                    let Some(service) = snapshot.service(host) else {
+                    let Some(service) = scope.service(host) else {
                         continue;
                     };
                     let Some(port) = port.parse().ok().and_then(|port| service.port(port)) else {
@@ -349,6 +355,7 @@ impl<R> Translator<R> {
                     };
                     made.push(listeners::outbound_tcp(
                         snapshot,
+                        &scope,
                         proxy,
                         service,
                         port,
@@ -379,13 +386,22 @@ impl<R> Translator<R> {
         let mut made = Vec::new();
         match proxy.kind {
             ProxyKind::Sidecar => {
+                let scope = snapshot.scope(proxy);
+                let unknown_hosts = unknown_hosts(&scope);
                 if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
-                    let hosts = route_table::http_proxy(snapshot, proxy);
+                    let hosts = route_table::http_proxy(snapshot, &scope, proxy);
                     made.push(self.table(
                         names::HTTP_PROXY_ROUTES.to_string(),
                         hosts,
-                        Rest::BlockUnknownHosts,
+                        unknown_hosts.clone(),
                     ));
+                }
+                for port in sidecar::egress_ports(&scope, proxy) {
+                    let name = names::listener(&port.bind, u32::from(port.number));
+                    if port.protocol != EgressProtocol::Tcp && wanted(names, || name.clone()) {
+                        let hosts = route_table::egress(snapshot, &scope, proxy, &port);
+                        made.push(self.table(name, hosts, unknown_hosts.clone()));
+                    }
                 }
             }
             ProxyKind::Gateway => {
@@ -422,7 +438,7 @@ impl<R> Translator<R> {
                 .iter()
                 .map(|host| host.0.clone())
                 .collect();
-            let bytes = route_table::assemble(&key.name, &hosts, key.rest);
+            let bytes = route_table::assemble(&key.name, &hosts, &key.rest);
             self.wrap(key.name.clone(), type_url::ROUTE, bytes)
         })
     }
@@ -507,20 +523,36 @@ fn wanted(names: Names<'_>, name: impl FnOnce() -> String) -> bool {
     names.is_none_or(|names| names.contains(&name()))
 }
 
-/// The service port that a workload port serves: the first service, by host, that leads there.
-fn inbound_service(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    port: u16,
-) -> Option<(Arc<Service>, lateen_model::ServicePort)> {
-    let workload = snapshot.workload(&proxy.namespace, &proxy.name)?;
-    snapshot.services_of(workload).find_map(|service| {
-        let found = service
-            .ports
-            .iter()
-            .find(|one| workload.port_for(one) == u32::from(port))?;
-        Some((service.clone(), found.clone()))
-    })
+/// How a proxy finds the endpoints of a service. "Where the client was going" is known only where
+/// connections are captured: to a client of an explicit proxy that is the host it names, and a
+/// gateway has but the endpoints that are written down (as in Istio).
+fn resolution_for(proxy: &Proxy, service: &Service) -> Resolution {
+    match (service.resolution, proxy.kind, proxy.interception) {
+        (Resolution::None, ProxyKind::Gateway, _) => Resolution::Endpoints,
+        (Resolution::None, ProxyKind::Sidecar, Interception::None)
+            if !service.dns_targets.is_empty() =>
+        {
+            Resolution::Dns
+        }
+        (Resolution::None, ProxyKind::Sidecar, Interception::None) => Resolution::Endpoints,
+        (resolution, ..) => resolution,
+    }
+}
+
+/// Where requests for hosts go that the proxy does not know. Where nothing is captured there is no
+/// original destination to go to, so without an egress proxy they are answered.
+fn unknown_hosts(scope: &Scope<'_>) -> Rest {
+    let policy = scope
+        .sidecar()
+        .and_then(|sidecar| sidecar.spec.outbound_traffic_policy.as_ref());
+    let proxy = policy.and_then(|policy| policy.egress_proxy.as_ref());
+    match (scope.outbound_policy(), proxy) {
+        (OutboundPolicy::AllowAny, Some(to)) => {
+            let port = to.port.as_ref().map_or(0, |port| port.number);
+            Rest::EgressProxy(names::outbound_cluster(port, &to.subset, &to.host))
+        }
+        _ => Rest::BlockUnknownHosts,
+    }
 }
 
 /// Names of all clusters of a service.

@@ -199,6 +199,8 @@ fn default_endpoint(check: &mut Checker, endpoint: &str) {
     if let Some(path) = endpoint.strip_prefix("unix://") {
         if !path.starts_with(['/', '@']) {
             check.error("the path of a unix domain socket must be absolute");
+        } else {
+            check.warning("a unix domain socket has no effect yet in this version");
         }
         return;
     }

@@ -46,6 +46,8 @@ mod mesh;
 mod mesh_settings;
 mod mirrors;
 mod requests;
+mod scope;
+mod service_entries;
 mod sidecar;
 mod user_documents;
 mod wire;

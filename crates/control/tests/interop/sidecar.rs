@@ -22,8 +22,8 @@ pub struct Sidecar {
     /// Where the application sends its requests.
     proxy: SocketAddr,
     /// Where others reach its HTTP port and its TCP port.
-    http: SocketAddr,
-    tcp: SocketAddr,
+    pub http: SocketAddr,
+    pub tcp: SocketAddr,
     /// Stands for `database:3306`.
     database: SocketAddr,
     _tcp_app: TcpEcho,
@@ -73,7 +73,7 @@ impl Sidecar {
     }
 
     /// What the application gets for `GET http://HOST/PATH`.
-    async fn get(&self, host: &str, path: &str) -> Answer {
+    pub async fn get(&self, host: &str, path: &str) -> Answer {
         let call = Call::through_proxy(host, path);
         call.send(self.proxy).await.unwrap()
     }
