@@ -21,7 +21,8 @@ pub struct NameTableKey {
 
 impl NameTableKey {
     pub fn new(snapshot: &MeshSnapshot, proxy: &Proxy) -> Self {
-        let services = snapshot.visible_services(&proxy.namespace).map(|service| {
+        let scope = snapshot.scope(proxy);
+        let services = scope.services().map(|service| {
             let endpoints = service
                 .is_headless()
                 .then(|| ById(snapshot.endpoints(&service.hostname)));

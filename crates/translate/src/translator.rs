@@ -467,7 +467,7 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         names: Names<'_>,
     ) -> Vec<Arc<R>> {
-        let rules = HostIndex::new(snapshot.mesh_virtual_services(&proxy.namespace));
+        let rules = HostIndex::new(snapshot.scope(proxy).rules());
         let named = names.into_iter().flatten().filter_map(|name| {
             let (port, _, host) = names::parse_outbound(name)?;
             let service = snapshot.service(host)?;
