@@ -128,6 +128,16 @@ async fn a_listener_serves_when_whatever_had_its_port_has_left() {
     drop(other);
     answered_by(address(port), "one").await;
     assert!(proxy.log().contains("the address is free now"));
+    // The control plane hears of it, too.
+    lateen_testkit::eventually("no listener is refused", async || {
+        let listeners = &mesh.server.status()[0].types[LISTENER];
+        match listeners.state() {
+            SyncState::Synced => Ok(()),
+            state => Err(format!("{state:?}")),
+        }
+    })
+    .await;
+    answered_by(address(port), "one").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! Listeners whose address was taken: tried again until it is free, or they are changed or gone.
 //!
 //! The control plane has had its answer, the NACK, so it sends nothing more; without this a
-//! listener would stay closed long after whatever had its port has left.
+//! listener would stay closed long after whatever had its port has left. When it is open at last,
+//! it is asked for again, so that the control plane gets a better answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +69,8 @@ impl Config {
                     tracing::info!(listener = %name, "listening: the address is free now");
                     if is_last_error {
                         entry.error = None;
+                        // Sent once more it is accepted: the only way to take a NACK back.
+                        out.subscribe(lateen_xds::type_url::LISTENER, &name);
                     }
                     entry.active = Some(unbound.generation);
                     self.refresh_rds(out);
