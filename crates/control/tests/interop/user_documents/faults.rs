@@ -1,4 +1,4 @@
-//! Documents 23, 24 and 34: delays and aborts.
+//! Documents 23, 24, 34 and 45: delays, aborts and mirrors.
 
 use std::time::{Duration, Instant};
 
@@ -80,8 +80,58 @@ async fn document_34_virtualservice_product_service(plane: Plane) {
     assert_eq!(scene.servers["rating-service-v1"].hits("/"), 0);
 }
 
+async fn document_45_virtualservice_order_service(plane: Plane) {
+    let Some(scene) = Scene::start(plane, "45").await else {
+        return;
+    };
+    let scene = scene.with_service("order-service", &["v1", "v2"]).await;
+    let scene = scene
+        .with_subsets("order-service", &[("v1", "v1"), ("v2", "v2")])
+        .await;
+    // The mirror's subset is defined nowhere: that is said, and the live answer does not suffer.
+    assert_eq!(scene.apply("45").await, codes(&["IST0101"]));
+    scene
+        .answers("order-service", &[], "order-service-v1")
+        .await;
+    let shares = scene.shares("order-service", 200).await;
+    assert_eq!(of(&shares, "order-service-v1"), 200);
+    // With the subset, every request is copied there.
+    let scene = scene.with_service_version("order-service", "canary").await;
+    scene
+        .mesh
+        .create(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+             metadata: {name: shadow, namespace: default}\n\
+             spec: {host: order-service, subsets: [{name: v2-canary, labels: {version: canary}}]}\n",
+        )
+        .await;
+    scene.mesh.pushed().await;
+    let (live, shadow) = (
+        &scene.servers["order-service-v1"],
+        &scene.servers["order-service-canary"],
+    );
+    lateen_testkit::eventually("copies arrive", async || {
+        scene.get("order-service", "/first", &[]).await;
+        match shadow.hits("/first") {
+            0 => Err(String::new()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    for _ in 0..100 {
+        let answer = scene.get("order-service", "/copied", &[]).await;
+        assert_eq!(answer.name(), "order-service-v1");
+    }
+    lateen_testkit::eventually("a copy of each", async || match shadow.hits("/copied") {
+        100 => Ok(()),
+        hits => Err(format!("{hits} copies of {}", live.hits("/copied"))),
+    })
+    .await;
+}
+
 on_both! {
     document_23_virtualservice_ratings_fault,
     document_24_virtualservice_ratings_error,
     document_34_virtualservice_product_service,
+    document_45_virtualservice_order_service,
 }

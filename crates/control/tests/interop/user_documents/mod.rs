@@ -78,6 +78,16 @@ impl Scene {
         self
     }
 
+    /// One version more of a service.
+    async fn with_service_version(mut self, name: &str, version: &str) -> Scene {
+        let full_name = format!("{name}-{version}");
+        let echo = Echo::start(&full_name).await;
+        let entry = workload(name, version, "http", echo.port());
+        self.mesh.create(&entry).await;
+        self.servers.insert(full_name, echo);
+        self
+    }
+
     /// Subsets of a service: name and `version` label.
     async fn with_subsets(self, host: &str, subsets: &[(&str, &str)]) -> Scene {
         let subsets = subsets
