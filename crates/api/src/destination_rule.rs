@@ -15,7 +15,7 @@ message! {
         effective subsets: Vec<Subset>,
         effective export_to "exportTo": Vec<String>,
         /// Client workloads that follow this rule; others in the namespace ignore it.
-        pending workload_selector "workloadSelector": Option<WorkloadSelector>,
+        effective workload_selector "workloadSelector": Option<WorkloadSelector>,
     }
 }
 
@@ -39,13 +39,13 @@ message! {
     pub struct TrafficPolicy {
         effective load_balancer "loadBalancer": Option<LoadBalancerSettings>,
         effective connection_pool "connectionPool": Option<ConnectionPoolSettings>,
-        pending outlier_detection "outlierDetection": Option<OutlierDetection>,
+        effective outlier_detection "outlierDetection": Option<OutlierDetection>,
         pending tls: Option<ClientTlsSettings>,
         /// A port listed here inherits nothing from the fields above.
         effective port_level_settings "portLevelSettings": Vec<PortTrafficPolicy>,
         pending tunnel: Option<TunnelSettings>,
         pending proxy_protocol "proxyProtocol": Option<ProxyProtocol>,
-        pending retry_budget "retryBudget": Option<RetryBudget>,
+        effective retry_budget "retryBudget": Option<RetryBudget>,
     }
 }
 
@@ -55,7 +55,7 @@ message! {
         effective port: Option<PortSelector>,
         effective load_balancer "loadBalancer": Option<LoadBalancerSettings>,
         effective connection_pool "connectionPool": Option<ConnectionPoolSettings>,
-        pending outlier_detection "outlierDetection": Option<OutlierDetection>,
+        effective outlier_detection "outlierDetection": Option<OutlierDetection>,
         pending tls: Option<ClientTlsSettings>,
     }
 }
@@ -64,12 +64,12 @@ message! {
     pub struct LoadBalancerSettings {
         /// Excludes `consistentHash`.
         effective simple: Option<SimpleLb>,
-        pending consistent_hash "consistentHash": Option<ConsistentHashLb>,
-        pending locality_lb_setting "localityLbSetting": Option<LocalityLoadBalancerSetting>,
+        effective consistent_hash "consistentHash": Option<ConsistentHashLb>,
+        effective locality_lb_setting "localityLbSetting": Option<LocalityLoadBalancerSetting>,
         /// Istio 1.31.
         pending zone_aware_lb_setting "zoneAwareLbSetting": Option<ZoneAwareLoadBalancerSetting>,
-        pending warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
-        pending warmup: Option<WarmupConfiguration>,
+        effective warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
+        effective warmup: Option<WarmupConfiguration>,
     }
 }
 
@@ -188,9 +188,9 @@ message! {
         effective max_connections "maxConnections": Option<i32>,
         /// Default 10 s.
         effective connect_timeout "connectTimeout": Option<Duration>,
-        pending tcp_keepalive "tcpKeepalive": Option<TcpKeepalive>,
-        pending max_connection_duration "maxConnectionDuration": Option<Duration>,
-        pending idle_timeout "idleTimeout": Option<Duration>,
+        effective tcp_keepalive "tcpKeepalive": Option<TcpKeepalive>,
+        effective max_connection_duration "maxConnectionDuration": Option<Duration>,
+        effective idle_timeout "idleTimeout": Option<Duration>,
     }
 }
 
@@ -211,10 +211,10 @@ message! {
         effective max_retries "maxRetries": Option<i32>,
         effective idle_timeout "idleTimeout": Option<Duration>,
         effective h2_upgrade_policy "h2UpgradePolicy": Option<H2UpgradePolicy>,
-        pending use_client_protocol "useClientProtocol": Option<bool>,
-        pending max_concurrent_streams "maxConcurrentStreams": Option<i32>,
+        effective use_client_protocol "useClientProtocol": Option<bool>,
+        effective max_concurrent_streams "maxConcurrentStreams": Option<i32>,
         /// Istio 1.31.
-        pending http2_keep_alive "http2KeepAlive": Option<ConnectionKeepalive>,
+        effective http2_keep_alive "http2KeepAlive": Option<ConnectionKeepalive>,
     }
 }
 
@@ -249,7 +249,7 @@ message! {
         effective max_ejection_percent "maxEjectionPercent": Option<i32>,
         effective min_health_percent "minHealthPercent": Option<i32>,
         /// Istio 1.31: status codes that count as errors.
-        pending outlier_detection_http_error_codes "outlierDetectionHttpErrorCodes": Vec<u32>,
+        effective outlier_detection_http_error_codes "outlierDetectionHttpErrorCodes": Vec<u32>,
     }
 }
 

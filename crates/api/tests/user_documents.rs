@@ -23,7 +23,7 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
     vec![
         ("01-virtualservice-product-service.yaml", 1, vec![]),
         ("02-virtualservice-review-service.yaml", 1, vec![]),
-        ("03-destinationrule-payment-dr.yaml", 1, vec![pending("14:5", "spec.trafficPolicy.outlierDetection")]),
+        ("03-destinationrule-payment-dr.yaml", 1, vec![]),
         ("04-namespace-production.yaml", 1, vec![]),
         ("05-namespace-no-injection.yaml", 1, vec![]),
         ("06-virtualservice-reviews.yaml", 1, vec![]),
@@ -44,7 +44,7 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
         ("10-virtualservice-myapp-canary.yaml", 1, vec![]),
         ("11-virtualservice-myapp-ab.yaml", 1, vec![]),
         ("12-virtualservice-ratings.yaml", 1, vec![]),
-        ("13-destinationrule-ratings.yaml", 1, vec![pending("8:5", "spec.trafficPolicy.outlierDetection")]),
+        ("13-destinationrule-ratings.yaml", 1, vec![]),
         ("14-peerauthentication-default.yaml", 0, vec![beta("PeerAuthentication")]),
         ("15-peerauthentication-default.yaml", 0, vec![beta("PeerAuthentication")]),
         ("16-peerauthentication-default.yaml", 0, vec![beta("PeerAuthentication")]),
@@ -123,11 +123,11 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             vec!["10:3: warning: spec.subsets: with loadBalancer.simple PASSTHROUGH a request goes to the address its caller asked for: subsets choose nothing".into()],
         ),
         ("37-destinationrule-backend-service.yaml", 1, vec![]),
-        ("38-destinationrule-backend-service.yaml", 1, vec![pending("8:5", "spec.trafficPolicy.outlierDetection")]),
+        ("38-destinationrule-backend-service.yaml", 1, vec![]),
         (
             "39-destinationrule-product-service.yaml",
             1,
-            vec![pending("9:7", "spec.trafficPolicy.loadBalancer.localityLbSetting")],
+            vec![],
         ),
         ("40-serviceentry-external-weather-api.yaml", 1, vec![]),
         (

@@ -14,6 +14,16 @@ pub enum Address {
     Pipe(PathBuf),
 }
 
+impl Address {
+    /// The address of a TCP socket.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Socket(address) => Some(*address),
+            Address::Pipe(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,6 +1,6 @@
 //! A cluster: a named group of endpoints, and how to talk to them.
 
-use crate::{DnsHosts, EndpointSet, Http1Options, Http2Options, Metadata};
+use crate::{DnsHosts, EndpointSet, ErrorMatcher, Http1Options, Http2Options, Metadata, OutlierDetection};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub struct Cluster {
     /// Limits for requests of high priority.
     pub high_thresholds: Thresholds,
     pub http: UpstreamHttp,
+    pub outlier: Option<Arc<OutlierDetection>>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub metadata: Option<Arc<Metadata>>,
 }
@@ -154,6 +155,8 @@ pub struct UpstreamHttp {
     /// Response heads above this many bytes end the request with 502.
     pub max_response_headers_bytes: u32,
     pub max_stream_duration: Option<Duration>,
+    /// What outlier detection takes for an error; [`None`]: statuses from 500.
+    pub error_matcher: Option<Arc<ErrorMatcher>>,
 }
 
 /// Which HTTP version to speak to endpoints.

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `listener.rs`, `chain_match.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
+//! | `listener.rs`, `chain_match.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `outlier.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
 //! | `compile/` | Envoy's messages to those types, one file per message |
 //! | `path.rs`, `re2.rs` | path normalisation, RE2 syntax on the `regex` crate |
 //!
@@ -26,6 +26,7 @@ mod headers;
 mod http;
 mod http_filter;
 mod listener;
+mod outlier;
 pub mod path;
 pub mod re2;
 mod request;
@@ -53,6 +54,9 @@ pub use listener::{
     FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterKind, ListenerFilters,
     Network, PortPredicate, ProxyProtocol, SourceType, TcpCluster, TcpProxy, TlsInspector,
     TrafficDirection,
+};
+pub use outlier::{
+    Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection, SuccessRate,
 };
 pub use request::RequestView;
 

@@ -9,6 +9,7 @@ use crate::io::{Backlog, Io};
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, Page, Scope, TcpStat};
+use crate::upstream::health::Seen;
 use crate::upstream::ticket::ConnTicket;
 use crate::upstream::{ActiveCluster, Host};
 use crate::worker::state::{PIECE, Worker};
@@ -110,8 +111,20 @@ async fn connect(
         passage.host = Some(host.address);
         let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
         match cluster.connect(&host).await {
-            Ok(io) => return Ok((io, ticket)),
-            Err(outcome) => last = outcome,
+            Ok(io) => {
+                host.note(&cluster, Seen::ConnectedOnly);
+                return Ok((io, ticket));
+            }
+            Err(outcome) => {
+                host.note(
+                    &cluster,
+                    match outcome {
+                        Outcome::ConnectTimeout => Seen::LocalTimeout,
+                        _ => Seen::LocalFailure,
+                    },
+                );
+                last = outcome;
+            }
         }
     }
     Err(last)

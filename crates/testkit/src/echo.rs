@@ -77,6 +77,12 @@ impl Echo {
         self.forced.store(status, Ordering::Relaxed);
     }
 
+    /// How many requests came for any path.
+    pub fn all_hits(&self) -> u32 {
+        let hits = self.hits.lock().expect("no request panicked");
+        hits.values().sum()
+    }
+
     pub fn port(&self) -> u16 {
         self.address.port()
     }

@@ -4,6 +4,7 @@
 
 pub use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 pub use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+pub use envoy_types::pb::envoy::config::common::matcher::v3 as match_predicate;
 pub use envoy_types::pb::envoy::config::core::v3 as core;
 pub use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub use envoy_types::pb::envoy::config::listener::v3 as listener;
@@ -48,6 +49,11 @@ pub fn u32_value(value: u32) -> Option<UInt32Value> {
 /// A wrapped boolean.
 pub fn bool_value(value: bool) -> Option<BoolValue> {
     Some(BoolValue { value })
+}
+
+/// A share of a hundred.
+pub fn percent(value: f64) -> envoy_types::pb::envoy::r#type::v3::Percent {
+    envoy_types::pb::envoy::r#type::v3::Percent { value }
 }
 
 /// A TCP socket address.

@@ -7,6 +7,7 @@
 //! Invariant: a generator reads nothing but its key. No I/O, no clock.
 
 pub mod cache;
+mod cluster_policy;
 mod clusters;
 mod connection_manager;
 mod endpoints;
@@ -16,6 +17,7 @@ mod gateway;
 mod grpc;
 mod listeners;
 mod name_table;
+mod locality;
 pub mod names;
 mod policy;
 mod route_action;

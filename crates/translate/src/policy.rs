@@ -1,8 +1,8 @@
 //! Which traffic policy applies to one port of one subset.
 
 use lateen_api::destination_rule::{
-    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, SimpleLb,
-    TrafficPolicy,
+    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, PortTrafficPolicy,
+    RetryBudget, SimpleLb, TrafficPolicy,
 };
 use lateen_model::DestinationRule;
 
@@ -12,6 +12,7 @@ pub struct Policy {
     pub load_balancer: Option<LoadBalancerSettings>,
     pub connection_pool: Option<ConnectionPoolSettings>,
     pub outlier_detection: Option<OutlierDetection>,
+    pub retry_budget: Option<RetryBudget>,
 }
 
 impl Policy {
@@ -42,6 +43,9 @@ impl Policy {
         if over.outlier_detection.is_some() {
             self.outlier_detection.clone_from(&over.outlier_detection);
         }
+        if over.retry_budget.is_some() {
+            self.retry_budget.clone_from(&over.retry_budget);
+        }
         let of_port = |settings: &&PortTrafficPolicy| {
             settings.port.as_ref().is_some_and(|p| p.number == port)
         };
@@ -50,8 +54,15 @@ impl Policy {
                 load_balancer: settings.load_balancer.clone(),
                 connection_pool: settings.connection_pool.clone(),
                 outlier_detection: settings.outlier_detection.clone(),
+                // Not part of port settings; the whole policy's holds, as in Istio.
+                retry_budget: self.retry_budget.take(),
             };
         }
+    }
+
+    /// The connection pool's limits.
+    pub fn pool(&self) -> Option<&ConnectionPoolSettings> {
+        self.connection_pool.as_ref()
     }
 
     /// The simple balancer; least request unless something else is asked for (fact 33).

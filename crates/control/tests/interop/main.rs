@@ -45,6 +45,7 @@ mod kubectl;
 mod mesh;
 mod mesh_settings;
 mod mirrors;
+mod outlier;
 mod requests;
 mod scope;
 mod service_entries;

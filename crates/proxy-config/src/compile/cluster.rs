@@ -82,7 +82,6 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
     report!(at, "endpoints are not probed"; health_checks);
     report!(at, "connections of unhealthy endpoints go on"; close_connections_on_host_health_failure);
     report!(at, "buffers have a fixed size"; per_connection_buffer_limit_bytes);
-    report!(at, "endpoints are not ejected"; outlier_detection);
     report!(at, "removed endpoints take no new requests"; ignore_health_on_host_removal);
     report!(at, "the system's resolver is used, every dns_refresh_rate"; dns_jitter,
         dns_failure_refresh_rate, respect_dns_ttl, dns_resolvers, use_tcp_for_dns_lookups,
@@ -141,6 +140,10 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
         thresholds,
         high_thresholds,
         http,
+        outlier: outlier_detection
+            .map(|m| super::outlier::outlier_detection(m, at.field("outlier_detection")))
+            .transpose()?
+            .map(Arc::new),
         tcp_keepalive: connection_options(upstream_connection_options, at),
         metadata: metadata(cluster_metadata, at.field("metadata"))?,
     })

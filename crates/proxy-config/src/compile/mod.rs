@@ -21,6 +21,7 @@ mod lb;
 mod listener;
 mod listener_filters;
 mod mirror;
+mod outlier;
 mod retry;
 mod route;
 mod route_action;

@@ -4,6 +4,7 @@
 use super::filters::upstream_filters;
 use super::hcm::{CommonOptions, common_options};
 use super::http_options::{http1_options, http2_options};
+use super::outlier::error_matcher;
 use super::scope::{At, reject, report};
 use super::values::{any, decode, known, required};
 use crate::{ConfigError, Http1Options, Http2Options, HttpProtocol, UpstreamHttp};
@@ -12,6 +13,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as pb;
 use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 const TCP: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
@@ -70,10 +72,6 @@ fn from_extension(
     message: pb::HttpProtocolOptions,
     at: At<'_>,
 ) -> Result<UpstreamHttp, ConfigError> {
-    use pb::http_protocol_options::{
-        AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
-        explicit_http_config::ProtocolConfig,
-    };
     let pb::HttpProtocolOptions {
         common_http_protocol_options,
         // SNI and certificate names: nothing to do without TLS, which is rejected so far.
@@ -87,21 +85,41 @@ fn from_extension(
         upstream_protocol_options,
     } = message;
     reject!(at; header_validation_config, retry_policy);
-    report!(at, "endpoints are not ejected"; outlier_detection);
     report!(at, "requests are not mirrored"; request_mirror_policies);
     report!(at, "no cluster hashes requests"; hash_policy);
     upstream_filters(http_filters, "http_filters", at)?;
+    let error_matcher = outlier_detection
+        .and_then(|outlier| outlier.error_matcher)
+        .map(|m| error_matcher(m, at.field("outlier_detection").field("error_matcher")))
+        .transpose()?
+        .map(Arc::new);
     let common = common_options(common_http_protocol_options, at)?;
+    let http = protocol_options(upstream_protocol_options, &common, at)?;
+    Ok(UpstreamHttp {
+        error_matcher,
+        ..http
+    })
+}
+
+fn protocol_options(
+    message: Option<pb::http_protocol_options::UpstreamProtocolOptions>,
+    common: &CommonOptions,
+    at: At<'_>,
+) -> Result<UpstreamHttp, ConfigError> {
+    use pb::http_protocol_options::{
+        AutoHttpConfig, ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+        explicit_http_config::ProtocolConfig,
+    };
     let protocol_at = at.field("upstream_protocol_options");
-    match required(upstream_protocol_options, protocol_at)? {
+    match required(message, protocol_at)? {
         UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config }) => {
             let at = at.field("explicit_http_config");
             match required(protocol_config, at)? {
                 ProtocolConfig::HttpProtocolOptions(http1) => {
-                    combine(HttpProtocol::Http1, (Some(http1), None), &common, at)
+                    combine(HttpProtocol::Http1, (Some(http1), None), common, at)
                 }
                 ProtocolConfig::Http2ProtocolOptions(http2) => {
-                    combine(HttpProtocol::Http2, (None, Some(http2)), &common, at)
+                    combine(HttpProtocol::Http2, (None, Some(http2)), common, at)
                 }
                 ProtocolConfig::Http3ProtocolOptions(_) => Err(at
                     .field("http3_protocol_options")
@@ -117,7 +135,7 @@ fn from_extension(
             } = config;
             report!(at, "there is no HTTP/3"; http3_protocol_options);
             let options = (http_protocol_options, http2_protocol_options);
-            combine(HttpProtocol::UseDownstream, options, &common, at)
+            combine(HttpProtocol::UseDownstream, options, common, at)
         }
         UpstreamProtocolOptions::AutoConfig(config) => {
             let at = at.field("auto_config");
@@ -129,7 +147,7 @@ fn from_extension(
             } = config;
             report!(at, "there is no HTTP/3"; http3_protocol_options, alternate_protocols_cache_options);
             let options = (http_protocol_options, http2_protocol_options);
-            combine(HttpProtocol::Auto, options, &common, at)
+            combine(HttpProtocol::Auto, options, common, at)
         }
     }
 }
@@ -163,5 +181,6 @@ fn combine(
         max_headers_count: common.max_headers_count,
         max_response_headers_bytes: common.max_response_headers_bytes,
         max_stream_duration: common.max_stream_duration,
+        error_matcher: None,
     })
 }

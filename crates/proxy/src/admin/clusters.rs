@@ -5,6 +5,7 @@ use super::{json, listeners};
 use crate::main_thread::ProxyState;
 use crate::main_thread::config::Origin;
 use crate::stats::{Kind, Scope, Stat as _, StatValue, StatsSnapshot};
+use crate::upstream::outlier::OutlierStatus;
 use axum::response::{IntoResponse, Response};
 use lateen_proxy_config::{
     Address, Cluster, ClusterKind, Endpoint, EndpointSet, HealthStatus, LocalityEndpoints,
@@ -19,6 +20,7 @@ struct Status {
     cluster: Arc<Cluster>,
     added_via_api: bool,
     endpoints: Option<Arc<EndpointSet>>,
+    outlier: Option<OutlierStatus>,
 }
 
 pub(super) fn show(proxy: &ProxyState, query: &Query) -> Response {
@@ -40,6 +42,7 @@ fn collect(proxy: &ProxyState) -> Vec<Status> {
     let active = config.clusters.iter().filter_map(|(name, entry)| {
         let cluster = entry.active.as_ref()?.value.clone();
         Some(Status {
+            outlier: proxy.workers.outlier_status(name),
             cluster,
             added_via_api: entry.origin == Origin::Ads,
             endpoints: config.cluster_endpoints.get(name).cloned(),
@@ -61,6 +64,42 @@ impl Status {
             }
             _ => None,
         }
+    }
+
+    fn is_ejected(&self, endpoint: &Endpoint) -> bool {
+        let address = endpoint.address.socket();
+        self.outlier
+            .as_ref()
+            .zip(address)
+            .is_some_and(|(outlier, address)| outlier.ejected.contains(&address))
+    }
+
+    /// Envoy's words in the text form.
+    fn health_flags(&self, endpoint: &Endpoint) -> String {
+        let eds = match endpoint.health {
+            HealthStatus::Unknown | HealthStatus::Healthy => "",
+            HealthStatus::Unhealthy | HealthStatus::Timeout => "/failed_eds_health",
+            HealthStatus::Draining => "/eds_status_draining",
+            HealthStatus::Degraded => "/degraded_eds_health",
+        };
+        let outlier = match self.is_ejected(endpoint) {
+            true => "/failed_outlier_check",
+            false => "",
+        };
+        match (outlier, eds) {
+            ("", "") => "healthy".to_owned(),
+            (outlier, eds) => format!("{outlier}{eds}"),
+        }
+    }
+
+    /// Percent of good answers, and of connections made, in the last interval.
+    fn success_rates(&self, endpoint: &Endpoint) -> (Option<f64>, Option<f64>) {
+        let address = endpoint.address.socket();
+        self.outlier
+            .as_ref()
+            .zip(address)
+            .and_then(|(outlier, address)| outlier.rates.get(&address).copied())
+            .unwrap_or_default()
     }
 
     /// What the workers counted for one endpoint, by name.
@@ -108,7 +147,7 @@ fn as_text(status: &Status, stats: &StatsSnapshot, out: &mut String) {
         let _ = writeln!(
             out,
             "{host}::health_flags::{}",
-            health_flags(endpoint.health)
+            status.health_flags(endpoint)
         );
         let _ = writeln!(out, "{host}::weight::{}", endpoint.weight);
         let _ = writeln!(out, "{host}::region::{}", place.region);
@@ -116,9 +155,13 @@ fn as_text(status: &Status, stats: &StatsSnapshot, out: &mut String) {
         let _ = writeln!(out, "{host}::sub_zone::{}", place.sub_zone);
         let _ = writeln!(out, "{host}::canary::false");
         let _ = writeln!(out, "{host}::priority::{}", locality.priority);
-        // No success rate is kept while endpoints are not ejected.
-        let _ = writeln!(out, "{host}::success_rate::-1");
-        let _ = writeln!(out, "{host}::local_origin_success_rate::-1");
+        let (rate, local_rate) = status.success_rates(endpoint);
+        let _ = writeln!(out, "{host}::success_rate::{}", rate.unwrap_or(-1.0));
+        let _ = writeln!(
+            out,
+            "{host}::local_origin_success_rate::{}",
+            local_rate.unwrap_or(-1.0)
+        );
     }
 }
 
@@ -129,16 +172,6 @@ fn limit_values(limits: &Thresholds) -> [(&'static str, u32); 4] {
         ("max_requests", limits.max_requests),
         ("max_retries", limits.max_retries),
     ]
-}
-
-/// Envoy's words in the text form.
-fn health_flags(health: HealthStatus) -> &'static str {
-    match health {
-        HealthStatus::Unknown | HealthStatus::Healthy => "healthy",
-        HealthStatus::Unhealthy | HealthStatus::Timeout => "/failed_eds_health",
-        HealthStatus::Draining => "/eds_status_draining",
-        HealthStatus::Degraded => "/degraded_eds_health",
-    }
 }
 
 fn eds_health(health: HealthStatus) -> &'static str {
@@ -216,6 +249,9 @@ fn host_json(
         "hostname": &*endpoint.hostname,
         "locality": {},
     });
+    if status.is_ejected(endpoint) {
+        json["health_status"]["failed_outlier_check"] = true.into();
+    }
     for (key, value) in [
         ("region", &place.region),
         ("zone", &place.zone),

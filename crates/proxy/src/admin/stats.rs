@@ -7,7 +7,7 @@ use crate::main_thread::{Phase, ProxyState};
 use crate::stats::{Kind, LATENCY_BUCKETS_MS, LatencySnapshot, Scope};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use lateen_proxy_config::re2;
+use lateen_proxy_config::{Endpoint, re2};
 use lateen_telemetry::envoy_stats::{StatScope, dotted, tagged};
 use lateen_telemetry::prometheus::{self, CONTENT_TYPE, Exposition};
 use serde_json::{Value, json};
@@ -194,21 +194,32 @@ fn from_clusters(proxy: &ProxyState) -> Vec<Stat> {
             continue;
         };
         let scope = Owned::Workers(Scope::Cluster(active.value.stat_name.clone()));
-        let mut gauge = |name: &str, value: u64| {
-            let value = Reading::Number(Kind::Gauge, value);
+        let mut number = |name: &str, kind: Kind, value: u64| {
+            let value = Reading::Number(kind, value);
             stats.push(Stat {
                 scope: scope.clone(),
                 name: name.to_owned(),
                 value,
             });
         };
+        let mut gauge = |name: &str, value: u64| number(name, Kind::Gauge, value);
         let endpoints = config.cluster_endpoints.get(name);
+        let outlier = proxy.workers.outlier_status(name);
+        let is_ejected = |endpoint: &Endpoint| {
+            let address = endpoint.address.socket();
+            let found = outlier.as_ref().zip(address);
+            found.is_some_and(|(outlier, address)| outlier.ejected.contains(&address))
+        };
         let all = endpoints.map_or(0, |set| set.endpoints().count());
         let healthy = endpoints.map_or(0, |set| {
-            set.endpoints().filter(|e| e.health.is_healthy()).count()
+            let healthy = set.endpoints().filter(|e| e.health.is_healthy());
+            healthy.filter(|e| !is_ejected(e)).count()
         });
         gauge("membership_total", all as u64);
         gauge("membership_healthy", healthy as u64);
+        if let Some(outlier) = &outlier {
+            gauge("outlier_detection.ejections_active", outlier.active);
+        }
         let load = proxy.workers.cluster_load(name);
         let limits = &active.value.thresholds;
         for (open, remaining, now, limit) in [
@@ -245,6 +256,9 @@ fn from_clusters(proxy: &ProxyState) -> Vec<Stat> {
                 let left = u64::from(limit.saturating_sub(now));
                 gauge(&format!("circuit_breakers.default.{remaining}"), left);
             }
+        }
+        for (name, value) in outlier.iter().flat_map(|outlier| &outlier.counters) {
+            number(&format!("outlier_detection.{name}"), Kind::Counter, *value);
         }
     }
     stats

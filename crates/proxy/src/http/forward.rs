@@ -7,6 +7,7 @@ use super::edit;
 use super::exchange::Exchange;
 use super::head::{BodyLength, ResponseHead};
 use super::headers::Known;
+use super::health;
 use super::local;
 use super::mirror::Copies;
 use super::prepare::{choose_cluster, rewrite};
@@ -22,6 +23,7 @@ use crate::http1::encode::Decimal;
 use crate::http2::client::Http2Stream;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, count_cluster_status};
+use crate::upstream::health::Seen;
 use crate::upstream::pool::{Acquired, Wanted};
 use crate::upstream::ticket::{RequestTicket, RetryTicket};
 use crate::upstream::{ActiveCluster, Host};
@@ -142,12 +144,14 @@ async fn tries<D: Downstream>(
             Err(failure) => failure,
         };
         x.count_try(Some(failure.outcome));
-        if failure.outcome == Outcome::ClientGone || !body.replayable() {
-            return Err(failure.outcome);
-        }
-        if retries.replaces(&failure, &x.request) {
+        let lasts = failure.outcome == Outcome::ClientGone || !body.replayable();
+        if !lasts && retries.replaces(&failure, &x.request) {
             fresh = true;
             continue;
+        }
+        health::failed(cluster, &host, failure.outcome);
+        if lasts {
+            return Err(failure.outcome);
         }
         if !retries.wants_after(&failure) {
             return Err(failure.outcome);
@@ -206,6 +210,7 @@ async fn one_try<D: Downstream>(
             .await
             .map_err(Failure::early)?,
     };
+    host.note(cluster, Seen::Connected);
     let (mut upstream, reused) = match acquired {
         Acquired::Http1(conn) => {
             let reused = conn.requests > 0;
@@ -218,11 +223,14 @@ async fn one_try<D: Downstream>(
         .await
         .map_err(|error| upstream.failure(error.before_response(), reused))?;
     match wait_for_head(x, down, &mut upstream, body, due, retries).await {
-        Ok(head) => Ok(Answer {
+        Ok(head) => {
+            health::answered(cluster, host, &x.request, &head);
+            Ok(Answer {
             upstream,
             head,
             ticket,
-        }),
+            })
+        }
         Err(outcome) => Err(upstream.failure(outcome, reused)),
     }
 }

@@ -25,6 +25,7 @@ pub(crate) mod exchange;
 pub(crate) mod filters;
 mod forward;
 pub(crate) mod head;
+mod health;
 pub(crate) mod headers;
 mod local;
 mod mirror;

@@ -8,6 +8,7 @@ use super::exchange::Exchange;
 use super::forward::{Answer, poll_request_body};
 use super::head::{BodyLength, Method, ResponseHead};
 use super::headers::Known;
+use super::health;
 use super::progress::{Due, RequestBody};
 use super::request::Routed;
 use super::stream::{Broken, Downstream, End, Piece, Source, StreamError, poll_transfer};
@@ -214,6 +215,9 @@ fn finish<D: Downstream>(
         return;
     };
     count_cluster_status(&cluster.stats, x.status);
+    if let Some(host) = &x.host {
+        health::ended(&cluster, host, x, ended);
+    }
     match ended {
         Ok(()) => {
             x.count_try((x.status >= 500).then_some(Outcome::Answered));

@@ -176,6 +176,8 @@ impl MainLoop {
     ) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Runtime)?;
         start_admin(&state, bootstrap.admin)?;
+        let workers = state.workers.clone();
+        tokio::spawn(async move { workers.watch_endpoints().await });
         let (resolver, mut resolved) = Resolver::new();
         let (ads, mut events) = match bootstrap.ads.clone() {
             Some(target) => {

@@ -170,6 +170,20 @@ impl Clusters {
         known.endpoints = Some(endpoints);
     }
 
+    /// Arranges a cluster's endpoints anew after some were ejected or taken back.
+    pub(crate) fn rearrange(&self, worker: &Worker, cluster: &str) {
+        let all = self.known.borrow();
+        let Some(known) = all.get(cluster) else {
+            return;
+        };
+        if let (Some(active), Some(endpoints)) = (&known.active, &known.endpoints) {
+            let old = active.hosts();
+            let new = HostSet::new(&active.config, endpoints, Some(&old), worker);
+            new.quiet_ejected();
+            *active.hosts.borrow_mut() = Rc::new(new);
+        }
+    }
+
     /// Calls `f` with every cluster in use.
     pub(super) fn for_each_active(&self, mut f: impl FnMut(&Rc<ActiveCluster>)) {
         let all: Vec<_> = self

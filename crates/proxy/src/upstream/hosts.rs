@@ -5,6 +5,7 @@
 
 use super::ActiveCluster;
 use super::balance::Balancer;
+use super::health::{HostHealth, Seen};
 use crate::http1::client::ClientConn;
 use crate::http2::client::Http2Conn;
 use crate::stats::{EndpointStat, Page, Scope};
@@ -38,6 +39,8 @@ pub(crate) struct Host {
     pub http2_connecting: Cell<bool>,
     pub(super) http2_waiting: super::wait::WaitLine,
     stats: OnceCell<Arc<Page>>,
+    /// Where the cluster has outlier detection.
+    health: RefCell<Option<Arc<HostHealth>>>,
 }
 
 impl Host {
@@ -53,6 +56,7 @@ impl Host {
             http2_connecting: Cell::new(false),
             http2_waiting: super::wait::WaitLine::default(),
             stats: OnceCell::new(),
+            health: RefCell::default(),
         })
     }
 
@@ -71,6 +75,20 @@ impl Host {
         })
     }
 
+    /// Tells outlier detection what was seen of this endpoint.
+    pub(crate) fn note(&self, cluster: &ActiveCluster, seen: Seen) {
+        if let (Some(config), Some(health)) = (&cluster.config.outlier, &*self.health.borrow()) {
+            health.note(config, seen);
+        }
+    }
+
+    fn is_ejected(&self) -> bool {
+        self.health
+            .borrow()
+            .as_ref()
+            .is_some_and(|health| health.is_ejected())
+    }
+
     /// A stream or a connection has ended: whoever waits for room looks again.
     pub(crate) fn http2_room(&self) {
         self.http2_waiting.call_one();
@@ -79,6 +97,11 @@ impl Host {
     /// Takes the endpoint out of service: idle connections close now, busy ones when they are done.
     pub(crate) fn retire(&self) {
         self.retired.set(true);
+        self.close_idle();
+    }
+
+    /// Closes connections that wait for requests; those in use close when they are done.
+    fn close_idle(&self) {
         // Dropped outside the borrow: a connection's ticket may wake another task.
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         drop(idle);
@@ -127,11 +150,16 @@ impl HostSet {
                 };
                 let host = old.and_then(|old| old.all.get(&address).cloned());
                 let host = host.unwrap_or_else(|| Host::new(address, endpoint.hostname.clone()));
+                *host.health.borrow_mut() = match config.outlier {
+                    Some(_) => worker.shared.detectors.host(&config.name, address),
+                    None => None,
+                };
                 if all.insert(address, host.clone()).is_some() {
                     continue;
                 }
                 let weight = f64::from(endpoint.weight) * factor;
-                groups[at].add(host, weight, endpoint.health.is_healthy());
+                let healthy = endpoint.health.is_healthy() && !host.is_ejected();
+                groups[at].add(host, weight, healthy);
             }
         }
         let over = if endpoints.overprovisioning == 0 {
@@ -169,6 +197,12 @@ impl HostSet {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host>> {
         self.all.values()
+    }
+
+    /// Closes idle connections of endpoints that are ejected.
+    pub(super) fn quiet_ejected(&self) {
+        let ejected = self.all.values().filter(|host| host.is_ejected());
+        ejected.for_each(|host| host.close_idle());
     }
 
     /// Retires what is not in `new`.

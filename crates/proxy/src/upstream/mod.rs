@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `cluster.rs` | the clusters a worker knows, and those it uses |
 //! | `hosts.rs` | endpoints with their pools; what an endpoint update keeps |
+//! | `health.rs` | what the process knows of an endpoint's health |
+//! | `outlier.rs` | the main thread's part: who is ejected, and for how long |
 //! | `balance.rs` | which endpoint a request takes |
 //! | `pool.rs` | connections: from the pool, new, or wait for one |
 //! | `ticket.rs` | guards that count connections and requests |
@@ -14,7 +16,9 @@
 
 mod balance;
 mod cluster;
+pub(crate) mod health;
 pub(crate) mod hosts;
+pub(crate) mod outlier;
 pub(crate) mod pool;
 pub(crate) mod sweep;
 pub(crate) mod ticket;

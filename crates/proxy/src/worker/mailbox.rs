@@ -30,6 +30,8 @@ pub enum WorkerUpdate {
 pub(super) enum Command {
     Update(WorkerUpdate),
     Listener(OpenListener),
+    /// Endpoints of this cluster were ejected or taken back.
+    Rearrange(Arc<str>),
     Draining(bool),
     StopListening,
     /// Answered when everything before it has been applied.

@@ -22,6 +22,7 @@ pub use threads::default_concurrency;
 
 use crate::access_log::AccessLogWriters;
 use crate::stats::{Registry, StatsSnapshot};
+use crate::upstream::outlier::{Detectors, OutlierStatus};
 use mailbox::{Command, Mailbox, OpenListener};
 use sockets::Sockets;
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ use std::time::Duration;
 pub(crate) struct Shared {
     pub stats: Registry,
     pub limits: Limits,
+    pub detectors: Detectors,
     pub access_logs: AccessLogWriters,
     /// Responses ask their client to go away (`Connection: close`, GOAWAY).
     pub draining: AtomicBool,
@@ -74,6 +76,7 @@ impl Workers {
         let shared = Arc::new(Shared {
             stats: Registry::default(),
             limits: Limits::default(),
+            detectors: Detectors::default(),
             access_logs: AccessLogWriters::default(),
             draining: AtomicBool::new(false),
             connections: AtomicU64::new(0),
@@ -127,13 +130,36 @@ impl Workers {
                 self.send_all(|| Command::Update(WorkerUpdate::RemoveListener(name.clone())));
             }
             update => {
-                if let WorkerUpdate::RemoveCluster(name) = &update {
-                    self.shared.stats.forget_cluster(name);
+                let detectors = &self.shared.detectors;
+                match &update {
+                    WorkerUpdate::RemoveCluster(name) => {
+                        self.shared.stats.forget_cluster(name);
+                        detectors.remove_cluster(name);
+                    }
+                    WorkerUpdate::Cluster(cluster) => detectors.set_cluster(cluster),
+                    WorkerUpdate::Endpoints(cluster, endpoints) => {
+                        detectors.set_endpoints(cluster, endpoints);
+                    }
+                    _ => {}
                 }
                 self.send_all(|| Command::Update(update.clone()));
             }
         }
         Ok(())
+    }
+
+    /// Ejects endpoints that fail and takes them back, as long as it is polled. For the main thread.
+    pub async fn watch_endpoints(&self) {
+        loop {
+            for cluster in self.shared.detectors.changes().await {
+                self.send_all(|| Command::Rearrange(cluster.clone()));
+            }
+        }
+    }
+
+    /// What outlier detection has found in a cluster; [`None`]: it has none.
+    pub fn outlier_status(&self, cluster: &str) -> Option<OutlierStatus> {
+        self.shared.detectors.status(cluster)
     }
 
     /// Returns when every worker has applied all updates sent before.

@@ -71,6 +71,7 @@ fn apply(worker: &Rc<Worker>, command: Command) {
         Command::Update(WorkerUpdate::RemoveListener(name)) => {
             worker.listeners.remove(worker, &name);
         }
+        Command::Rearrange(cluster) => worker.clusters.rearrange(worker, &cluster),
         Command::Listener(open) => worker.listeners.set(worker, open.listener, open.sockets),
         Command::Draining(draining) => {
             worker.draining.set(draining);
