@@ -15,7 +15,7 @@ message! {
         effective subsets: Vec<Subset>,
         effective export_to "exportTo": Vec<String>,
         /// Client workloads that follow this rule; others in the namespace ignore it.
-        effective workload_selector "workloadSelector": Option<WorkloadSelector>,
+        pending workload_selector "workloadSelector": Option<WorkloadSelector>,
     }
 }
 
@@ -64,12 +64,12 @@ message! {
     pub struct LoadBalancerSettings {
         /// Excludes `consistentHash`.
         effective simple: Option<SimpleLb>,
-        effective consistent_hash "consistentHash": Option<ConsistentHashLb>,
+        pending consistent_hash "consistentHash": Option<ConsistentHashLb>,
         effective locality_lb_setting "localityLbSetting": Option<LocalityLoadBalancerSetting>,
         /// Istio 1.31.
         pending zone_aware_lb_setting "zoneAwareLbSetting": Option<ZoneAwareLoadBalancerSetting>,
-        effective warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
-        effective warmup: Option<WarmupConfiguration>,
+        pending warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
+        pending warmup: Option<WarmupConfiguration>,
     }
 }
 
@@ -189,7 +189,7 @@ message! {
         /// Default 10 s.
         effective connect_timeout "connectTimeout": Option<Duration>,
         effective tcp_keepalive "tcpKeepalive": Option<TcpKeepalive>,
-        effective max_connection_duration "maxConnectionDuration": Option<Duration>,
+        pending max_connection_duration "maxConnectionDuration": Option<Duration>,
         effective idle_timeout "idleTimeout": Option<Duration>,
     }
 }
@@ -212,9 +212,9 @@ message! {
         effective idle_timeout "idleTimeout": Option<Duration>,
         effective h2_upgrade_policy "h2UpgradePolicy": Option<H2UpgradePolicy>,
         effective use_client_protocol "useClientProtocol": Option<bool>,
-        effective max_concurrent_streams "maxConcurrentStreams": Option<i32>,
+        pending max_concurrent_streams "maxConcurrentStreams": Option<i32>,
         /// Istio 1.31.
-        effective http2_keep_alive "http2KeepAlive": Option<ConnectionKeepalive>,
+        pending http2_keep_alive "http2KeepAlive": Option<ConnectionKeepalive>,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use lateen_model::{Changes, MeshSnapshot, Proxy};
+use lateen_model::{Changes, Locality, MeshSnapshot, Proxy};
 use lateen_translate::{Encoded, Translator};
 use lateen_xds::{Changed, Names, Node, Resource, Source, type_url};
 
@@ -38,7 +38,12 @@ impl Source for Discovery {
     type Snapshot = MeshSnapshot;
 
     fn connect(&self, node: &Node) -> Result<(), String> {
-        let proxy = Proxy::from_node(&node.id, &node.metadata).map_err(|e| e.to_string())?;
+        let mut proxy = Proxy::from_node(&node.id, &node.metadata).map_err(|e| e.to_string())?;
+        proxy.locality = Locality {
+            region: node.region.clone(),
+            zone: node.zone.clone(),
+            subzone: node.sub_zone.clone(),
+        };
         let mut proxies = self.proxies.write().unwrap_or_else(PoisonError::into_inner);
         let entry = proxies.entry(node.id.clone());
         // A proxy that connects anew may have changed; its metadata now is what counts.

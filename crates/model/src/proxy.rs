@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::service::Locality;
+
 /// What the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProxyKind {
@@ -45,6 +47,8 @@ pub struct Proxy {
     pub name: String,
     pub namespace: String,
     pub labels: BTreeMap<String, String>,
+    /// Where it says it runs; empty when it does not say.
+    pub locality: Locality,
     /// DNS domain of the proxy, `default.svc.cluster.local`.
     pub dns_domain: String,
     /// Address listeners bind.
@@ -104,6 +108,7 @@ impl Proxy {
             address: address.to_string(),
             name: name.to_string(),
             labels: labels(metadata)?,
+            locality: Locality::default(),
             dns_domain: if dns_domain.is_empty() {
                 format!("{namespace}.svc.cluster.local")
             } else {

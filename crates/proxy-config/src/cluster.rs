@@ -1,6 +1,8 @@
 //! A cluster: a named group of endpoints, and how to talk to them.
 
-use crate::{DnsHosts, EndpointSet, ErrorMatcher, Http1Options, Http2Options, Metadata, OutlierDetection};
+use crate::{
+    DnsHosts, EndpointSet, ErrorMatcher, Http1Options, Http2Options, Metadata, OutlierDetection,
+};
 use std::sync::Arc;
 use std::time::Duration;
 

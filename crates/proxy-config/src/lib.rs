@@ -55,9 +55,7 @@ pub use listener::{
     Network, PortPredicate, ProxyProtocol, SourceType, TcpCluster, TcpProxy, TlsInspector,
     TrafficDirection,
 };
-pub use outlier::{
-    Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection, SuccessRate,
-};
+pub use outlier::{Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection, SuccessRate};
 pub use request::RequestView;
 
 /// Free-form metadata of a resource (`filter_metadata`), as JSON by namespace.

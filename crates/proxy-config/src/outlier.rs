@@ -75,11 +75,7 @@ pub enum ErrorMatcher {
 
 impl ErrorMatcher {
     /// Whether a response is an error. `header` finds the value of a response header.
-    pub fn matches<'a>(
-        &self,
-        status: u16,
-        header: &dyn Fn(&str) -> Option<Cow<'a, [u8]>>,
-    ) -> bool {
+    pub fn matches<'a>(&self, status: u16, header: &dyn Fn(&str) -> Option<Cow<'a, [u8]>>) -> bool {
         match self {
             ErrorMatcher::Any(rules) => rules.iter().any(|rule| rule.matches(status, header)),
             ErrorMatcher::All(rules) => rules.iter().all(|rule| rule.matches(status, header)),

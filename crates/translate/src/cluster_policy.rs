@@ -1,8 +1,8 @@
 //! The groups of a traffic policy as parts of a cluster: limits, balancing, outlier detection.
 
 use lateen_api::destination_rule::{
-    ConnectionPoolSettings, ConsistentHashLb, LoadBalancerSettings, OutlierDetection, RetryBudget,
-    SimpleLb, TcpKeepalive,
+    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, RetryBudget, SimpleLb,
+    TcpKeepalive,
 };
 
 use crate::envoy::{self, cluster, core, matcher, percent, route, upstream_http};
@@ -14,9 +14,6 @@ use lateen_model::MeshSettings;
 
 /// Limits that nobody set are this: Istio lifts Envoy's 1024 (fact 34).
 const UNLIMITED: u32 = u32::MAX;
-
-/// The size of a hash ring that nobody set (Istio).
-const RING_SIZE: u64 = 1024;
 
 /// Connect timeout, keepalive and circuit breakers.
 pub fn connection_pool(made: &mut cluster::Cluster, policy: &Policy, mesh: &MeshSettings) {
@@ -59,8 +56,7 @@ fn circuit_breakers(
     let tcp = pool.and_then(|pool| pool.tcp.as_ref());
     let http = pool.and_then(|pool| pool.http.as_ref());
     // A limit of 0 means "not set" in Istio's API.
-    let limit =
-        |value: Option<i32>| envoy::u32_value(number(value).unwrap_or(UNLIMITED));
+    let limit = |value: Option<i32>| envoy::u32_value(number(value).unwrap_or(UNLIMITED));
     cluster::CircuitBreakers {
         thresholds: vec![Thresholds {
             max_connections: limit(tcp.and_then(|tcp| tcp.max_connections)),
@@ -100,9 +96,6 @@ pub fn balancer(made: &mut cluster::Cluster, policy: &Policy, mesh: &MeshSetting
         return;
     }
     let settings = policy.load_balancer.as_ref();
-    if let Some(hash) = settings.and_then(|lb| lb.consistent_hash.as_ref()) {
-        return consistent_hash(made, hash);
-    }
     let slow_start = settings.and_then(slow_start);
     match policy.simple_balancer() {
         SimpleLb::Random => made.lb_policy = LbPolicy::Random as i32,
@@ -135,30 +128,6 @@ pub fn original_destination(made: &mut cluster::Cluster) {
     made.lb_policy = LbPolicy::ClusterProvided as i32;
     made.eds_cluster_config = None;
     made.load_assignment = None;
-}
-
-fn consistent_hash(made: &mut cluster::Cluster, hash: &ConsistentHashLb) {
-    let size = |value: u64| Some(envoy_types::pb::google::protobuf::UInt64Value { value });
-    if let Some(maglev) = &hash.maglev {
-        made.lb_policy = LbPolicy::Maglev as i32;
-        made.lb_config = maglev.table_size.filter(|n| *n > 0).map(|table_size| {
-            LbConfig::MaglevLbConfig(cluster::cluster::MaglevLbConfig {
-                table_size: size(table_size),
-            })
-        });
-        return;
-    }
-    let minimum = match &hash.ring_hash {
-        Some(ring) => ring.minimum_ring_size,
-        None => hash.minimum_ring_size,
-    };
-    made.lb_policy = LbPolicy::RingHash as i32;
-    made.lb_config = Some(LbConfig::RingHashLbConfig(
-        cluster::cluster::RingHashLbConfig {
-            minimum_ring_size: size(minimum.filter(|n| *n > 0).unwrap_or(RING_SIZE)),
-            ..Default::default()
-        },
-    ));
 }
 
 fn slow_start(lb: &LoadBalancerSettings) -> Option<cluster::cluster::SlowStartConfig> {
@@ -228,7 +197,9 @@ pub fn protocol_options(
         })
     };
     let options = match protocol {
-        UpstreamProtocol::Http1 => explicit(ProtocolConfig::HttpProtocolOptions(Default::default())),
+        UpstreamProtocol::Http1 => {
+            explicit(ProtocolConfig::HttpProtocolOptions(Default::default()))
+        }
         UpstreamProtocol::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(http2)),
         UpstreamProtocol::AsDownstream => {
             UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
@@ -257,10 +228,8 @@ fn common_http_options(policy: &Policy) -> Option<core::HttpProtocolOptions> {
         max_connection_duration: tcp
             .and_then(|tcp| tcp.max_connection_duration)
             .map(envoy::duration),
-        max_requests_per_connection: number(
-            http.and_then(|http| http.max_requests_per_connection),
-        )
-        .and_then(envoy::u32_value),
+        max_requests_per_connection: number(http.and_then(|http| http.max_requests_per_connection))
+            .and_then(envoy::u32_value),
         ..Default::default()
     };
     (options != core::HttpProtocolOptions::default()).then_some(options)
@@ -317,11 +286,9 @@ pub fn error_statuses(
         let exact = matcher::string_matcher::MatchPattern::Exact(code.to_string());
         let header = route::HeaderMatcher {
             name: ":status".to_string(),
-            header_match_specifier: Some(
-                route::header_matcher::HeaderMatchSpecifier::StringMatch(envoy::string_matcher(
-                    exact,
-                )),
-            ),
+            header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(
+                envoy::string_matcher(exact),
+            )),
             ..Default::default()
         };
         MatchPredicate {

@@ -1,7 +1,7 @@
 //! Clusters (CDS): one for each port and subset of each service a proxy sees, and for a sidecar
 //! one for each port of its own workload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use lateen_api::destination_rule::H2UpgradePolicy;
@@ -10,6 +10,7 @@ use lateen_model::{DestinationRule, MeshSettings, Protocol, Resolution, Service,
 use crate::cluster_policy;
 use crate::endpoints;
 use crate::envoy::{self, cluster};
+use crate::locality::Placement;
 use crate::names;
 use crate::policy::Policy;
 use crate::sidecar::InboundTarget;
@@ -29,11 +30,16 @@ pub fn outbound(
     rule: Option<&DestinationRule>,
     resolution: Resolution,
     mesh: &MeshSettings,
+    placement: &Placement,
 ) -> cluster::Cluster {
     let name = names::outbound_cluster(port.number, subset, &service.hostname);
     let policy = Policy::of(rule, subset, port.number);
     let mut made = base(name, &policy, mesh);
-    discover(&mut made, service, port, subset, rule, resolution);
+    let labels = rule.and_then(|rule| rule.subset(subset));
+    let labels = labels
+        .map(|subset| subset.labels.clone())
+        .unwrap_or_default();
+    discover(&mut made, service, port, &labels, (resolution, placement));
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
     cluster_policy::balancer(&mut made, &policy, mesh);
     made.typed_extension_protocol_options =
@@ -79,8 +85,7 @@ pub fn passthrough(mesh: &MeshSettings) -> cluster::Cluster {
     let policy = Policy::default();
     let mut made = base(names::PASSTHROUGH_CLUSTER.to_string(), &policy, mesh);
     cluster_policy::original_destination(&mut made);
-    made.typed_extension_protocol_options =
-        typed_options(UpstreamProtocol::AsDownstream, &policy);
+    made.typed_extension_protocol_options = typed_options(UpstreamProtocol::AsDownstream, &policy);
     made
 }
 
@@ -114,18 +119,13 @@ fn discover(
     made: &mut cluster::Cluster,
     service: &Service,
     port: &ServicePort,
-    subset: &str,
-    rule: Option<&DestinationRule>,
-    resolution: Resolution,
+    labels: &BTreeMap<String, String>,
+    (resolution, placement): (Resolution, &Placement),
 ) {
     let dns = |kind: DiscoveryType, made: &mut cluster::Cluster| {
-        let labels = rule
-            .and_then(|rule| rule.subset(subset))
-            .map(|s| s.labels.clone())
-            .unwrap_or_default();
         made.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
         made.load_assignment = Some(endpoints::dns_assignment(
-            &made.name, service, port, &labels,
+            &made.name, service, port, labels, placement,
         ));
         made.dns_lookup_family = cluster::cluster::DnsLookupFamily::V4Only as i32;
         made.dns_refresh_rate = Some(envoy::duration(DNS_REFRESH));

@@ -8,6 +8,7 @@ use lateen_model::{
 };
 
 use crate::envoy::{self, core, endpoint};
+use crate::locality::{self, Placement};
 
 /// Largest weight Envoy takes for one endpoint or locality.
 const MAX_WEIGHT: u32 = 128;
@@ -18,27 +19,19 @@ pub fn load_assignment(
     endpoints: &ServiceEndpoints,
     port: u32,
     labels: &BTreeMap<String, String>,
+    placement: &Placement,
 ) -> endpoint::ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<endpoint::LbEndpoint>> = BTreeMap::new();
+    let mut groups = Groups::new(placement);
     for one in endpoints.of_port(port) {
         // An instance that is not ready is not sent at all (fact 40), nor one that is known by a
         // name: a proxy refuses all endpoints of the cluster for one that is no IP address.
-        let reachable = one.workload.address.parse::<IpAddr>().is_ok();
-        if one.workload.healthy && reachable && labels_match(labels, &one.workload.labels) {
-            localities
-                .entry(&one.workload.locality)
-                .or_default()
-                .push(lb_endpoint(one));
+        let workload = &one.workload;
+        let reachable = workload.address.parse::<IpAddr>().is_ok();
+        if workload.healthy && reachable && labels_match(labels, &workload.labels) {
+            groups.add(&workload.locality, &workload.labels, lb_endpoint(one));
         }
     }
-    let endpoints = localities
-        .into_iter()
-        .map(|(locality, group)| locality_endpoints(locality, group));
-    endpoint::ClusterLoadAssignment {
-        cluster_name: cluster.to_string(),
-        endpoints: endpoints.collect(),
-        ..Default::default()
-    }
+    groups.finish(cluster)
 }
 
 /// The names a DNS cluster resolves.
@@ -47,25 +40,100 @@ pub fn dns_assignment(
     service: &Service,
     port: &ServicePort,
     labels: &BTreeMap<String, String>,
+    placement: &Placement,
 ) -> endpoint::ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<endpoint::LbEndpoint>> = BTreeMap::new();
+    let mut groups = Groups::new(placement);
     for target in service
         .dns_targets
         .iter()
         .filter(|t| labels_match(labels, &t.labels))
     {
-        localities
-            .entry(&target.locality)
-            .or_default()
-            .push(dns_endpoint(target, port));
+        groups.add(&target.locality, &target.labels, dns_endpoint(target, port));
     }
-    let endpoints = localities
-        .into_iter()
-        .map(|(locality, group)| locality_endpoints(locality, group));
-    endpoint::ClusterLoadAssignment {
-        cluster_name: cluster.to_string(),
-        endpoints: endpoints.collect(),
-        ..Default::default()
+    groups.finish(cluster)
+}
+
+/// Endpoints by distance from the client and locality.
+struct Groups<'a> {
+    placement: &'a Placement,
+    groups: BTreeMap<(u32, &'a Locality), Vec<endpoint::LbEndpoint>>,
+}
+
+impl<'a> Groups<'a> {
+    fn new(placement: &'a Placement) -> Groups<'a> {
+        Groups {
+            placement,
+            groups: BTreeMap::new(),
+        }
+    }
+
+    fn add(
+        &mut self,
+        locality: &'a Locality,
+        labels: &BTreeMap<String, String>,
+        one: endpoint::LbEndpoint,
+    ) {
+        let distance = match self.placement {
+            Placement::Failover(failover) => failover.distance_of(locality, labels),
+            Placement::Anywhere | Placement::Distribute(_) => 0,
+        };
+        self.groups
+            .entry((distance, locality))
+            .or_default()
+            .push(one);
+    }
+
+    /// Priorities are the distances without their gaps (fact 37).
+    fn finish(self, cluster: &str) -> endpoint::ClusterLoadAssignment {
+        let mut made: Vec<endpoint::LocalityLbEndpoints> = Vec::new();
+        let (mut priority, mut last) = (0, None);
+        for ((distance, locality), endpoints) in self.groups {
+            if last.is_some_and(|last| last != distance) {
+                priority += 1;
+            }
+            last = Some(distance);
+            let mut group = locality_endpoints(locality, endpoints);
+            group.priority = priority;
+            made.push(group);
+        }
+        if let Placement::Distribute(to) = self.placement {
+            distribute(&mut made, to);
+        }
+        endpoint::ClusterLoadAssignment {
+            cluster_name: cluster.to_string(),
+            endpoints: made,
+            ..Default::default()
+        }
+    }
+}
+
+/// Each pattern's share goes to the localities it matches, by their own weights; localities that
+/// match none get nothing.
+fn distribute(localities: &mut Vec<endpoint::LocalityLbEndpoints>, to: &[(String, u32)]) {
+    let mut taken = vec![false; localities.len()];
+    for (pattern, share) in to {
+        let of_pattern: Vec<usize> = (0..localities.len())
+            .filter(|at| !taken[*at] && locality::matches(&locality_of(&localities[*at]), pattern))
+            .collect();
+        let weight = |at: usize| localities[at].load_balancing_weight.map_or(1, |w| w.value);
+        let weights: Vec<u32> = of_pattern.iter().map(|at| weight(*at)).collect();
+        let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+        for (at, own) in of_pattern.into_iter().zip(weights) {
+            taken[at] = true;
+            let part = f64::from(own) * f64::from(*share) / total.max(1.0);
+            localities[at].load_balancing_weight = envoy::u32_value(part.ceil() as u32);
+        }
+    }
+    let mut taken = taken.into_iter();
+    localities.retain(|_| taken.next() == Some(true));
+}
+
+fn locality_of(group: &endpoint::LocalityLbEndpoints) -> Locality {
+    let place = group.locality.clone().unwrap_or_default();
+    Locality {
+        region: place.region,
+        zone: place.zone,
+        subzone: place.sub_zone,
     }
 }
 

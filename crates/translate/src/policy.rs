@@ -1,8 +1,8 @@
 //! Which traffic policy applies to one port of one subset.
 
 use lateen_api::destination_rule::{
-    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, PortTrafficPolicy,
-    RetryBudget, SimpleLb, TrafficPolicy,
+    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, RetryBudget,
+    SimpleLb, TrafficPolicy,
 };
 use lateen_model::DestinationRule;
 

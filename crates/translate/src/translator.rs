@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_model::{
-    DestinationRule, Generator, HostIndex, Interception, MeshSettings, MeshSnapshot,
+    DestinationRule, Generator, HostIndex, Interception, Locality, MeshSettings, MeshSnapshot,
     OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope, Service, ServiceEndpoints,
     VirtualService,
 };
@@ -12,6 +12,8 @@ use prost::Message;
 
 use crate::cache::{ById, Memo};
 use crate::name_table::{self, NameTableKey};
+use crate::locality::{self, Placement};
+use crate::policy::Policy;
 use crate::route_match::Audience;
 use crate::route_table::Rest;
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
@@ -58,6 +60,8 @@ struct ClusterKey {
     resolution: Resolution,
     generator: Generator,
     mesh: ById<MeshSettings>,
+    /// Of clusters that bring their endpoints along (DNS).
+    placement: Placement,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -79,6 +83,7 @@ struct EndpointsKey {
     port: u32,
     subset: String,
     labels: BTreeMap<String, String>,
+    placement: Placement,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -157,6 +162,7 @@ impl<R> Translator<R> {
         let mut made = Vec::new();
         let mesh = ById(snapshot.settings.clone());
         let scope = snapshot.scope(proxy);
+        let place = place_of(snapshot, proxy);
         for service in scope.services() {
             let rule = snapshot.destination_rule(&proxy.namespace, service);
             let subsets = rule.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
@@ -180,6 +186,15 @@ impl<R> Translator<R> {
                         resolution: resolution_for(proxy, service),
                         generator: proxy.generator,
                         mesh: mesh.clone(),
+                        placement: match service.resolution {
+                            Resolution::Dns | Resolution::DnsRoundRobin => locality::placement(
+                                &Policy::of(rule.map(Arc::as_ref), subset, port.number),
+                                &snapshot.settings,
+                                proxy,
+                                &place,
+                            ),
+                            _ => Placement::Anywhere,
+                        },
                     };
                     made.extend(self.outbound_cluster(key));
                 }
@@ -204,6 +219,7 @@ impl<R> Translator<R> {
                     rule,
                     key.resolution,
                     &key.mesh,
+                    &key.placement,
                 );
                 if key.generator == Generator::Grpc {
                     grpc::restrict(&mut made);
@@ -295,24 +311,34 @@ impl<R> Translator<R> {
         if !sent || service.port(port).is_none() {
             return None;
         }
+        let rule = snapshot.destination_rule(&proxy.namespace, service);
         let labels = match subset {
             "" => BTreeMap::new(),
-            subset => snapshot
-                .destination_rule(&proxy.namespace, service)?
-                .subset(subset)?
-                .labels
-                .clone(),
+            subset => rule?.subset(subset)?.labels.clone(),
         };
+        let policy = Policy::of(rule.map(Arc::as_ref), subset, port);
         let key = EndpointsKey {
             endpoints: ById(snapshot.endpoints(host)),
             host: service.hostname.clone(),
             port,
             subset: subset.to_string(),
             labels,
+            placement: locality::placement(
+                &policy,
+                &snapshot.settings,
+                proxy,
+                &place_of(snapshot, proxy),
+            ),
         };
         Some(self.endpoints.get(key, |key| {
             let name = names::outbound_cluster(key.port, &key.subset, &key.host);
-            let made = endpoints::load_assignment(&name, &key.endpoints, key.port, &key.labels);
+            let made = endpoints::load_assignment(
+                &name,
+                &key.endpoints,
+                key.port,
+                &key.labels,
+                &key.placement,
+            );
             self.wrap(name, type_url::ENDPOINT, made.encode_to_vec())
         }))
     }
@@ -553,6 +579,15 @@ fn unknown_hosts(scope: &Scope<'_>) -> Rest {
         }
         _ => Rest::BlockUnknownHosts,
     }
+}
+
+/// Where a proxy runs: what it says itself, else where its workload is.
+fn place_of(snapshot: &MeshSnapshot, proxy: &Proxy) -> Locality {
+    if proxy.locality != Locality::default() {
+        return proxy.locality.clone();
+    }
+    let workload = snapshot.workload(&proxy.namespace, &proxy.name);
+    workload.map(|w| w.locality.clone()).unwrap_or_default()
 }
 
 /// Names of all clusters of a service.

@@ -226,9 +226,9 @@ async fn one_try<D: Downstream>(
         Ok(head) => {
             health::answered(cluster, host, &x.request, &head);
             Ok(Answer {
-            upstream,
-            head,
-            ticket,
+                upstream,
+                head,
+                ticket,
             })
         }
         Err(outcome) => Err(upstream.failure(outcome, reused)),

@@ -216,7 +216,10 @@ impl Detectors {
         let mut inner = self.lock();
         let detector = inner.clusters.get_mut(&health.cluster);
         let changed = detector.is_some_and(|detector| detector.detected(health, Instant::now()));
-        changed.then(|| health.cluster.clone()).into_iter().collect()
+        changed
+            .then(|| health.cluster.clone())
+            .into_iter()
+            .collect()
     }
 
     fn tick(&self, now: Instant) -> BTreeSet<Arc<str>> {
@@ -316,10 +319,7 @@ impl Detector {
         let local = |host: &HostHealth| host.local.take();
         changed |= self.compare_rates(
             local,
-            (
-                Ejection::LocalSuccessRate,
-                Ejection::LocalFailurePercentage,
-            ),
+            (Ejection::LocalSuccessRate, Ejection::LocalFailurePercentage),
             |host| &mut host.local_success_rate,
             now,
         );

@@ -1,8 +1,7 @@
 use super::super::health::Seen;
 use super::*;
 use lateen_proxy_config::{
-    Address, Consecutive, Endpoint, FailurePercentage, HealthStatus, LocalityEndpoints,
-    SuccessRate,
+    Address, Consecutive, Endpoint, FailurePercentage, HealthStatus, LocalityEndpoints, SuccessRate,
 };
 
 fn config() -> OutlierDetection {
@@ -122,18 +121,54 @@ fn failures_in_a_row_eject_and_a_good_answer_begins_anew() {
         (config(), vec![Answer(500); 5], true),
         (config(), vec![Answer(500); 4], false),
         (config(), vec![Answer(404); 50], false),
-        (config(), [vec![Answer(500); 4], vec![Answer(200)], vec![Answer(500); 4]].concat(), false),
+        (
+            config(),
+            [
+                vec![Answer(500); 4],
+                vec![Answer(200)],
+                vec![Answer(500); 4],
+            ]
+            .concat(),
+            false,
+        ),
         // Failures to connect count as 503, timeouts as 504.
-        (config(), [vec![LocalFailure; 3], vec![LocalTimeout; 2]].concat(), true),
+        (
+            config(),
+            [vec![LocalFailure; 3], vec![LocalTimeout; 2]].concat(),
+            true,
+        ),
         // Detected, but not enforced unless set.
         (config(), vec![Answer(503); 4], false),
         (gateway.clone(), vec![Answer(503); 3], true),
         (gateway.clone(), vec![LocalFailure; 3], true),
-        (gateway, vec![Answer(503), Answer(500), Answer(503), Answer(504)], false),
+        (
+            gateway,
+            vec![Answer(503), Answer(500), Answer(503), Answer(504)],
+            false,
+        ),
         (split.clone(), vec![LocalFailure; 2], true),
-        (split.clone(), vec![LocalFailure, Connected, LocalFailure], false),
-        (split.clone(), vec![LocalFailure, Answer(500), LocalTimeout], true),
-        (split, vec![Connected, Answer(500), Connected, Answer(500), Connected, Answer(500)], false),
+        (
+            split.clone(),
+            vec![LocalFailure, Connected, LocalFailure],
+            false,
+        ),
+        (
+            split.clone(),
+            vec![LocalFailure, Answer(500), LocalTimeout],
+            true,
+        ),
+        (
+            split,
+            vec![
+                Connected,
+                Answer(500),
+                Connected,
+                Answer(500),
+                Connected,
+                Answer(500),
+            ],
+            false,
+        ),
     ] {
         let mut bench = Bench::new(config, 4);
         bench.see(0, &seen);
@@ -193,11 +228,13 @@ fn rates_eject_what_is_far_below_the_others() {
     let answers = |good: usize, bad: usize| {
         let mut all = Vec::new();
         for i in 0..(good + bad) {
-            all.push(Seen::Answer(if i * bad / (good + bad) != (i + 1) * bad / (good + bad) {
-                500
-            } else {
-                200
-            }));
+            all.push(Seen::Answer(
+                if i * bad / (good + bad) != (i + 1) * bad / (good + bad) {
+                    500
+                } else {
+                    200
+                },
+            ));
         }
         all
     };
@@ -208,7 +245,11 @@ fn rates_eject_what_is_far_below_the_others() {
     shares.failure_percentage.enforcing = 100;
     shares.failure_percentage.threshold = 40;
     shares.consecutive_5xx.threshold = 1000;
-    for (config, volume, expect) in [(rates.clone(), 100, true), (rates, 90, false), (shares, 50, true)] {
+    for (config, volume, expect) in [
+        (rates.clone(), 100, true),
+        (rates, 90, false),
+        (shares, 50, true),
+    ] {
         let mut bench = Bench::new(config, 6);
         for index in 0..5 {
             bench.see(index, &answers(volume, 0));
@@ -252,6 +293,9 @@ fn endpoints_that_stay_keep_their_state() {
         .detector
         .set_endpoints(&"c".into(), &endpoints, &reports);
     assert!(bench.is_ejected(1));
-    assert!(Arc::ptr_eq(&bench.detector.hosts[&address(1)].health, &before));
+    assert!(Arc::ptr_eq(
+        &bench.detector.hosts[&address(1)].health,
+        &before
+    ));
     assert_eq!(bench.detector.hosts.len(), 2);
 }
