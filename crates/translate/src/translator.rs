@@ -11,8 +11,8 @@ use lateen_model::{
 use prost::Message;
 
 use crate::cache::{ById, Memo};
-use crate::name_table::{self, NameTableKey};
 use crate::locality::{self, Placement};
+use crate::name_table::{self, NameTableKey};
 use crate::policy::Policy;
 use crate::route_match::Audience;
 use crate::route_table::Rest;
