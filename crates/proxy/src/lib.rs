@@ -13,6 +13,7 @@
 
 mod access_log;
 mod admin;
+pub mod dns;
 mod http;
 mod http1;
 mod http2;

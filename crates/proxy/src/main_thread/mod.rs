@@ -7,6 +7,7 @@
 //! | `bootstrap.rs`, `static_resources.rs` | the bootstrap file and the resources in it |
 //! | `config.rs`, `config/` | every resource, what it waits for, and when it becomes active: a plain value |
 //! | `run.rs` | the loop that connects the above with sockets, timers and signals |
+//! | `names.rs` | the DNS server beside the workload, where the node asks for it |
 //! | `dns.rs`, `drain.rs`, `logging.rs`, `memory.rs` | names, the end, logs, size |
 //! | `state.rs` | what admin reads |
 
@@ -17,6 +18,7 @@ mod dns;
 mod drain;
 mod logging;
 mod memory;
+mod names;
 mod run;
 mod state;
 mod static_resources;
@@ -24,5 +26,6 @@ mod static_resources;
 pub use args::{Options, ProxyArgs};
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use logging::{LevelError, LogControl};
+pub use names::run_dns;
 pub use run::{RunError, run};
 pub use state::{ControlPlane, Phase, ProxyState, Request};

@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 use super::config::Outside;
 use super::dns::{Resolved, Resolver};
 use super::drain::{self, Signals};
-use super::static_resources;
 use super::{
     Bootstrap, BootstrapError, LevelError, LogControl, Options, Phase, ProxyState, Request,
 };
+use super::{names, static_resources};
+use crate::dns::Server;
 use crate::worker::{StartError, WorkerUpdate, Workers, default_concurrency};
 
 /// Why a proxy could not run.
@@ -41,6 +42,11 @@ pub enum RunError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(
+        "cannot answer DNS on {address}: {reason}; stop what uses it, choose another with \
+         DNS_PROXY_ADDR, or do without (metadata DNS_CAPTURE)"
+    )]
+    Names { address: String, reason: String },
     #[error("{path}: static_resources: {name}: {reason}")]
     Static {
         path: PathBuf,
@@ -56,7 +62,8 @@ pub fn run(options: Options) -> Result<(), RunError> {
     if options.exit_with_parent {
         exit_with_parent();
     }
-    let bootstrap = Bootstrap::read(&options.config_path)?;
+    let mut bootstrap = Bootstrap::read(&options.config_path)?;
+    names::adopt_environment(&mut bootstrap.node);
     for notice in &bootstrap.notices {
         tracing::warn!(file = %options.config_path.display(), field = notice.path, "{}", notice.what);
     }
@@ -80,7 +87,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
 
 /// The parent holds our standard input open and never writes: when it dies, however it dies, the
 /// read ends.
-fn exit_with_parent() {
+pub(super) fn exit_with_parent() {
     let watch = || {
         let mut sink = std::io::sink();
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut sink);
@@ -112,6 +119,7 @@ struct MainLoop {
     state: Arc<ProxyState>,
     ads: Option<Client>,
     resolver: Resolver,
+    names: Option<Server>,
     /// LDS answers that wait for listeners to be bound.
     owed: VecDeque<Owed>,
 }
@@ -178,12 +186,16 @@ impl MainLoop {
         start_admin(&state, bootstrap.admin)?;
         let workers = state.workers.clone();
         tokio::spawn(async move { workers.watch_endpoints().await });
+        let names = names::start(&state.node).await?;
         let (resolver, mut resolved) = Resolver::new();
         let (ads, mut events) = match bootstrap.ads.clone() {
             Some(target) => {
                 let (client, events) = Client::start(AdsConfig::new(target, state.node.clone()));
                 client.subscribe_all(type_url::CLUSTER);
                 client.subscribe_all(type_url::LISTENER);
+                if names.is_some() {
+                    client.subscribe_all(type_url::NAME_TABLE);
+                }
                 (Some(client), Some(events))
             }
             None => (None, None),
@@ -192,6 +204,7 @@ impl MainLoop {
             state,
             ads,
             resolver,
+            names,
             owed: VecDeque::new(),
         };
         main.state.set_phase(Phase::Initializing);
@@ -289,7 +302,12 @@ impl MainLoop {
                     control.last_error = Some(reason);
                 });
             }
-            Event::Update(update) => self.update(update),
+            Event::Update(update) => match &self.names {
+                Some(server) if update.type_url == type_url::NAME_TABLE => {
+                    names::update(server, update);
+                }
+                _ => self.update(update),
+            },
         }
     }
 
