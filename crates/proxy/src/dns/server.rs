@@ -77,7 +77,7 @@ impl Server {
     /// Takes what the control plane sent. A table that cannot be taken leaves the one before.
     pub fn update(&self, bytes: &[u8]) -> Result<(), TableError> {
         let table = Table::decode(bytes, &self.place)?;
-        tracing::debug!(names = table.len(), "name table");
+        tracing::debug!(names = table.size(), "name table");
         self.table.send_replace(Some(Arc::new(table)));
         Ok(())
     }

@@ -104,7 +104,7 @@ impl Table {
     }
 
     /// Names with all their variants.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.names.len()
     }
 
