@@ -24,6 +24,8 @@ pub struct Diagnostic {
     pub path: String,
     /// What to do, as a clause: `did you mean "match"?`, `quote it: "80"`.
     pub suggestion: Option<String>,
+    /// The source line holds what may not be shown.
+    pub confidential: bool,
 }
 
 impl fmt::Display for Severity {
@@ -78,6 +80,9 @@ impl Diagnostic {
             (true, Severity::Warning) => ("\x1b[33m", "\x1b[1m", "\x1b[0m"),
         };
         let mut text = format!("{bold}{self}{reset}\n");
+        if self.confidential {
+            return text;
+        }
         let Some(row) = self
             .line
             .checked_sub(1)

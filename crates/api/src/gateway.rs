@@ -21,6 +21,7 @@ message! {
         /// `host` or `namespace/host`; `*` and `./` allowed.
         effective hosts: Vec<String>,
         effective tls: Option<ServerTlsSettings>,
+        /// Has no effect on gateways in Istio either.
         pending default_endpoint "defaultEndpoint": String,
         effective name: String,
     }
@@ -40,26 +41,26 @@ message! {
     pub struct ServerTlsSettings {
         /// 301 to https for every request of this server.
         effective https_redirect "httpsRedirect": Option<bool>,
-        pending mode: Option<ServerTlsMode>,
-        pending server_certificate "serverCertificate": String,
-        pending private_key "privateKey": String,
-        pending ca_certificates "caCertificates": String,
-        pending ca_crl "caCrl": String,
+        effective mode: Option<ServerTlsMode>,
+        effective server_certificate "serverCertificate": String,
+        effective private_key "privateKey": String,
+        effective ca_certificates "caCertificates": String,
+        effective ca_crl "caCrl": String,
         /// Name of a Secret; excludes the file names.
-        pending credential_name "credentialName": String,
-        pending credential_names "credentialNames": Vec<String>,
-        pending ca_cert_credential_name "caCertCredentialName": String,
-        pending tls_certificates "tlsCertificates": Vec<TlsCertificate>,
-        pending subject_alt_names "subjectAltNames": Vec<String>,
+        effective credential_name "credentialName": String,
+        effective credential_names "credentialNames": Vec<String>,
+        effective ca_cert_credential_name "caCertCredentialName": String,
+        effective tls_certificates "tlsCertificates": Vec<TlsCertificate>,
+        effective subject_alt_names "subjectAltNames": Vec<String>,
         /// Base64 of SHA-256.
-        pending verify_certificate_spki "verifyCertificateSpki": Vec<String>,
+        effective verify_certificate_spki "verifyCertificateSpki": Vec<String>,
         /// Hex of SHA-256, colons allowed.
-        pending verify_certificate_hash "verifyCertificateHash": Vec<String>,
-        pending min_protocol_version "minProtocolVersion": Option<TlsProtocol>,
-        pending max_protocol_version "maxProtocolVersion": Option<TlsProtocol>,
-        pending cipher_suites "cipherSuites": Vec<String>,
+        effective verify_certificate_hash "verifyCertificateHash": Vec<String>,
+        effective min_protocol_version "minProtocolVersion": Option<TlsProtocol>,
+        effective max_protocol_version "maxProtocolVersion": Option<TlsProtocol>,
+        effective cipher_suites "cipherSuites": Vec<String>,
         /// Istio 1.31.
-        pending insecure_skip_verify "insecureSkipVerify": Option<bool>,
+        effective insecure_skip_verify "insecureSkipVerify": Option<bool>,
     }
 }
 
@@ -78,7 +79,8 @@ choice! {
         effective Simple = "SIMPLE",
         effective Mutual = "MUTUAL",
         effective AutoPassthrough = "AUTO_PASSTHROUGH",
-        effective IstioMutual = "ISTIO_MUTUAL",
+        /// Needs certificates that the mesh issues.
+        pending IstioMutual = "ISTIO_MUTUAL",
         effective OptionalMutual = "OPTIONAL_MUTUAL",
     }
 }
@@ -93,3 +95,22 @@ choice! {
         effective V1_3 = "TLSV1_3",
     }
 }
+
+/// Cipher suites of TLS 1.2 that a gateway can be told to use (Istio's `ValidCipherSuites` without
+/// triple DES, which Envoy refuses); others are left out.
+pub const SERVED_CIPHER_SUITES: [&str; 14] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+    "ECDHE-ECDSA-AES128-SHA",
+    "ECDHE-RSA-AES128-SHA",
+    "ECDHE-ECDSA-AES256-SHA",
+    "ECDHE-RSA-AES256-SHA",
+    "AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-SHA",
+    "AES256-SHA",
+];

@@ -102,6 +102,7 @@ kinds! {
     WorkloadEntry(crate::WorkloadEntry), "networking.istio.io", "workloadentries", "workloadentry", ["we"], true, ISTIO;
     Sidecar(crate::Sidecar), "networking.istio.io", "sidecars", "sidecar", [], true, ISTIO;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
+    Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
     ConfigMap(crate::ConfigMap), "", "configmaps", "configmap", ["cm"], true, CORE;
     IstioOperator(crate::IstioOperator), "install.istio.io", "istiooperators", "istiooperator", ["iop", "io"], true, OPERATOR;
@@ -110,7 +111,7 @@ kinds! {
 impl Kind {
     /// Whether the content stands beside `metadata` instead of under `spec`.
     pub fn content_at_root(self) -> bool {
-        matches!(self, Kind::ConfigMap)
+        matches!(self, Kind::ConfigMap | Kind::Secret)
     }
 
     /// `networking.istio.io/v1`, `v1`: the version that answers are given in.
@@ -190,7 +191,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
         "",
         &[
             "Pod",
-            "Secret",
             "ServiceAccount",
             "Endpoints",
             "Node",

@@ -16,6 +16,7 @@
 //! Invariant: no I/O, no clock, no panic on any input. Whether objects fit *together* (a subset that
 //! no DestinationRule defines) is not known here; that is the `analysis` crate.
 
+pub mod certificate;
 mod decode;
 mod diagnostic;
 mod duration;
@@ -37,6 +38,7 @@ pub mod kubernetes;
 pub mod mesh_config;
 pub mod mesh_file;
 pub mod meta;
+pub mod secret;
 pub mod service_entry;
 pub mod sidecar;
 pub mod virtual_service;
@@ -57,6 +59,7 @@ pub use object::{Object, Spec};
 pub use parse::{Location, Mode, Parsed, ParsedObject, parse};
 pub use path::Path;
 pub use schema::{Choice, FieldInfo, MessageInfo, Schema, Support, Variant};
+pub use secret::Secret;
 pub use service_entry::ServiceEntry;
 pub use sidecar::Sidecar;
 pub use virtual_service::VirtualService;

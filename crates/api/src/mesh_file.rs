@@ -103,6 +103,7 @@ impl ParsedMeshFile {
             column: at.column,
             path: path.to_string(),
             suggestion,
+            confidential: false,
         }
     }
 }

@@ -53,6 +53,19 @@ impl Object {
         Json::Object(object)
     }
 
+    /// What is kept of an object: of a Secret, `stringData` has become part of `data`.
+    pub fn to_stored_json(&self) -> Json {
+        let Spec::Secret(secret) = &self.spec else {
+            return self.to_json();
+        };
+        let spec = Spec::from(secret.joined());
+        let stored = Object {
+            spec,
+            ..self.clone()
+        };
+        stored.to_json()
+    }
+
     /// One YAML document that reads back as the same object; without `---`, ends with a line break.
     pub fn to_yaml(&self) -> String {
         crate::yaml::write(&self.to_json())

@@ -88,10 +88,13 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
         }
         let yaml_errors = document.errors.into_iter().map(Problem::from);
         let problems = bounded(yaml_errors.chain(reader.problems).collect());
-        let diagnostics = problems.into_iter();
+        let confidential = may_be_secret(&text[document.text.clone()]);
         parsed
             .diagnostics
-            .extend(diagnostics.map(|problem| problem.into_diagnostic(source_name)));
+            .extend(problems.into_iter().map(|problem| Diagnostic {
+                confidential,
+                ..problem.into_diagnostic(source_name)
+            }));
         if document.broken {
             continue;
         }
@@ -115,6 +118,11 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
         .diagnostics
         .sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
     parsed
+}
+
+/// Whether a document is a Secret, or would be one if it could be read. Its lines are not shown.
+fn may_be_secret(document: &str) -> bool {
+    document.contains("Secret") && document.contains("kind")
 }
 
 /// The findings of one document, at most so many that a person or a terminal can take them.
@@ -494,6 +502,7 @@ impl Problem {
             column: self.at.column,
             path: shorten(self.path.to_string()),
             suggestion: self.suggestion.map(shorten),
+            confidential: false,
         }
     }
 }

@@ -20,7 +20,7 @@ message! {
         effective gateways: Vec<String>,
         /// In order, first match wins.
         effective http: Vec<HttpRoute>,
-        pending tls: Vec<TlsRoute>,
+        effective tls: Vec<TlsRoute>,
         effective tcp: Vec<TcpRoute>,
         /// `.`, `*` or namespaces; empty means the mesh's default.
         effective export_to "exportTo": Vec<String>,
@@ -143,11 +143,11 @@ message! {
 message! {
     pub struct TlsMatchAttributes {
         effective sni_hosts "sniHosts": Vec<String>,
-        pending destination_subnets "destinationSubnets": Vec<String>,
+        effective destination_subnets "destinationSubnets": Vec<String>,
         effective port: Option<u32>,
-        pending source_labels "sourceLabels": BTreeMap<String, String>,
+        effective source_labels "sourceLabels": BTreeMap<String, String>,
         effective gateways: Vec<String>,
-        pending source_namespace "sourceNamespace": String,
+        effective source_namespace "sourceNamespace": String,
     }
 }
 
@@ -160,8 +160,9 @@ message! {
 
 message! {
     pub struct L4MatchAttributes {
-        pending destination_subnets "destinationSubnets": Vec<String>,
+        effective destination_subnets "destinationSubnets": Vec<String>,
         effective port: Option<u32>,
+        /// Has no effect in Istio either.
         pending source_subnet "sourceSubnet": String,
         effective source_labels "sourceLabels": BTreeMap<String, String>,
         effective gateways: Vec<String>,

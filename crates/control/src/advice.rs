@@ -35,5 +35,6 @@ fn diagnostic(finding: Finding) -> Diagnostic {
         column: 0,
         path: finding.path,
         suggestion: None,
+        confidential: false,
     }
 }

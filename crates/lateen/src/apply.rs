@@ -223,6 +223,7 @@ fn at_path(path: &str, message: &str, parsed: &ParsedObject) -> Diagnostic {
         column: at.column,
         path: path.to_owned(),
         suggestion: None,
+        confidential: parsed.object.kind == Kind::Secret,
     }
 }
 

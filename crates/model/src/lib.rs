@@ -9,6 +9,8 @@ mod protocol;
 mod proxy;
 mod registry;
 mod rules;
+mod secret;
+pub mod servers;
 mod service;
 mod settings;
 mod sidecar;
@@ -21,6 +23,7 @@ pub use rules::{
     DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, ServerHost, VirtualService,
     resolve_gateway,
 };
+pub use secret::{CertificatePair, Secret};
 pub use service::{
     DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
     Source, TargetPort, Workload, labels_match,

@@ -11,7 +11,10 @@ use lateen_api::{MeshConfig, Object, Spec};
 use crate::auto_allocate::Allocation;
 use crate::hostname;
 use crate::registry::{self, Registered};
-use crate::rules::{DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, VirtualService};
+use crate::rules::{
+    DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
+};
+use crate::secret::Secret;
 use crate::service::{Service, ServiceEndpoints, Workload, labels_match};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
@@ -35,6 +38,7 @@ pub struct MeshSnapshot {
     gateways: Vec<Arc<Gateway>>,
     /// Oldest first.
     sidecars: Vec<Arc<Sidecar>>,
+    secrets: BTreeMap<NamespacedName, Arc<Secret>>,
     namespaces: BTreeSet<String>,
 }
 
@@ -74,6 +78,7 @@ impl MeshSnapshot {
         snapshot.gateways = parts.gateways.into_iter().map(Arc::new).collect();
         snapshot.sidecars = parts.sidecars.into_iter().map(Arc::new).collect();
         snapshot.destination_rules = parts.destination_rules;
+        snapshot.secrets = secrets(parts.secrets, previous);
         if let Some(previous) = previous {
             snapshot.keep_rule_identities(previous);
         }
@@ -269,6 +274,11 @@ impl MeshSnapshot {
         )
     }
 
+    /// A Secret.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<Secret>> {
+        self.secrets.get(&(namespace.to_string(), name.to_string()))
+    }
+
     /// Whether a namespace object exists.
     pub fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains(name)
@@ -279,7 +289,8 @@ impl MeshSnapshot {
         let rules_changed = !same_list(&self.virtual_services, &old.virtual_services)
             || !same_list(&self.gateways, &old.gateways)
             || !same_list(&self.sidecars, &old.sidecars)
-            || !same_iter(self.destination_rules.iter(), old.destination_rules.iter());
+            || !same_iter(self.destination_rules.iter(), old.destination_rules.iter())
+            || !same_iter(self.secrets.values(), old.secrets.values());
         let services_changed = !same_iter(self.services.values(), old.services.values());
         let mut endpoints = BTreeSet::new();
         for (host, now) in &self.endpoints {
@@ -368,6 +379,7 @@ struct Parts {
     destination_rules: DestinationRules,
     gateways: Vec<Gateway>,
     sidecars: Vec<Sidecar>,
+    secrets: Vec<(Origin, Arc<lateen_api::Secret>)>,
     namespaces: BTreeSet<String>,
 }
 
@@ -380,6 +392,7 @@ impl Parts {
             destination_rules: DestinationRules::default(),
             gateways: Vec::new(),
             sidecars: Vec::new(),
+            secrets: Vec::new(),
             namespaces: BTreeSet::new(),
         };
         let mut destination_rules = Vec::new();
@@ -413,6 +426,7 @@ impl Parts {
                     origin,
                     spec: spec.clone(),
                 }),
+                Spec::Secret(spec) => parts.secrets.push((origin, spec.clone())),
                 Spec::Namespace(_) => {
                     parts.namespaces.insert(origin.name);
                 }
@@ -433,6 +447,27 @@ impl Parts {
         parts.destination_rules = DestinationRules::merge(destination_rules.into_iter(), settings);
         parts
     }
+}
+
+/// Reads Secrets; one that is the same object as before is not read again.
+fn secrets(
+    objects: Vec<(Origin, Arc<lateen_api::Secret>)>,
+    previous: Option<&MeshSnapshot>,
+) -> BTreeMap<NamespacedName, Arc<Secret>> {
+    let read = objects.into_iter().map(|(origin, spec)| {
+        let key = (origin.namespace.clone(), origin.name.clone());
+        let old = previous.and_then(|previous| previous.secrets.get(&key));
+        let secret = match old.filter(|old| old.is_of(&origin, &spec)) {
+            Some(old) => old.clone(),
+            None => {
+                let mut secret = Arc::new(Secret::read(origin, spec));
+                keep(&mut secret, old);
+                secret
+            }
+        };
+        (key, secret)
+    });
+    read.collect()
 }
 
 /// Takes over the old identity when the value is equal.

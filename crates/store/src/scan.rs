@@ -87,7 +87,7 @@ pub(crate) fn read(directory: &Path, file: &str) -> FileContent {
     let objects = parsed.objects.into_iter().map(|parsed| {
         let mut object = parsed.object;
         let key = ObjectKey::adopt(&mut object);
-        (key, object.to_json())
+        (key, object.to_stored_json())
     });
     FileContent {
         objects: objects.collect(),

@@ -8,6 +8,7 @@
     reason = "a test stops at what is not as expected"
 )]
 
+pub mod certificates;
 pub mod child;
 pub mod echo;
 pub mod envoy;

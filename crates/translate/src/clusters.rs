@@ -169,3 +169,18 @@ fn typed_options(protocol: UpstreamProtocol, policy: &Policy) -> HashMap<String,
         .into_iter()
         .collect()
 }
+
+/// Makes of a service's cluster the one that a client of an AUTO_PASSTHROUGH server names: what it
+/// sends is TLS already and goes on as it is.
+pub fn pass_on(made: &mut cluster::Cluster, name: &str) {
+    made.name = name.to_string();
+    if let Some(eds) = &mut made.eds_cluster_config {
+        eds.service_name = name.to_string();
+    }
+    if let Some(assignment) = &mut made.load_assignment {
+        assignment.cluster_name = name.to_string();
+    }
+    made.transport_socket = None;
+    made.transport_socket_matches.clear();
+    made.typed_extension_protocol_options.clear();
+}

@@ -1,63 +1,30 @@
-//! Which ports a gateway proxy opens: the servers of all its Gateways, merged by port.
+//! Which ports a gateway proxy opens: the servers of all its Gateways, merged by address.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
 
-use lateen_api::gateway::Server;
-use lateen_model::{Gateway, MeshSnapshot, Protocol, Proxy, TargetPort};
+use lateen_model::servers::{self, MergedPort, MergedServer, ServerKind};
+use lateen_model::{Gateway, MeshSnapshot, Proxy, TargetPort};
 
-/// One port of a gateway proxy.
-pub struct GatewayPort<'a> {
-    /// Address to bind.
-    pub bind: String,
-    /// The port that is bound.
-    pub number: u32,
-    /// The port as the Gateway says it.
-    pub server_port: u32,
-    pub protocol: Protocol,
-    /// Oldest Gateway first.
-    pub servers: Vec<(&'a Arc<Gateway>, &'a Server)>,
+use crate::names;
+
+/// The ports of a gateway proxy, by bound port.
+pub fn ports<'a>(snapshot: &'a MeshSnapshot, proxy: &'a Proxy) -> Vec<MergedPort<'a>> {
+    let gateways = snapshot.gateways_for(&proxy.labels);
+    let bound = |port| bound_port(snapshot, proxy, port);
+    servers::merge(gateways, &proxy.bind, bound).ports
 }
 
-/// The plain HTTP and TCP ports of a gateway proxy, by bound port. Of servers on one port that
-/// speak different protocols, those of the oldest Gateway's protocol stay.
-pub fn ports<'a>(snapshot: &'a MeshSnapshot, proxy: &'a Proxy) -> Vec<GatewayPort<'a>> {
-    let mut ports: BTreeMap<(String, u32), GatewayPort<'a>> = BTreeMap::new();
-    for gateway in snapshot.gateways_for(&proxy.labels) {
-        for server in &gateway.spec.servers {
-            let Some(port) = &server.port else { continue };
-            let protocol = Protocol::parse(&port.protocol).unwrap_or(Protocol::Tcp);
-            // Servers that terminate or pass TLS come with certificates; until then they are
-            // reported as without effect where they are applied.
-            if !protocol.is_http() && protocol != Protocol::Tcp {
-                continue;
-            }
-            let number = bound_port(snapshot, proxy, port.number);
-            let bind = if server.bind.is_empty() {
-                proxy.bind.clone()
-            } else {
-                server.bind.clone()
-            };
-            // A socket in the file system has no effect yet; it is reported where it is applied.
-            if bind.parse::<IpAddr>().is_err() {
-                continue;
-            }
-            let entry = ports
-                .entry((bind.clone(), number))
-                .or_insert_with(|| GatewayPort {
-                    bind,
-                    number,
-                    server_port: port.number,
-                    protocol,
-                    servers: Vec::new(),
-                });
-            if entry.protocol.is_http() == protocol.is_http() {
-                entry.servers.push((gateway, server));
-            }
-        }
-    }
-    ports.into_values().collect()
+/// Whether clients of the proxy may name the cluster they want.
+pub fn passes_by_name(snapshot: &MeshSnapshot, proxy: &Proxy) -> bool {
+    snapshot
+        .gateways_for(&proxy.labels)
+        .any(|gateway| is_by_name(gateway))
+}
+
+/// Whether a server of the Gateway lets its clients name their cluster.
+pub fn is_by_name(gateway: &Gateway) -> bool {
+    let mut servers = gateway.spec.servers.iter();
+    servers.any(|server| ServerKind::of(server) == Some(ServerKind::AutoPassthrough))
 }
 
 /// The port behind a port of the gateway's Service; a port no Service names is bound as it is.
@@ -75,4 +42,28 @@ fn bound_port(snapshot: &MeshSnapshot, proxy: &Proxy, port: u32) -> u32 {
             workload.ports.get(name).copied().unwrap_or(port.number)
         }
     }
+}
+
+/// The HTTP servers of a gateway proxy by the route table they use.
+pub fn http_servers<'a>(
+    snapshot: &'a MeshSnapshot,
+    proxy: &'a Proxy,
+) -> BTreeMap<String, Vec<MergedServer<'a>>> {
+    let mut tables: BTreeMap<String, Vec<MergedServer<'a>>> = BTreeMap::new();
+    for port in ports(snapshot, proxy) {
+        let http = |server: &&MergedServer<'a>| {
+            matches!(server.kind, ServerKind::Http | ServerKind::Https)
+        };
+        let first = port.servers.first();
+        for server in port.servers.iter().filter(http) {
+            // The plain ones of a port share the table that its listener asks for.
+            let named = match server.kind {
+                ServerKind::Https => server,
+                _ => first.unwrap_or(server),
+            };
+            let name = names::gateway_routes(&port, named);
+            tables.entry(name).or_default().push(*server);
+        }
+    }
+    tables
 }

@@ -4,20 +4,16 @@
 //! calls, one listener for each TCP service the workload asked for, and one for each port of its
 //! own. A gateway has one for each port of its Gateways.
 
-use lateen_model::{
-    HostIndex, MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort, VirtualService,
-    resolve_gateway,
-};
+use lateen_model::{MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort};
 
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, route, tcp};
-use crate::gateway::GatewayPort;
-use crate::names;
-use crate::route_action::Destinations;
+use crate::l4::{self, ConnectionRules};
 use crate::sidecar::{EgressPort, EgressProtocol, InboundPort};
 use crate::virtual_hosts;
+use crate::{names, tls_context};
 
-use tcp::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+use tcp::tcp_proxy::ClusterSpecifier;
 
 /// The outbound HTTP proxy listener of a sidecar.
 pub fn http_proxy(proxy: &Proxy, port: u16, mesh: &MeshSettings) -> listener::Listener {
@@ -144,126 +140,24 @@ pub fn outbound_tcp(
     port: &ServicePort,
     local_port: u16,
 ) -> listener::Listener {
-    let mesh = &snapshot.settings;
-    let rules = HostIndex::new(scope.rules());
-    let to = rules
-        .rule_for(&service.hostname)
-        .and_then(|rule| tcp_route(snapshot, proxy, rule, "mesh", port.number))
-        .unwrap_or_else(|| {
-            ClusterSpecifier::Cluster(names::outbound_cluster(port.number, "", &service.hostname))
-        });
-    let prefix = names::outbound_cluster(port.number, "", &service.hostname);
-    let filter = envoy::network_filter(
-        "envoy.filters.network.tcp_proxy",
-        &connection::tcp_proxy(prefix, to, mesh),
-    );
-    let name = names::listener(&proxy.bind, u32::from(local_port));
-    one_chain(
-        name,
-        &proxy.bind,
-        u32::from(local_port),
-        core::TrafficDirection::Outbound,
-        filter,
-    )
-}
-
-/// The listener of one gateway port.
-pub fn gateway(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    port: &GatewayPort<'_>,
-) -> Option<listener::Listener> {
-    let mesh = &snapshot.settings;
-    let name = names::listener(&port.bind, port.number);
-    let filter = if port.protocol.is_http() {
-        let routes = Routes::Rds(names::gateway_routes(port.number));
-        let manager = connection::http(Side::Gateway, format!("outbound_{name}"), routes, mesh);
-        envoy::network_filter("envoy.filters.network.http_connection_manager", &manager)
-    } else {
-        let to = gateway_tcp_route(snapshot, proxy, port)?;
-        envoy::network_filter(
-            "envoy.filters.network.tcp_proxy",
-            &connection::tcp_proxy(name.clone(), to, mesh),
-        )
+    let rules = ConnectionRules::of(scope);
+    // The listener is the service's own.
+    let place = l4::Place {
+        destinations: &[],
+        by_server_name: false,
     };
-    Some(one_chain(
-        name,
-        &port.bind,
-        port.number,
-        core::TrafficDirection::Outbound,
-        filter,
-    ))
-}
-
-fn gateway_tcp_route(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    port: &GatewayPort<'_>,
-) -> Option<ClusterSpecifier> {
-    port.servers.iter().find_map(|(gateway, _)| {
-        let name = gateway.full_name();
-        snapshot
-            .virtual_services()
-            .filter(|rule| rule.is_bound_to(&name))
-            .find_map(|rule| tcp_route(snapshot, proxy, rule, &name, port.server_port))
-    })
-}
-
-/// Where the first matching TCP route of a rule leads.
-fn tcp_route(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    rule: &VirtualService,
-    gateway: &str,
-    port: u32,
-) -> Option<ClusterSpecifier> {
-    let applies = |item: &lateen_api::virtual_service::L4MatchAttributes| {
-        let named = |g: &String| resolve_gateway(g, &rule.origin.namespace) == gateway;
-        item.port.is_none_or(|wanted| wanted == 0 || wanted == port)
-            && (item.gateways.is_empty() || item.gateways.iter().any(named))
-            && lateen_model::labels_match(&item.source_labels, &proxy.labels)
-            && (item.source_namespace.is_empty() || item.source_namespace == proxy.namespace)
-    };
-    let found = rule
-        .spec
-        .tcp
-        .iter()
-        .find(|tcp| tcp.matches.is_empty() || tcp.matches.iter().any(applies))?;
-    let single_ports = crate::route_table::single_ports_of(
-        snapshot,
-        &rule.origin.namespace,
-        found
-            .route
-            .iter()
-            .filter_map(|one| one.destination.as_ref()),
-    );
-    let to = Destinations {
-        rule_namespace: &rule.origin.namespace,
-        domain_suffix: &snapshot.settings.domain_suffix,
-        listen_port: port,
-        single_ports: &single_ports,
-    };
-    let cluster = |one: &lateen_api::virtual_service::RouteDestination| {
-        to.cluster(&one.destination.clone().unwrap_or_default())
-    };
-    match found.route.as_slice() {
-        [] => None,
-        [only] => Some(ClusterSpecifier::Cluster(cluster(only))),
-        many => {
-            let weighted = many.iter().filter_map(|one| {
-                let weight = u32::try_from(one.weight.unwrap_or(0))
-                    .ok()
-                    .filter(|w| *w > 0)?;
-                Some(ClusterWeight {
-                    name: cluster(one),
-                    weight,
-                    ..Default::default()
-                })
-            });
-            Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
-                clusters: weighted.collect(),
-            }))
-        }
+    let chains = l4::sidecar(snapshot, proxy, &rules, service, port, place);
+    let inspected = chains.iter().any(l4::needs_tls_inspection);
+    listener::Listener {
+        name: names::listener(&proxy.bind, u32::from(local_port)),
+        address: Some(envoy::socket_address(&proxy.bind, u32::from(local_port))),
+        listener_filters: match inspected {
+            true => vec![tls_context::inspector()],
+            false => Vec::new(),
+        },
+        filter_chains: chains,
+        traffic_direction: core::TrafficDirection::Outbound as i32,
+        ..Default::default()
     }
 }
 

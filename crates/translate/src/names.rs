@@ -1,6 +1,8 @@
 //! Names of generated resources, exactly Istio's (fact 27): dashboards, `proxy-config` and
 //! people's habits depend on them.
 
+use lateen_model::servers::{MergedPort, MergedServer, ServerKind};
+
 /// `outbound|9080|v1|reviews.default.svc.cluster.local`; no subset is the empty text.
 pub fn outbound_cluster(port: u32, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
@@ -29,9 +31,41 @@ pub fn listener(bind: &str, port: u32) -> String {
 /// The route table of the outbound HTTP proxy listener.
 pub const HTTP_PROXY_ROUTES: &str = "http_proxy";
 
-/// The route table of a gateway's plain HTTP port: `http.8080`.
-pub fn gateway_routes(port: u32) -> String {
-    format!("http.{port}")
+/// The cluster that a client of an AUTO_PASSTHROUGH server names by its server name:
+/// `outbound_.9080_.v1_.reviews.default.svc.cluster.local`.
+pub fn sni_cluster(port: u32, subset: &str, host: &str) -> String {
+    format!("outbound_.{port}_.{subset}_.{host}")
+}
+
+/// The parts of such a name: port, subset, host.
+pub fn parse_sni_cluster(name: &str) -> Option<(u32, &str, &str)> {
+    let mut parts = name.strip_prefix("outbound_.")?.splitn(3, "_.");
+    let (port, subset, host) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((port.parse().ok()?, subset, host))
+}
+
+/// The route table of a gateway's HTTP server: `http.8080` for all plain ones of a bound port,
+/// `https.443.NAME.GATEWAY.NAMESPACE` for one behind TLS, by its port as the Gateway says it. An
+/// address of the server's own follows.
+pub fn gateway_routes(port: &MergedPort<'_>, server: &MergedServer<'_>) -> String {
+    let mut name = match server.kind {
+        ServerKind::Https => {
+            let said = server.server.port.as_ref();
+            let origin = &server.gateway.origin;
+            format!(
+                "https.{}.{}.{}.{}",
+                server.port,
+                said.map_or("", |port| &port.name),
+                origin.name,
+                origin.namespace
+            )
+        }
+        _ => format!("http.{}", port.number),
+    };
+    if !server.server.bind.is_empty() {
+        name = format!("{name}.{}", server.server.bind);
+    }
+    name
 }
 
 /// Connections whose destination nobody knows are passed on to where they were going.
@@ -61,5 +95,11 @@ mod tests {
         ] {
             assert_eq!(parse_outbound(wrong), None, "{wrong}");
         }
+        let name = sni_cluster(9080, "", "reviews.default.svc.cluster.local");
+        assert_eq!(name, "outbound_.9080_._.reviews.default.svc.cluster.local");
+        assert_eq!(
+            parse_sni_cluster(&name),
+            Some((9080, "", "reviews.default.svc.cluster.local"))
+        );
     }
 }

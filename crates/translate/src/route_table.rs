@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use lateen_api::virtual_service::{Destination, HttpRoute};
+use lateen_model::servers::MergedServer;
 use lateen_model::{
     HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, Scope, ServerHost, Service, VirtualService,
     hostname,
@@ -12,7 +13,6 @@ use prost::Message;
 
 use crate::cache::ById;
 use crate::envoy::{core, route};
-use crate::gateway::GatewayPort;
 use crate::route_match::Audience;
 use crate::sidecar::EgressPort;
 use crate::virtual_hosts::{VirtualHostKey, append};
@@ -261,15 +261,19 @@ pub fn single_ports_of<'a>(
     with_port.collect()
 }
 
-/// The virtual hosts of one port of a gateway: per host all rules bound to its Gateways, merged
-/// oldest first (facts 15, 20); a port without any rule still answers, with 404 (fact 19).
+/// The virtual hosts of servers of a gateway that share a route table: per host all rules bound to its Gateways, merged
+/// oldest first (facts 15, 20); a server without any rule still answers, with 404 (fact 19).
 pub fn gateway(
     snapshot: &MeshSnapshot,
     proxy: &Proxy,
-    port: &GatewayPort<'_>,
+    servers: &[MergedServer<'_>],
 ) -> Vec<VirtualHostKey> {
+    let port = servers.first().map_or(0, |server| server.port);
     let mut hosts: BTreeMap<String, GatewayHost<'_>> = BTreeMap::new();
-    for (gateway, server) in &port.servers {
+    for MergedServer {
+        gateway, server, ..
+    } in servers
+    {
         let gateway_name = gateway.full_name();
         let redirect = server
             .tls
@@ -279,6 +283,7 @@ pub fn gateway(
             snapshot
                 .virtual_services()
                 .filter(|rule| rule.is_bound_to(&gateway_name))
+                .filter(|rule| rule.visibility.reaches(&proxy.namespace))
         };
         for text in &server.hosts {
             let server_host = ServerHost::parse(text, &gateway.origin.namespace);
@@ -309,18 +314,13 @@ pub fn gateway(
         let rules: Vec<_> = made.rules.into_values().cloned().map(ById).collect();
         VirtualHostKey {
             name: if rules.is_empty() && !made.require_tls {
-                format!("blackhole:{}", port.number)
+                format!("blackhole:{port}")
             } else {
-                format!("{host}:{}", port.number)
+                format!("{host}:{port}")
             },
             domains: vec![host],
             single_ports: single_ports(snapshot, &rules),
-            audience: audience(
-                proxy,
-                made.gateways.into_iter().collect(),
-                port.server_port,
-                &rules,
-            ),
+            audience: audience(proxy, made.gateways.into_iter().collect(), port, &rules),
             rules,
             service: None,
             require_tls: made.require_tls,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_model::{
-    DestinationRule, Generator, HostIndex, Interception, Locality, MeshSettings, MeshSnapshot,
-    OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope, Service, ServiceEndpoints,
-    VirtualService,
+    DestinationRule, Generator, HostIndex, Interception, Locality, Location, MeshSettings,
+    MeshSnapshot, OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope, Service,
+    ServiceEndpoints, VirtualService,
 };
 use prost::Message;
 
@@ -16,15 +16,17 @@ use crate::name_table::{self, NameTableKey};
 use crate::policy::Policy;
 use crate::route_match::Audience;
 use crate::route_table::Rest;
+use crate::secrets::{self, SecretKey};
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
 use crate::virtual_hosts::{self, VirtualHostKey};
-use crate::{clusters, endpoints, gateway, grpc, listeners, names, route_table};
+use crate::{clusters, endpoints, gateway, gateway_listeners, grpc, listeners, names, route_table};
 
 /// Type URLs of the resources made here.
 pub mod type_url {
     pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
     pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
     pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+    pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
     pub use lateen_proto::nds::NAME_TABLE;
 }
@@ -49,6 +51,7 @@ pub struct Translator<R> {
     tables: Memo<TableKey, R>,
     listeners: Memo<Vec<u8>, R>,
     name_tables: Memo<NameTableKey, R>,
+    secrets: Memo<SecretKey, R>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -59,6 +62,8 @@ struct ClusterKey {
     rule: Option<ById<DestinationRule>>,
     resolution: Resolution,
     generator: Generator,
+    /// Under the name that clients of an AUTO_PASSTHROUGH server ask for.
+    by_server_name: bool,
     mesh: ById<MeshSettings>,
     /// Of clusters that bring their endpoints along (DNS).
     placement: Placement,
@@ -84,6 +89,7 @@ struct EndpointsKey {
     subset: String,
     labels: BTreeMap<String, String>,
     placement: Placement,
+    by_server_name: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -105,6 +111,7 @@ impl<R> Translator<R> {
             tables: Memo::default(),
             listeners: Memo::default(),
             name_tables: Memo::default(),
+            secrets: Memo::default(),
         }
     }
 
@@ -117,6 +124,7 @@ impl<R> Translator<R> {
         self.tables.sweep();
         self.listeners.sweep();
         self.name_tables.sweep();
+        self.secrets.sweep();
     }
 
     /// The resources of one type for one proxy. Names nobody knows are absent.
@@ -141,6 +149,7 @@ impl<R> Translator<R> {
             (type_url::NAME_TABLE, _) if wanted(names, || name_table::NAME.to_string()) => {
                 vec![self.name_table(snapshot, proxy)]
             }
+            (type_url::SECRET, _) => self.generate_secrets(snapshot, proxy, names),
             _ => Vec::new(),
         }
     }
@@ -153,6 +162,25 @@ impl<R> Translator<R> {
         })
     }
 
+    /// Only what was asked for by name: nobody gets to know which Secrets there are.
+    fn generate_secrets(
+        &self,
+        snapshot: &MeshSnapshot,
+        proxy: &Proxy,
+        names: Names<'_>,
+    ) -> Vec<Arc<R>> {
+        let keys = names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| secrets::find(snapshot, proxy, name));
+        keys.map(|key| {
+            self.secrets.get(key, |key| {
+                self.wrap(key.name.clone(), type_url::SECRET, secrets::encode(key))
+            })
+        })
+        .collect()
+    }
+
     fn generate_clusters(
         &self,
         snapshot: &MeshSnapshot,
@@ -163,6 +191,8 @@ impl<R> Translator<R> {
         let mesh = ById(snapshot.settings.clone());
         let scope = snapshot.scope(proxy);
         let place = place_of(snapshot, proxy);
+        let by_server_name =
+            proxy.kind == ProxyKind::Gateway && gateway::passes_by_name(snapshot, proxy);
         for service in scope.services() {
             let rule = snapshot.destination_rule(&proxy.namespace, service);
             let subsets = rule.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
@@ -173,11 +203,6 @@ impl<R> Translator<R> {
                 .filter(|port| scope.admits_port(service, port.number))
             {
                 for subset in std::iter::once("").chain(subsets.iter().map(|s| s.name.as_str())) {
-                    if !wanted(names, || {
-                        names::outbound_cluster(port.number, subset, &service.hostname)
-                    }) {
-                        continue;
-                    }
                     let key = ClusterKey {
                         service: ById(service.clone()),
                         port: port.number,
@@ -185,6 +210,7 @@ impl<R> Translator<R> {
                         rule: rule.cloned().map(ById),
                         resolution: resolution_for(proxy, service),
                         generator: proxy.generator,
+                        by_server_name: false,
                         mesh: mesh.clone(),
                         placement: match service.resolution {
                             Resolution::Dns | Resolution::DnsRoundRobin => locality::placement(
@@ -196,7 +222,16 @@ impl<R> Translator<R> {
                             _ => Placement::Anywhere,
                         },
                     };
-                    made.extend(self.outbound_cluster(key));
+                    let own = by_server_name && service.location == Location::Internal;
+                    let twin = own.then(|| ClusterKey {
+                        by_server_name: true,
+                        ..key.clone()
+                    });
+                    for key in std::iter::once(key).chain(twin) {
+                        if wanted(names, || key.name()) {
+                            made.extend(self.outbound_cluster(key));
+                        }
+                    }
                 }
             }
         }
@@ -209,7 +244,7 @@ impl<R> Translator<R> {
     fn outbound_cluster(&self, key: ClusterKey) -> Option<Arc<R>> {
         key.service.port(key.port)?;
         Some(self.clusters.get(key, |key| {
-            let name = names::outbound_cluster(key.port, &key.subset, &key.service.hostname);
+            let name = key.name();
             let bytes = key.service.port(key.port).map(|port| {
                 let rule = key.rule.as_deref();
                 let mut made = clusters::outbound(
@@ -223,6 +258,9 @@ impl<R> Translator<R> {
                 );
                 if key.generator == Generator::Grpc {
                     grpc::restrict(&mut made);
+                }
+                if key.by_server_name {
+                    clusters::pass_on(&mut made, &name);
                 }
                 made.encode_to_vec()
             });
@@ -304,7 +342,9 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         cluster: &str,
     ) -> Option<Arc<R>> {
-        let (port, subset, host) = names::parse_outbound(cluster)?;
+        let by_server_name =
+            names::parse_sni_cluster(cluster).filter(|_| proxy.kind == ProxyKind::Gateway);
+        let (port, subset, host) = by_server_name.or_else(|| names::parse_outbound(cluster))?;
         let service = scope.service(host)?;
         let sent = resolution_for(proxy, service) == Resolution::Endpoints
             && scope.admits_port(service, port);
@@ -329,9 +369,13 @@ impl<R> Translator<R> {
                 proxy,
                 &place_of(snapshot, proxy),
             ),
+            by_server_name: by_server_name.is_some(),
         };
         Some(self.endpoints.get(key, |key| {
-            let name = names::outbound_cluster(key.port, &key.subset, &key.host);
+            let name = match key.by_server_name {
+                true => names::sni_cluster(key.port, &key.subset, &key.host),
+                false => names::outbound_cluster(key.port, &key.subset, &key.host),
+            };
             let made = endpoints::load_assignment(
                 &name,
                 &key.endpoints,
@@ -353,7 +397,7 @@ impl<R> Translator<R> {
         match proxy.kind {
             ProxyKind::Gateway => {
                 for port in gateway::ports(snapshot, proxy) {
-                    made.extend(listeners::gateway(snapshot, proxy, &port));
+                    made.extend(gateway_listeners::listener(snapshot, proxy, &port));
                 }
             }
             ProxyKind::Sidecar => {
@@ -431,13 +475,9 @@ impl<R> Translator<R> {
                 }
             }
             ProxyKind::Gateway => {
-                for port in gateway::ports(snapshot, proxy)
-                    .iter()
-                    .filter(|port| port.protocol.is_http())
-                {
-                    let name = names::gateway_routes(port.number);
+                for (name, servers) in gateway::http_servers(snapshot, proxy) {
                     if wanted(names, || name.clone()) {
-                        let hosts = route_table::gateway(snapshot, proxy, port);
+                        let hosts = route_table::gateway(snapshot, proxy, &servers);
                         made.push(self.table(name, hosts, Rest::IgnorePorts));
                     }
                 }
@@ -533,6 +573,16 @@ impl<R> Translator<R> {
     }
 }
 
+impl ClusterKey {
+    fn name(&self) -> String {
+        let name = match self.by_server_name {
+            true => names::sni_cluster,
+            false => names::outbound_cluster,
+        };
+        name(self.port, &self.subset, &self.service.hostname)
+    }
+}
+
 impl InboundClusterKey {
     fn name(&self) -> String {
         match self {
@@ -622,6 +672,14 @@ pub fn endpoint_resources<'a>(
         for rule in snapshot.destination_rules().filter(covering) {
             names.extend(cluster_names(service, Some(rule)));
         }
+    }
+    if snapshot.gateways().any(|one| gateway::is_by_name(one)) {
+        let twins = names.iter().filter_map(|name| {
+            let (port, subset, host) = names::parse_outbound(name)?;
+            Some(names::sni_cluster(port, subset, host))
+        });
+        let twins: Vec<String> = twins.collect();
+        names.extend(twins);
     }
     names
 }

@@ -221,6 +221,13 @@ fn tls(check: &mut Checker, tls: &ServerTlsSettings) {
     }
     let suites = tls.cipher_suites.iter().map(String::as_str);
     check.unique("cipherSuites", "", suites, "cipher suite");
+    check.list("cipherSuites", &tls.cipher_suites, |check, name| {
+        if !SERVED_CIPHER_SUITES.contains(&name.as_str()) {
+            check.warning(format!(
+                "{name:?} is no cipher suite that a gateway knows and is left out"
+            ));
+        }
+    });
 }
 
 fn several_certificates(check: &mut Checker, tls: &ServerTlsSettings) {

@@ -13,6 +13,7 @@ mod kubernetes;
 pub mod mesh_config;
 mod meta;
 mod names;
+mod secret;
 mod service_entry;
 mod sidecar;
 mod traffic_policy;

@@ -105,6 +105,7 @@ async fn configz(State(monitor): State<Monitor>) -> Json<Value> {
     let document = |object: &std::sync::Arc<lateen_store::Stored>| {
         let mut document = object.document();
         document["source"] = json!(object.source);
+        lateen_api::secret::redact(&mut document);
         document
     };
     Json(objects.iter().map(document).collect())

@@ -243,7 +243,7 @@ impl Call<'_> {
         }
         let draft = Draft {
             key,
-            body: object.to_json(),
+            body: object.to_stored_json(),
             expected,
             file: None,
         };

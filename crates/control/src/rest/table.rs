@@ -82,6 +82,16 @@ fn columns(kind: Kind) -> &'static [Column] {
                 ]
             }
         }
+        Kind::Secret => {
+            const {
+                &[
+                    NAME,
+                    column("Type", Cell::Of(secret_type)),
+                    column("Data", Cell::Of(secret_entries)),
+                    AGE,
+                ]
+            }
+        }
         Kind::Namespace => const { &[NAME, column("Status", Cell::Fixed("Active")), AGE] },
         // A kind that is added to the api crate shows at least its name until it has columns.
         #[allow(unreachable_patterns, reason = "kinds are added in another crate")]
@@ -147,6 +157,16 @@ fn cell(cell: &Cell, object: &Stored, now: OffsetDateTime) -> String {
 fn service_type(body: &Value) -> String {
     let given = body.pointer("/spec/type").and_then(Value::as_str);
     given.unwrap_or("ClusterIP").to_owned()
+}
+
+fn secret_type(body: &Value) -> String {
+    let given = body.get("type").and_then(Value::as_str);
+    given.unwrap_or("Opaque").to_owned()
+}
+
+fn secret_entries(body: &Value) -> String {
+    let entries = body.get("data").and_then(Value::as_object);
+    entries.map_or(0, |entries| entries.len()).to_string()
 }
 
 fn cluster_ip(body: &Value) -> String {

@@ -34,6 +34,20 @@ macro_rules! on_both {
     };
 }
 
+/// Each test on stock Envoy only.
+macro_rules! on_stock_envoy {
+    ($($name:ident),* $(,)?) => {
+        mod stock_envoy {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(lateen_testkit::envoy::Plane::StockEnvoy).await;
+                }
+            )*
+        }
+    };
+}
+
 mod changes;
 mod cors;
 mod documents;
@@ -48,6 +62,7 @@ mod mirrors;
 mod outlier;
 mod requests;
 mod scope;
+mod secure_gateway;
 mod service_entries;
 mod sidecar;
 mod user_documents;

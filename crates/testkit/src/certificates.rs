@@ -1,0 +1,152 @@
+//! Authorities and certificates made on the spot, and the programs that try them: curl and openssl.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use tokio::process::Command;
+
+use crate::child::Child;
+use crate::ports;
+
+/// An authority that signs certificates.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
+    pub pem: String,
+}
+
+/// A certificate chain and its key, in PEM.
+#[derive(Clone)]
+pub struct Pair {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = named(name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Authority {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// A certificate for servers and clients with the common name and DNS names (or URIs).
+    pub fn issue(&self, name: &str, also: &[&str]) -> Pair {
+        let mut params = named(name, also);
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer);
+        Pair {
+            chain: certificate.expect("a certificate").pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+fn named(name: &str, also: &[&str]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    let names = also.iter().map(|name| {
+        let text = (*name).try_into().expect("ASCII");
+        match name.contains("://") {
+            true => SanType::URI(text),
+            false => SanType::DnsName(text),
+        }
+    });
+    params.subject_alt_names = names.collect();
+    params
+}
+
+/// Writes a file and says where.
+pub fn file(directory: &Path, name: &str, content: &str) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, content).expect("a file can be written");
+    path
+}
+
+/// What a program said and whether it ended well.
+#[derive(Clone, Debug)]
+pub struct Said {
+    pub success: bool,
+    pub text: String,
+}
+
+/// Runs a program without input to its end, for 20 s at most.
+pub async fn run(program: &str, arguments: &[&str]) -> Said {
+    let mut command = Command::new("timeout");
+    command
+        .arg("20")
+        .arg(program)
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let output = command
+        .output()
+        .await
+        .expect("timeout and the program are there");
+    let text = [output.stdout, output.stderr].concat();
+    Said {
+        success: output.status.success(),
+        text: String::from_utf8_lossy(&text).into_owned(),
+    }
+}
+
+/// `openssl s_client` to an address, asking for a server name: what was agreed on, shortly.
+pub async fn s_client(address: SocketAddr, name: &str, arguments: &[&str]) -> Said {
+    let address = address.to_string();
+    let mut all = vec!["s_client", "-brief", "-connect", &address];
+    match name {
+        "" => all.push("-noservername"),
+        name => all.extend(["-servername", name]),
+    }
+    all.extend(arguments);
+    run("openssl", &all).await
+}
+
+/// A TLS server that sends every connection `name` in a line; its certificate has that name.
+pub struct TlsBackend {
+    pub port: u16,
+    _server: Child,
+}
+
+impl TlsBackend {
+    pub async fn start(authority: &Authority, name: &str, directory: &Path) -> Self {
+        let pair = authority.issue(name, &[name]);
+        let certificate = file(directory, &format!("{name}.crt"), &pair.chain);
+        let key = file(directory, &format!("{name}.key"), &pair.key);
+        let port = ports::reserve();
+        let mut command = std::process::Command::new("openssl");
+        command
+            .args(["s_server", "-www", "-quiet", "-accept"])
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("-cert")
+            .arg(certificate)
+            .arg("-key")
+            .arg(key);
+        let server = Child::start(&command, &directory.join(format!("{name}.log")));
+        crate::eventually(name, async || {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            match tokio::net::TcpStream::connect(address).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+        TlsBackend {
+            port,
+            _server: server,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Listeners of a gateway: one for each address its servers bind, with a filter chain for each
+//! server name where TLS says it (`pilot/pkg/networking/core/gateway.go`).
+
+use std::collections::BTreeSet;
+
+use lateen_model::servers::{MergedPort, MergedServer, ServerKind};
+use lateen_model::{Location, MeshSnapshot, Protocol, Proxy, hostname};
+
+use crate::connection_manager::{self as connection, Routes, Side};
+use crate::envoy::{self, core, listener, tcp};
+use crate::{l4, names, tls_context};
+
+/// What sidecars offer by ALPN when they speak the mesh's TLS. A gateway passes nothing else on to
+/// clusters that are named by the client.
+const MESH_TLS: [&str; 5] = [
+    "istio-peer-exchange",
+    "istio",
+    "istio-http/1.0",
+    "istio-http/1.1",
+    "istio-h2",
+];
+
+/// The listener of one port; `None` when nothing could be done with a connection.
+pub fn listener(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    port: &MergedPort<'_>,
+) -> Option<listener::Listener> {
+    let name = names::listener(&port.bind, port.number);
+    let mut taken: BTreeSet<String> = port
+        .servers
+        .iter()
+        .filter(|server| server.kind.terminates())
+        .flat_map(MergedServer::host_names)
+        .collect();
+    let mut chains = Vec::new();
+    match port.servers.first()?.kind {
+        // All of them are, and the route table tells them apart.
+        ServerKind::Http => chains.push(http_chain(snapshot, port, port.servers.first()?, &name)?),
+        _ => {
+            for server in &port.servers {
+                chains.extend(server_chains(
+                    snapshot, proxy, port, server, &mut taken, &name,
+                ));
+            }
+        }
+    }
+    if chains.is_empty() {
+        return None;
+    }
+    // A chain for every connection goes last; the order of the others has no meaning.
+    chains.sort_by_key(|chain| chain.filter_chain_match.is_none());
+    let inspected = chains.iter().any(l4::needs_tls_inspection);
+    Some(listener::Listener {
+        name,
+        address: Some(envoy::socket_address(&port.bind, port.number)),
+        listener_filters: match inspected {
+            true => vec![tls_context::inspector()],
+            false => Vec::new(),
+        },
+        filter_chains: chains,
+        traffic_direction: core::TrafficDirection::Outbound as i32,
+        ..Default::default()
+    })
+}
+
+fn server_chains(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    port: &MergedPort<'_>,
+    server: &MergedServer<'_>,
+    taken: &mut BTreeSet<String>,
+    listener: &str,
+) -> Vec<listener::FilterChain> {
+    match server.kind {
+        ServerKind::Http | ServerKind::Https => {
+            let chain = http_chain(snapshot, port, server, listener);
+            chain.into_iter().collect()
+        }
+        ServerKind::Tcp => {
+            let to = l4::gateway_tcp(snapshot, proxy, server);
+            to.map(|to| l4::chain(&[], &[], to)).into_iter().collect()
+        }
+        ServerKind::TlsToTcp => {
+            let socket = tls_context::downstream(server);
+            let to = l4::gateway_tcp(snapshot, proxy, server);
+            let chain = socket.zip(to).map(|(socket, to)| listener::FilterChain {
+                transport_socket: Some(socket),
+                ..l4::chain(&server.server_names(), &[], to)
+            });
+            chain.into_iter().collect()
+        }
+        ServerKind::Passthrough => l4::gateway_tls(snapshot, proxy, server, taken),
+        ServerKind::AutoPassthrough => auto_passthrough(snapshot, proxy, server),
+    }
+}
+
+/// The chain of an HTTP server, behind TLS where it says so.
+fn http_chain(
+    snapshot: &MeshSnapshot,
+    port: &MergedPort<'_>,
+    server: &MergedServer<'_>,
+    listener: &str,
+) -> Option<listener::FilterChain> {
+    let routes = Routes::Rds(names::gateway_routes(port, server));
+    let prefix = match (server.kind, server.server.name.as_str()) {
+        (ServerKind::Https, name) if !name.is_empty() => name.to_string(),
+        _ => format!("outbound_{listener}"),
+    };
+    let manager = connection::http(Side::Gateway, prefix, routes, &snapshot.settings);
+    let mut chain = listener::FilterChain {
+        filters: vec![envoy::network_filter(
+            "envoy.filters.network.http_connection_manager",
+            &manager,
+        )],
+        ..Default::default()
+    };
+    if server.kind == ServerKind::Https {
+        chain.transport_socket = Some(tls_context::downstream(server)?);
+        chain.filter_chain_match = l4::chain_match(&server.server_names(), &[]);
+    }
+    Some(chain)
+}
+
+/// A chain for each cluster that a client may name: those of the mesh's own services that the
+/// server's hosts cover.
+fn auto_passthrough(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    server: &MergedServer<'_>,
+) -> Vec<listener::FilterChain> {
+    let hosts = server.host_names();
+    let covered = |host: &str| hosts.iter().any(|pattern| hostname::matches(pattern, host));
+    let mut chains = Vec::new();
+    for service in snapshot.visible_services(&proxy.namespace) {
+        if service.location == Location::External || !covered(&service.hostname) {
+            continue;
+        }
+        let rule = snapshot.destination_rule(&proxy.namespace, service);
+        let subsets: Vec<&str> = rule
+            .into_iter()
+            .flat_map(|rule| &rule.subsets)
+            .map(|subset| subset.name.as_str())
+            .collect();
+        for port in service.ports.iter().filter(|p| p.protocol != Protocol::Udp) {
+            for subset in std::iter::once("").chain(subsets.iter().copied()) {
+                let cluster = names::sni_cluster(port.number, subset, &service.hostname);
+                let to = connection::tcp_proxy(
+                    cluster.clone(),
+                    tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.clone()),
+                    &snapshot.settings,
+                );
+                let mut chain = l4::chain(&[cluster], &[], to);
+                if let Some(found) = &mut chain.filter_chain_match {
+                    found.application_protocols = MESH_TLS.map(str::to_string).to_vec();
+                }
+                chains.push(chain);
+            }
+        }
+    }
+    chains
+}
