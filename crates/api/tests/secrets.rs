@@ -5,6 +5,10 @@ use std::fmt::Write as _;
 use lateen_api::{Mode, parse};
 
 /// A certificate and its key.
+#[allow(
+    clippy::unwrap_used,
+    reason = "a test stops at what is not as expected"
+)]
 fn pair() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["web.test".to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
