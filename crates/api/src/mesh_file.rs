@@ -46,6 +46,10 @@ message! {
         /// Answers 200 when the application is ready.
         effective readiness_path "readinessPath": String,
         effective proxy: ProxyKind,
+        /// `traffic.sidecar.istio.io/...` say what is captured with --transparent.
+        effective annotations: BTreeMap<String, String>,
+        /// User (and group) of the application with --transparent.
+        effective run_as_user "runAsUser": Option<u32>,
     }
 }
 

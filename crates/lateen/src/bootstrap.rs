@@ -45,7 +45,7 @@ pub fn run(args: Args) -> Outcome {
             directory: PathBuf::from("/"),
         },
     };
-    let mut plan = up::plan(&source, args.port_base, args.port)?;
+    let mut plan = up::plan(&source, args.port_base, args.port, None)?;
     if let Some(first) = args.proxy_ports {
         plan.move_proxy(&args.workload, first)
             .map_err(Failure::usage)?;

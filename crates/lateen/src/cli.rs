@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
 use crate::{
-    analyze, apply, bootstrap, control, delete, demo, get, hidden, proxy, proxy_config,
+    analyze, apply, bootstrap, control, delete, demo, exec, get, hidden, proxy, proxy_config,
     proxy_status, up, validate, verify_install, version, wait,
 };
 
@@ -53,10 +53,15 @@ pub enum Command {
     Control(control::Args),
     Proxy(proxy::Args),
     Bootstrap(bootstrap::Args),
+    Exec(exec::Args),
     #[command(hide = true, disable_version_flag = true)]
     Bookinfo(hidden::BookinfoArgs),
     #[command(hide = true)]
     RunChild(hidden::RunChildArgs),
+    #[command(hide = true)]
+    InNamespace(hidden::InNamespaceArgs),
+    #[command(hide = true)]
+    Dns(proxy::Args),
 }
 
 /// Runs one verb to its end.
@@ -77,8 +82,11 @@ pub fn dispatch(command: Command) -> Outcome {
         Command::Control(args) => control::run(args),
         Command::Proxy(args) => proxy::run(args),
         Command::Bootstrap(args) => bootstrap::run(args),
+        Command::Exec(args) => exec::run(args),
         Command::Bookinfo(args) => hidden::bookinfo(args),
         Command::RunChild(args) => hidden::run_child(args),
+        Command::InNamespace(args) => hidden::in_namespace(args),
+        Command::Dns(args) => hidden::dns(args),
     }
 }
 

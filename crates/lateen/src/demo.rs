@@ -34,6 +34,15 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub config: Option<PathBuf>,
 
+    /// Each workload in a network namespace of its own, traffic captured by packet filter rules:
+    /// programs need not know of the mesh (Linux, root)
+    #[arg(long)]
+    pub transparent: bool,
+
+    /// Run this stock Envoy in the place of Lateen's proxy
+    #[arg(long, value_name = "BINARY")]
+    pub envoy: Option<PathBuf>,
+
     /// Print one JSON object on stdout when everything is ready
     #[arg(long)]
     pub json: bool,
@@ -45,13 +54,16 @@ pub fn run(args: Args) -> Outcome {
         text: demo::MESH.to_owned(),
         directory: PathBuf::from("/"),
     };
-    let plan = up::plan(&source, args.port_base, Some(args.port))?;
+    let run_dir = session::run_dir(args.run_dir, "demo")?;
+    let network = up::network(args.transparent, &run_dir)?;
+    let plan = up::plan(&source, args.port_base, Some(args.port), network)?;
     let (seed, _) = Seed::from_text("gateway.yaml", demo::GATEWAY).map_err(Failure::other)?;
     session::run(Session {
         plan,
-        run_dir: args.run_dir,
+        run_dir,
         seeds: vec![seed],
         watched: up::watched(args.config)?,
+        envoy: args.envoy,
         json: args.json,
         page: demo::PAGE,
         example: Some(demo::EXAMPLE),

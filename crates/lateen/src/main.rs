@@ -14,6 +14,7 @@ mod control;
 mod delete;
 mod demo;
 mod documents;
+mod exec;
 mod failure;
 mod get;
 mod hidden;

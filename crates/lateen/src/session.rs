@@ -21,14 +21,24 @@ use crate::{summary, watched};
 #[derive(Debug)]
 pub struct Session {
     pub plan: Plan,
-    pub run_dir: Option<PathBuf>,
+    pub run_dir: PathBuf,
     pub seeds: Vec<Seed>,
     pub watched: Option<PathBuf>,
+    /// Stock Envoy in the place of our proxy.
+    pub envoy: Option<PathBuf>,
     pub json: bool,
     /// What the address of a gateway is shown with, e.g. `/productpage`.
     pub page: &'static str,
     /// An example to write into the run directory and to suggest: file name and content.
     pub example: Option<(&'static str, &'static str)>,
+}
+
+/// The run directory that was asked for, or that of meshes with this name.
+pub fn run_dir(asked: Option<PathBuf>, name: &str) -> Result<PathBuf, Failure> {
+    match asked {
+        Some(path) => Ok(path),
+        None => RunDir::default_for(name).map_err(Failure::other),
+    }
 }
 
 /// Runs the mesh until SIGINT, SIGTERM or SIGHUP.
@@ -46,12 +56,7 @@ async fn start(session: Session) -> Outcome {
     let mut signals = Signals::new().map_err(Failure::other)?;
     let lateen = std::env::current_exe()
         .map_err(|error| Failure::other(format!("cannot find the lateen binary: {error}")))?;
-    let name = session.plan.name.clone().unwrap_or_else(|| "up".to_owned());
-    let run_dir = match &session.run_dir {
-        Some(path) => path.clone(),
-        None => RunDir::default_for(&name).map_err(Failure::other)?,
-    };
-    let run_dir = RunDir::open(&run_dir).map_err(Failure::other)?;
+    let run_dir = RunDir::open(&session.run_dir).map_err(Failure::other)?;
     let example = write_example(&session, &run_dir);
     let options = MeshOptions {
         lateen,
@@ -59,6 +64,7 @@ async fn start(session: Session) -> Outcome {
         plan: session.plan,
         seeds: session.seeds,
         watched: session.watched,
+        envoy: session.envoy,
     };
     let follows_files = options.watched.is_some();
     let mut mesh = Mesh::start(options).await.map_err(Failure::other)?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lateen_api::{Diagnostic, parse_mesh_file};
+use lateen_local::capture::{self, Network};
 use lateen_local::mesh::{Seed, SeedError};
 use lateen_local::plan::{self, Plan, PlanError, PlanOptions};
 
@@ -42,6 +43,15 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub config: Option<PathBuf>,
 
+    /// Each workload in a network namespace of its own, traffic captured by packet filter rules:
+    /// programs need not know of the mesh (Linux, root)
+    #[arg(long)]
+    pub transparent: bool,
+
+    /// Run this stock Envoy in the place of Lateen's proxy
+    #[arg(long, value_name = "BINARY")]
+    pub envoy: Option<PathBuf>,
+
     /// Print one JSON object on stdout when everything is ready
     #[arg(long)]
     pub json: bool,
@@ -49,7 +59,9 @@ pub struct Args {
 
 pub fn run(args: Args) -> Outcome {
     let source = Source::read(&args.file)?;
-    let plan = plan(&source, args.port_base, args.port)?;
+    let run_dir = session::run_dir(args.run_dir, &source.mesh_name())?;
+    let network = network(args.transparent, &run_dir)?;
+    let plan = plan(&source, args.port_base, args.port, network)?;
     let mut seeds = Vec::new();
     for path in &plan.config {
         for (seed, warnings) in Seed::from_path(path).map_err(seed_failure)? {
@@ -59,9 +71,10 @@ pub fn run(args: Args) -> Outcome {
     }
     session::run(Session {
         plan,
-        run_dir: args.run_dir,
+        run_dir,
         seeds,
         watched: watched(args.config)?,
+        envoy: args.envoy,
         json: args.json,
         page: "/",
         example: None,
@@ -105,15 +118,42 @@ impl Source {
             directory,
         })
     }
+
+    /// The name in the file; a file that cannot be read has the name of those without one, and
+    /// says what is wrong when it is planned.
+    fn mesh_name(&self) -> String {
+        let parsed = parse_mesh_file(&self.name, &self.text);
+        let name = parsed.map(|parsed| parsed.file.name).unwrap_or_default();
+        match name.is_empty() {
+            true => "up".to_owned(),
+            false => name,
+        }
+    }
+}
+
+/// The addresses of a mesh with transparent capture, or why that cannot be had here.
+pub fn network(transparent: bool, run_dir: &Path) -> Result<Option<Network>, Failure> {
+    match transparent {
+        true => capture::choose_network(run_dir)
+            .map(Some)
+            .map_err(Failure::other),
+        false => Ok(None),
+    }
 }
 
 /// Parses and plans a mesh file; every error is shown with its line.
-pub fn plan(source: &Source, port_base: u16, gateway_port: Option<u16>) -> Result<Plan, Failure> {
+pub fn plan(
+    source: &Source,
+    port_base: u16,
+    gateway_port: Option<u16>,
+    network: Option<Network>,
+) -> Result<Plan, Failure> {
     let directory = source.directory.clone();
     let options = PlanOptions {
         port_base,
         gateway_port,
         directory,
+        network,
     };
     parse_mesh_file(&source.name, &source.text)
         .map_err(PlanError::File)

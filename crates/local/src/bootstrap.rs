@@ -4,8 +4,11 @@
 //! Node ids and metadata keys are Istio's; keys that begin with `LATEEN_` say what a mesh on one
 //! machine needs besides: which address listeners bind, and which local port stands for what.
 
+use std::net::Ipv4Addr;
+
 use serde_json::{Map, Value, json};
 
+use crate::capture::Network;
 use crate::plan::{Gateway, Plan, Workload};
 
 const LOOPBACK: &str = "127.0.0.1";
@@ -24,21 +27,36 @@ pub fn sidecar(plan: &Plan, workload: &Workload) -> Value {
         .iter()
         .map(|tcp| (tcp.host_and_port(), json!(tcp.local)))
         .collect();
-    let own = json!({
+    let mut own = json!({
         "LABELS": workload.labels,
         "SERVICE_ACCOUNT": workload.service_account,
-        "HTTP_PROXY_PORT": workload.outbound.to_string(),
-        "LATEEN_INBOUND": inbound,
-        "LATEEN_OUTBOUND": outbound,
     });
+    own["ANNOTATIONS"] = json!(workload.annotations);
+    let how = match plan.network {
+        None => json!({
+            "INTERCEPTION_MODE": "NONE",
+            "LATEEN_BIND": LOOPBACK,
+            "HTTP_PROXY_PORT": workload.outbound.to_string(),
+            "LATEEN_INBOUND": inbound,
+            "LATEEN_OUTBOUND": outbound,
+        }),
+        Some(_) => json!({
+            "INTERCEPTION_MODE": "REDIRECT",
+            "INSTANCE_IPS": workload.address,
+            "DNS_CAPTURE": "true",
+        }),
+    };
+    if let (Some(own), Value::Object(how)) = (own.as_object_mut(), how) {
+        own.extend(how);
+    }
     let proxy = Proxy {
         kind: "sidecar",
         name: &workload.name,
         namespace: &workload.namespace,
         cluster: format!("{}.{}", workload.service, workload.namespace),
-        admin: workload.admin,
+        admin: (workload.address, workload.admin),
     };
-    proxy.bootstrap(plan.control.xds, own)
+    proxy.bootstrap(plan, own)
 }
 
 /// The bootstrap of a gateway.
@@ -46,15 +64,17 @@ pub fn gateway(plan: &Plan, gateway: &Gateway) -> Value {
     let own = json!({
         "LABELS": super::objects::gateway_labels(gateway),
         "SERVICE_ACCOUNT": format!("{}-service-account", gateway.name),
+        "INTERCEPTION_MODE": "NONE",
+        "LATEEN_BIND": LOOPBACK,
     });
     let proxy = Proxy {
         kind: "router",
         name: &gateway.name,
         namespace: &gateway.namespace,
         cluster: format!("{}.{}", gateway.name, gateway.namespace),
-        admin: gateway.admin,
+        admin: (Ipv4Addr::LOCALHOST, gateway.admin),
     };
-    proxy.bootstrap(plan.control.xds, own)
+    proxy.bootstrap(plan, own)
 }
 
 struct Proxy<'a> {
@@ -62,26 +82,28 @@ struct Proxy<'a> {
     name: &'a str,
     namespace: &'a str,
     cluster: String,
-    admin: u16,
+    /// Of the admin interface; the proxy's own address.
+    admin: (Ipv4Addr, u16),
 }
 
 impl Proxy<'_> {
-    fn bootstrap(&self, xds: u16, own_metadata: Value) -> Value {
+    fn bootstrap(&self, plan: &Plan, own_metadata: Value) -> Value {
         let Self {
             kind,
             name,
             namespace,
             ..
         } = self;
+        let (address, admin) = self.admin;
+        // Namespaces reach the control plane at this machine's address, not at its loopback.
+        let xds = plan.network.map_or(Ipv4Addr::LOCALHOST, Network::host);
         let mut metadata = json!({
             "NAME": name,
             "NAMESPACE": namespace,
             "WORKLOAD_NAME": name,
             "CLUSTER_ID": "Kubernetes",
             "ISTIO_VERSION": ISTIO_VERSION,
-            "INTERCEPTION_MODE": "NONE",
-            "LATEEN_BIND": LOOPBACK,
-            "LATEEN_ADMIN": format!("{LOOPBACK}:{}", self.admin),
+            "LATEEN_ADMIN": format!("{address}:{admin}"),
         });
         if let (Some(metadata), Value::Object(own)) = (metadata.as_object_mut(), own_metadata) {
             metadata.extend(own);
@@ -89,11 +111,11 @@ impl Proxy<'_> {
         let ads = json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"});
         json!({
             "node": {
-                "id": format!("{kind}~{LOOPBACK}~{name}.{namespace}~{namespace}.svc.cluster.local"),
+                "id": format!("{kind}~{address}~{name}.{namespace}~{namespace}.svc.cluster.local"),
                 "cluster": self.cluster,
                 "metadata": metadata,
             },
-            "admin": {"address": socket_address(self.admin)},
+            "admin": {"address": socket_address(address, admin)},
             "dynamic_resources": {
                 "ads_config": {
                     "api_type": "DELTA_GRPC",
@@ -104,20 +126,22 @@ impl Proxy<'_> {
                 "cds_config": ads,
                 "lds_config": ads,
             },
-            "static_resources": {"clusters": [xds_cluster(xds)]},
+            "static_resources": {"clusters": [xds_cluster(xds, plan.control.xds)]},
         })
     }
 }
 
-/// The control plane, over HTTP/2 without TLS on loopback.
-fn xds_cluster(port: u16) -> Value {
+/// The control plane, over HTTP/2 without TLS on this machine.
+fn xds_cluster(address: Ipv4Addr, port: u16) -> Value {
     json!({
         "name": "xds-grpc",
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": "xds-grpc",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket_address(port)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {
+                "address": socket_address(address, port),
+            }}]}],
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -131,6 +155,6 @@ fn xds_cluster(port: u16) -> Value {
     })
 }
 
-fn socket_address(port: u16) -> Value {
-    json!({"socket_address": {"address": LOOPBACK, "port_value": port}})
+fn socket_address(address: Ipv4Addr, port: u16) -> Value {
+    json!({"socket_address": {"address": address, "port_value": port}})
 }

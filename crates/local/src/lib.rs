@@ -2,6 +2,7 @@
 
 pub mod bookinfo;
 pub mod bootstrap;
+pub mod capture;
 pub mod demo;
 pub mod http;
 pub mod mesh;

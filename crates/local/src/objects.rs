@@ -65,6 +65,7 @@ fn service(service: &Service) -> Object {
         name,
         namespace,
         ports,
+        address,
     } = service;
     let ports: Vec<Value> = ports
         .iter()
@@ -78,7 +79,10 @@ fn service(service: &Service) -> Object {
             })
         })
         .collect();
-    let spec = json!({"selector": {"app": name}, "ports": ports});
+    let mut spec = json!({"selector": {"app": name}, "ports": ports});
+    if let Some(address) = address {
+        spec["clusterIP"] = json!(address);
+    }
     service_object(name, namespace, &json!({"app": name}), spec)
 }
 
@@ -111,9 +115,15 @@ pub fn workload(workload: &Workload, health: Result<(), String>) -> Object {
         namespace,
         labels,
         service_account,
+        address,
+        annotations,
         ..
     } = workload;
     let mut json = entry(name, namespace, &json!(labels), ports, service_account);
+    json["spec"]["address"] = json!(address);
+    for (name, value) in annotations {
+        json["metadata"]["annotations"][name] = json!(value);
+    }
     json["metadata"]["annotations"][HEALTH_CHECKS] = json!("true");
     let condition = match health {
         Ok(()) => json!({"type": "Healthy", "status": "True"}),

@@ -12,7 +12,7 @@ mod productpage;
 mod ratings;
 mod reviews;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,10 +79,10 @@ impl Settings {
 /// Why an application could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum BookinfoError {
-    #[error("{app} cannot listen on 127.0.0.1:{port}: {source}; choose another port with --port")]
+    #[error("{app} cannot listen on {address}: {source}; choose another port with --port")]
     Listen {
         app: &'static str,
-        port: u16,
+        address: SocketAddr,
         source: std::io::Error,
     },
     #[error("{app} stopped serving: {source}")]
@@ -92,8 +92,8 @@ pub enum BookinfoError {
     },
 }
 
-/// Serves one application on 127.0.0.1 until SIGTERM or SIGINT.
-pub fn run(settings: Settings, port: u16) -> Result<(), BookinfoError> {
+/// Serves one application until SIGTERM or SIGINT.
+pub fn run(settings: Settings, address: SocketAddr) -> Result<(), BookinfoError> {
     let app = settings.app.name();
     let serve = |source| BookinfoError::Serve { app, source };
     // One thread is plenty for a demo application, and keeps six of them small.
@@ -102,10 +102,14 @@ pub fn run(settings: Settings, port: u16) -> Result<(), BookinfoError> {
         .build()
         .map_err(serve)?;
     runtime.block_on(async {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| BookinfoError::Listen { app, port, source })?;
+        let listener =
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| BookinfoError::Listen {
+                    app,
+                    address,
+                    source,
+                })?;
         let mut terminate = signal(SignalKind::terminate()).map_err(serve)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(serve)?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

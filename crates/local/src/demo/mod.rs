@@ -31,6 +31,7 @@ mod tests {
             port_base: 15000,
             gateway_port: Some(8080),
             directory: "/".into(),
+            network: None,
         };
         let plan = plan(&file, &options).unwrap();
         let ports = |index: usize| {

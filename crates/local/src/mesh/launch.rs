@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{CONTROL, StartError};
 use crate::bootstrap;
+use crate::capture::{Namespaces, rules};
 use crate::plan::{Gateway, Plan, Workload};
 use crate::rundir::RunDir;
 use crate::supervise::{Readiness, Spec};
@@ -19,6 +20,17 @@ const GRACE: Duration = Duration::from_secs(3);
 /// A person's own application may have more to finish.
 const APP_GRACE: Duration = Duration::from_secs(5);
 const EXIT_WITH_PARENT: &str = "--exit-with-parent";
+/// The user that owns nothing.
+const NOBODY: u32 = 65_534;
+/// What leads a program to an HTTP proxy.
+const PROXY_VARIABLES: [&str; 6] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
 
 /// The name of an application's process and log.
 pub fn app_name(workload: &str) -> String {
@@ -28,6 +40,11 @@ pub fn app_name(workload: &str) -> String {
 /// The name of a sidecar's process and log.
 pub fn sidecar_name(workload: &str) -> String {
     format!("{workload}.sidecar")
+}
+
+/// The name of the DNS server beside a proxy that has none.
+pub fn dns_name(workload: &str) -> String {
+    format!("{workload}.dns")
 }
 
 /// Writes the bootstrap file of every proxy.
@@ -53,132 +70,216 @@ fn write_json(path: &Path, content: &Value) -> Result<(), StartError> {
     })
 }
 
-pub fn control(plan: &Plan, lateen: &Path, run_dir: &RunDir, watched: Option<&Path>) -> Spec {
-    let ports = plan.control;
-    let mut args: Vec<OsString> = vec!["control".into(), EXIT_WITH_PARENT.into()];
-    args.extend(["--data-dir".into(), run_dir.store().into_os_string()]);
-    for (flag, port) in [
-        ("--xds-port", ports.xds),
-        ("--monitoring-port", ports.monitoring),
-        ("--api-port", ports.api),
-    ] {
-        args.extend([flag.into(), port.to_string().into()]);
+/// Makes the processes of one mesh.
+#[derive(Debug)]
+pub struct Launcher {
+    /// Our binary, which is every process of ours.
+    pub lateen: PathBuf,
+    /// Stock Envoy in the place of our proxy.
+    pub envoy: Option<PathBuf>,
+    /// With transparent capture.
+    pub namespaces: Option<Namespaces>,
+}
+
+impl Launcher {
+    pub fn control(&self, plan: &Plan, run_dir: &RunDir, watched: Option<&Path>) -> Spec {
+        let ports = plan.control;
+        let mut args: Vec<OsString> = vec!["control".into(), EXIT_WITH_PARENT.into()];
+        args.extend(["--data-dir".into(), run_dir.store().into_os_string()]);
+        for (flag, port) in [
+            ("--xds-port", ports.xds),
+            ("--monitoring-port", ports.monitoring),
+            ("--api-port", ports.api),
+        ] {
+            args.extend([flag.into(), port.to_string().into()]);
+        }
+        if let Some(network) = plan.network {
+            args.extend(["--xds-bind".into(), network.host().to_string().into()]);
+        }
+        if let Some(directory) = watched {
+            args.extend(["--config".into(), directory.as_os_str().to_owned()]);
+        }
+        let ready = Readiness::Http(format!("http://127.0.0.1:{}/ready", ports.monitoring));
+        self.own(CONTROL.to_owned(), args, ready)
     }
-    if let Some(directory) = watched {
-        args.extend(["--config".into(), directory.as_os_str().to_owned()]);
+
+    pub fn gateway(&self, run_dir: &RunDir, gateway: &Gateway) -> Spec {
+        let ready = format!("http://127.0.0.1:{}/ready", gateway.admin);
+        let args = self.proxy_command(&run_dir.bootstrap(&gateway.name));
+        self.own(gateway.name.clone(), args, Readiness::Http(ready))
     }
-    let ready = Readiness::Http(format!("http://127.0.0.1:{}/ready", ports.monitoring));
-    own(CONTROL.to_owned(), lateen, args, ready)
-}
 
-pub fn gateway(lateen: &Path, run_dir: &RunDir, gateway: &Gateway) -> Spec {
-    proxy(
-        gateway.name.clone(),
-        lateen,
-        run_dir,
-        &gateway.name,
-        gateway.admin,
-    )
-}
-
-pub fn sidecar(lateen: &Path, run_dir: &RunDir, workload: &Workload) -> Spec {
-    proxy(
-        sidecar_name(&workload.name),
-        lateen,
-        run_dir,
-        &workload.name,
-        workload.admin,
-    )
-}
-
-fn proxy(name: String, lateen: &Path, run_dir: &RunDir, bootstrap: &str, admin: u16) -> Spec {
-    let mut args: Vec<OsString> = vec!["proxy".into(), EXIT_WITH_PARENT.into()];
-    args.extend([
-        "--bootstrap".into(),
-        run_dir.bootstrap(bootstrap).into_os_string(),
-    ]);
-    // Everything shares this machine's cores: one worker each keeps ten proxies small.
-    args.extend(["--concurrency".into(), "1".into()]);
-    own(
-        name,
-        lateen,
-        args,
-        Readiness::Http(format!("http://127.0.0.1:{admin}/ready")),
-    )
-}
-
-/// A process of our own binary, which leaves by itself when we do.
-fn own(name: String, lateen: &Path, args: Vec<OsString>, readiness: Readiness) -> Spec {
-    Spec {
-        name,
-        program: lateen.to_owned(),
-        args,
-        env: Vec::new(),
-        env_remove: Vec::new(),
-        directory: None,
-        readiness,
-        grace: GRACE,
-    }
-}
-
-/// An application: a person's command under the shim, or one of Bookinfo's.
-pub fn app(lateen: &Path, workload: &Workload) -> Spec {
-    let env = app_environment(workload);
-    let variables: BTreeMap<&str, &str> = env
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let command: Vec<OsString> = workload
-        .command
-        .iter()
-        .map(|word| OsString::from(expand(word, &variables)))
-        .collect();
-    let args = match command.split_first() {
-        // `lateen` is this very binary, which needs no shim to leave when we do.
-        Some((program, args)) if program == "lateen" => args
-            .iter()
-            .cloned()
-            .chain([EXIT_WITH_PARENT.into()])
-            .collect(),
-        _ => ["run-child".into(), "--".into()]
+    /// The sidecar of a workload. Beside stock Envoy in a namespace there is a DNS server too.
+    pub fn sidecar(&self, run_dir: &RunDir, workload: &Workload) -> Vec<Spec> {
+        let bootstrap = run_dir.bootstrap(&workload.name);
+        let ready = format!("http://{}:{}/ready", workload.address, workload.admin);
+        let args = self.proxy_command(&bootstrap);
+        let proxy = self.own(sidecar_name(&workload.name), args, Readiness::Http(ready));
+        let keep: Vec<&Path> = [bootstrap.as_path()]
             .into_iter()
-            .chain(command)
-            .collect(),
+            .chain(self.envoy.as_deref())
+            .collect();
+        let mut specs = vec![self.enter(proxy, workload, Some(rules::PROXY_ID), &keep)];
+        if self.envoy.is_some() && self.namespaces.is_some() {
+            let args = vec![
+                "dns".into(),
+                EXIT_WITH_PARENT.into(),
+                "--bootstrap".into(),
+                bootstrap.clone().into_os_string(),
+            ];
+            let dns = self.own(dns_name(&workload.name), args, Readiness::Running);
+            specs.push(self.enter(dns, workload, Some(rules::PROXY_ID), &keep));
+        }
+        specs
+    }
+
+    /// What follows `lateen` to run a proxy.
+    fn proxy_command(&self, bootstrap: &Path) -> Vec<OsString> {
+        let bootstrap = bootstrap.as_os_str().to_owned();
+        // Everything shares this machine's cores: one worker each keeps ten proxies small.
+        let one: [OsString; 2] = ["--concurrency".into(), "1".into()];
+        match &self.envoy {
+            None => {
+                let ours: [OsString; 3] = [
+                    "proxy".into(),
+                    EXIT_WITH_PARENT.into(),
+                    "--bootstrap".into(),
+                ];
+                ours.into_iter().chain([bootstrap]).chain(one).collect()
+            }
+            Some(envoy) => {
+                let quiet = ["--disable-hot-restart", "--log-level", "warning"];
+                let ends = ["--drain-time-s", "1"];
+                let shim: [OsString; 2] = ["run-child".into(), "--".into()];
+                shim.into_iter()
+                    .chain([envoy.clone().into_os_string(), "-c".into(), bootstrap])
+                    .chain(one)
+                    .chain(quiet.into_iter().chain(ends).map(OsString::from))
+                    .collect()
+            }
+        }
+    }
+
+    /// A process of our own binary, which leaves by itself when we do.
+    fn own(&self, name: String, args: Vec<OsString>, readiness: Readiness) -> Spec {
+        Spec {
+            name,
+            program: self.lateen.clone(),
+            args,
+            env: Vec::new(),
+            env_remove: Vec::new(),
+            directory: None,
+            readiness,
+            grace: GRACE,
+        }
+    }
+
+    /// An application: a person's command under the shim, or one of Bookinfo's.
+    pub fn app(&self, workload: &Workload) -> Spec {
+        let env = app_environment(workload, self.namespaces.is_some());
+        let variables: BTreeMap<&str, &str> = env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let command: Vec<OsString> = workload
+            .command
+            .iter()
+            .map(|word| OsString::from(expand(word, &variables)))
+            .collect();
+        let args = match command.split_first() {
+            // `lateen` is this very binary, which needs no shim to leave when we do.
+            Some((program, args)) if program == "lateen" => args
+                .iter()
+                .cloned()
+                .chain([EXIT_WITH_PARENT.into()])
+                .collect(),
+            _ => ["run-child".into(), "--".into()]
+                .into_iter()
+                .chain(command)
+                .collect(),
+        };
+        let spec = Spec {
+            name: app_name(&workload.name),
+            program: self.lateen.clone(),
+            args,
+            directory: Some(workload.directory.clone()),
+            readiness: app_readiness(workload, self.namespaces.is_some()),
+            grace: APP_GRACE,
+            env_remove: match self.namespaces {
+                // In a namespace the application needs no proxy, and ours is not reachable there.
+                Some(_) => PROXY_VARIABLES.map(str::to_owned).to_vec(),
+                None => Vec::new(),
+            },
+            env,
+        };
+        let user = workload.run_as_user.unwrap_or_else(ordinary_user);
+        self.enter(spec, workload, Some(user), &[])
+    }
+
+    /// The same process in the workload's namespace, where there is one.
+    fn enter(&self, spec: Spec, workload: &Workload, user: Option<u32>, keep: &[&Path]) -> Spec {
+        let Some(namespaces) = &self.namespaces else {
+            return spec;
+        };
+        let mut args: Vec<OsString> = vec!["in-namespace".into()];
+        args.extend(["--net".into(), namespaces.path(&workload.name).into()]);
+        let resolv_conf = namespaces.resolv_conf(&workload.namespace);
+        args.extend(["--resolv-conf".into(), resolv_conf.into()]);
+        if let Some(user) = user {
+            args.extend(["--user".into(), user.to_string().into()]);
+        }
+        for file in keep {
+            args.extend(["--keep".into(), file.as_os_str().to_owned()]);
+        }
+        args.extend(["--".into(), "lateen".into()]);
+        args.extend(spec.args);
+        Spec { args, ..spec }
+    }
+}
+
+/// Who an application runs as in a namespace: the person who called sudo, or nobody.
+fn ordinary_user() -> u32 {
+    let person = std::env::var("SUDO_UID")
+        .ok()
+        .and_then(|id| id.parse().ok());
+    person.filter(|id| *id != 0).unwrap_or(NOBODY)
+}
+
+/// In a namespace readiness is asked past the sidecar, on a port of its own.
+fn app_readiness(workload: &Workload, in_namespace: bool) -> Readiness {
+    let Some(first) = workload.ports.first() else {
+        return Readiness::Running;
     };
-    Spec {
-        name: app_name(&workload.name),
-        program: lateen.to_owned(),
-        args,
-        directory: Some(workload.directory.clone()),
-        readiness: app_readiness(workload),
-        grace: APP_GRACE,
-        env_remove: Vec::new(),
-        env,
+    let port = match in_namespace {
+        true => rules::PROBE_PORT,
+        false => first.app,
+    };
+    let address = SocketAddr::from((workload.address, port));
+    match &workload.readiness_path {
+        Some(path) => Readiness::Http(format!("http://{address}{path}")),
+        None => Readiness::Tcp(address),
     }
 }
 
-fn app_readiness(workload: &Workload) -> Readiness {
-    match (workload.ports.first(), &workload.readiness_path) {
-        (None, _) => Readiness::Running,
-        (Some(port), Some(path)) => Readiness::Http(format!("http://127.0.0.1:{}{path}", port.app)),
-        (Some(port), None) => Readiness::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port.app))),
-    }
-}
-
-/// What an application is told: its ports, the way into its sidecar, and TCP services in
-/// Kubernetes' convention (`MYSQL_SERVICE_HOST`, `MYSQL_SERVICE_PORT`). The mesh file's own
+/// What an application is told: its address and ports, the way into its sidecar, and TCP services
+/// in Kubernetes' convention (`MYSQL_SERVICE_HOST`, `MYSQL_SERVICE_PORT`). The mesh file's own
 /// variables come last and may refer to these as `$(PORT)`.
-fn app_environment(workload: &Workload) -> Vec<(String, String)> {
-    let proxy = format!("http://127.0.0.1:{}", workload.outbound);
-    let mut env: Vec<(String, String)> = vec![
-        ("LATEEN_WORKLOAD".into(), workload.name.clone()),
-        ("HTTP_PROXY".into(), proxy.clone()),
-        ("http_proxy".into(), proxy),
-        ("NO_PROXY".into(), "localhost,127.0.0.1".into()),
-        ("no_proxy".into(), "localhost,127.0.0.1".into()),
-        // Node.js looks at the variables above only when this one is set.
-        ("NODE_USE_ENV_PROXY".into(), "1".into()),
-    ];
+fn app_environment(workload: &Workload, in_namespace: bool) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = vec![("LATEEN_WORKLOAD".into(), workload.name.clone())];
+    if in_namespace {
+        env.push(("LISTEN_ADDRESS".into(), Ipv4Addr::UNSPECIFIED.to_string()));
+    } else {
+        let proxy = format!("http://127.0.0.1:{}", workload.outbound);
+        env.extend([
+            ("LISTEN_ADDRESS".into(), Ipv4Addr::LOCALHOST.to_string()),
+            ("HTTP_PROXY".into(), proxy.clone()),
+            ("http_proxy".into(), proxy),
+            ("NO_PROXY".into(), "localhost,127.0.0.1".into()),
+            ("no_proxy".into(), "localhost,127.0.0.1".into()),
+            // Node.js looks at the variables above only when this one is set.
+            ("NODE_USE_ENV_PROXY".into(), "1".into()),
+        ]);
+    }
     if let Some(first) = workload.ports.first() {
         env.push(("PORT".into(), first.app.to_string()));
     }

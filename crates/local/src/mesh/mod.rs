@@ -23,11 +23,13 @@ pub use api::ApiError;
 pub use rows::{Condition, Row, rows};
 pub use seed::{Seed, SeedError};
 
+use crate::capture::{CaptureError, Namespaces};
 use crate::http::Client;
 use crate::plan::{Plan, TakenPort, check_free};
 use crate::rundir::{RunDir, RunDirError};
 use crate::supervise::{Killer, State, Status, Supervisor, Table};
 use api::Api;
+use launch::Launcher;
 use publish::Publisher;
 
 /// How long the processes of a mesh that was killed may take to leave their ports.
@@ -59,6 +61,8 @@ pub struct MeshOptions {
     pub seeds: Vec<Seed>,
     /// Directory of YAML that the control plane watches.
     pub watched: Option<PathBuf>,
+    /// Stock Envoy in the place of our proxy.
+    pub envoy: Option<PathBuf>,
 }
 
 /// Why a mesh did not start.
@@ -70,6 +74,8 @@ pub enum StartError {
     Port(#[from] TakenPort),
     #[error(transparent)]
     Seed(#[from] SeedError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     #[error("cannot write {path}: {source}; check the run directory")]
     Write {
         path: PathBuf,
@@ -102,7 +108,7 @@ pub struct Mesh {
     publisher: Option<JoinHandle<()>>,
     client: Client,
     seeds: Vec<Seed>,
-    lateen: PathBuf,
+    launcher: Launcher,
 }
 
 impl Mesh {
@@ -114,19 +120,24 @@ impl Mesh {
             plan,
             seeds,
             watched,
+            envoy,
         } = options;
         check_ports(&plan, run_dir.was_killed()).await?;
         launch::write_bootstraps(&plan, &run_dir)?;
+        let namespaces = match plan.network {
+            Some(network) => Some(Namespaces::create(&run_dir, &plan, network)?),
+            None => None,
+        };
         let plan = Arc::new(plan);
+        let launcher = Launcher {
+            lateen,
+            envoy,
+            namespaces,
+        };
         let mut supervisor = Supervisor::new(&run_dir.logs());
-        supervisor.start(launch::control(
-            &plan,
-            &lateen,
-            &run_dir,
-            watched.as_deref(),
-        ));
+        supervisor.start(launcher.control(&plan, &run_dir, watched.as_deref()));
         for workload in &plan.workloads {
-            supervisor.start(launch::app(&lateen, workload));
+            supervisor.start(launcher.app(workload));
         }
         let table = supervisor.watch();
         let client = Client::direct();
@@ -138,7 +149,7 @@ impl Mesh {
             publisher: None,
             client,
             seeds,
-            lateen,
+            launcher,
         })
     }
 
@@ -159,7 +170,7 @@ impl Mesh {
             .filter(|gateway| !gateway.external_proxy)
         {
             self.supervisor
-                .start(launch::gateway(&self.lateen, &self.run_dir, gateway));
+                .start(self.launcher.gateway(&self.run_dir, gateway));
         }
         for workload in self
             .plan
@@ -167,8 +178,9 @@ impl Mesh {
             .iter()
             .filter(|workload| !workload.external_proxy)
         {
-            self.supervisor
-                .start(launch::sidecar(&self.lateen, &self.run_dir, workload));
+            for process in self.launcher.sidecar(&self.run_dir, workload) {
+                self.supervisor.start(process);
+            }
         }
         if !self.run_dir.is_seeded() {
             seed::apply(&api, &self.seeds).await?;
@@ -321,6 +333,7 @@ impl Mesh {
             publisher.abort();
         }
         self.supervisor.stop().await;
+        drop(self.launcher);
         self.run_dir.close();
     }
 }

@@ -9,7 +9,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::sync::watch;
 
 use super::api::{Api, ApiError};
-use super::launch::{app_name, sidecar_name};
+use super::launch::{app_name, dns_name, sidecar_name};
 use crate::objects::{self, MANAGED_BY};
 use crate::plan::{Plan, Workload};
 use crate::supervise::{State, Table};
@@ -112,7 +112,8 @@ impl Publisher {
 
 /// Why a workload should get no requests, if it should not.
 fn health(table: &Table, workload: &Workload) -> Result<(), String> {
-    for name in [app_name(&workload.name), sidecar_name(&workload.name)] {
+    let name = &workload.name;
+    for name in [app_name(name), sidecar_name(name), dns_name(name)] {
         let Some(status) = table.iter().find(|status| status.name == name) else {
             continue;
         };

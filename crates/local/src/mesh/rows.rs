@@ -1,7 +1,7 @@
 //! The table that a person sees: one row for the control plane and for each gateway and workload.
 
 use super::CONTROL;
-use super::launch::{app_name, sidecar_name};
+use super::launch::{app_name, dns_name, sidecar_name};
 use crate::plan::{Gateway, Plan, Workload};
 use crate::supervise::{State, Status, Table};
 
@@ -109,12 +109,17 @@ fn gateway_row(gateway: &Gateway, table: &Table) -> Row {
 fn workload_row(workload: &Workload, table: &Table) -> Row {
     let app = find(table, &app_name(&workload.name));
     let sidecar = find(table, &sidecar_name(&workload.name));
+    // Only stock Envoy has one beside it.
+    let dns = find(table, &dns_name(&workload.name));
     let condition = match workload.external_proxy {
         true => match condition(&[app]) {
             Condition::Ready => Condition::ExternalProxy,
             other => other,
         },
-        false => condition(&[app, sidecar]),
+        false => match condition(&[app, sidecar]) {
+            Condition::Ready if dns.is_some() => condition(&[dns]),
+            other => other,
+        },
     };
     Row {
         workload: workload.name.clone(),
@@ -122,8 +127,8 @@ fn workload_row(workload: &Workload, table: &Table) -> Row {
         address: workload
             .ports
             .first()
-            .map(|port| format!("127.0.0.1:{}", port.inbound)),
-        sidecar: Some(format!("127.0.0.1:{}", workload.admin)),
+            .map(|port| format!("{}:{}", workload.address, port.inbound)),
+        sidecar: Some(format!("{}:{}", workload.address, workload.admin)),
         condition,
         pid: app.and_then(|status| status.pid),
         sidecar_pid: sidecar.and_then(|status| status.pid),

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use lateen_api::mesh_file::{Workload, WorkloadPort};
 use lateen_api::{Diagnostic, ParsedMeshFile, Path};
 
+use crate::capture::Parameters;
+use crate::capture::rules::PROXY_ID;
+
 use super::{
     DEFAULT_GATEWAY, ServicePort, namespace_of, or, protocol_of, service_of, service_port,
 };
@@ -133,6 +136,16 @@ fn check_workload(findings: &mut Findings<'_>, path: &Path, workload: &Workload)
         }
     }
     findings.path(&path.key("readinessPath"), &workload.readiness_path);
+    if let Err(wrong) = Parameters::from_annotations(&workload.annotations) {
+        for invalid in wrong {
+            let at = path.key("annotations").key(&invalid.annotation);
+            findings.error(&at, invalid.message, invalid.remedy);
+        }
+    }
+    if workload.run_as_user == Some(PROXY_ID) {
+        let message = format!("{PROXY_ID} is the sidecar's user, whose traffic is not captured");
+        findings.error(&path.key("runAsUser"), message, "choose another user");
+    }
     for (index, port) in workload.ports.iter().enumerate() {
         check_port(
             findings,

@@ -10,11 +10,16 @@
 //! | B+100+10·i | a block per workload: +0 sidecar's admin, +1 its HTTP proxy, +2 inbound and +3 application port of the first port, from +4 inbound and application of the further ports, then one listener per TCP service |
 //!
 //! A workload that needs more than ten takes the next block too. Invariant: no port twice.
+//!
+//! In a mesh with transparent capture every workload has an address of its own, so its ports are
+//! the real ones: the application listens where callers think it does, and the sidecar on Istio's
+//! ports. Only the gateways and the control plane are on 127.0.0.1.
 
 mod check;
 mod ports;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use lateen_api::mesh_file::ProxyKind;
@@ -22,6 +27,7 @@ use lateen_api::{Diagnostic, ParsedMeshFile};
 use serde_json::Value;
 
 use crate::bootstrap;
+use crate::capture::{Network, Parameters};
 
 pub use ports::{PortUse, PortsError, TakenPort, check_free};
 
@@ -40,12 +46,16 @@ pub struct PlanOptions {
     pub gateway_port: Option<u16>,
     /// Directory that relative paths of the file start from.
     pub directory: PathBuf,
+    /// Addresses for transparent capture; none: everything is on 127.0.0.1.
+    pub network: Option<Network>,
 }
 
 /// A mesh, ready to be started.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub name: Option<String>,
+    /// With transparent capture.
+    pub network: Option<Network>,
     pub control: ControlPorts,
     pub gateways: Vec<Gateway>,
     pub services: Vec<Service>,
@@ -78,6 +88,8 @@ pub struct Service {
     pub name: String,
     pub namespace: String,
     pub ports: Vec<ServicePort>,
+    /// Its virtual address, with transparent capture.
+    pub address: Option<Ipv4Addr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +130,13 @@ pub struct Workload {
     pub env: BTreeMap<String, String>,
     pub directory: PathBuf,
     pub readiness_path: Option<String>,
+    pub annotations: BTreeMap<String, String>,
+    /// Where it is: 127.0.0.1, or its own with transparent capture.
+    pub address: Ipv4Addr,
+    /// What of its traffic is captured.
+    pub capture: Parameters,
+    /// User of the application, with transparent capture.
+    pub run_as_user: Option<u32>,
     /// The person runs this workload's sidecar.
     pub external_proxy: bool,
     /// The sidecar's admin port.
@@ -241,6 +260,7 @@ pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, Plan
         .collect();
     let mut plan = Plan {
         name: (!file.name.is_empty()).then(|| file.name.clone()),
+        network: options.network,
         control: ControlPorts {
             xds: 0,
             monitoring: 0,
@@ -255,7 +275,11 @@ pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, Plan
             .map(|path| options.directory.join(path))
             .collect(),
     };
-    ports::assign(&mut plan, options.port_base).map_err(PlanError::Ports)?;
+    match options.network {
+        None => ports::assign(&mut plan, options.port_base),
+        Some(network) => ports::assign_addresses(&mut plan, options.port_base, network),
+    }
+    .map_err(PlanError::Ports)?;
     Ok(plan)
 }
 
@@ -312,6 +336,7 @@ fn services(file: &lateen_api::MeshFile) -> Vec<Service> {
                 name,
                 namespace,
                 ports: ports.collect(),
+                address: None,
             }),
         }
     }
@@ -359,6 +384,11 @@ fn planned_workload(
         env: workload.env.clone(),
         directory: options.directory.join(Path::new(&workload.working_dir)),
         readiness_path: set(&workload.readiness_path),
+        annotations: workload.annotations.clone(),
+        address: Ipv4Addr::LOCALHOST,
+        // `check` has said what is wrong with them.
+        capture: Parameters::from_annotations(&workload.annotations).unwrap_or_default(),
+        run_as_user: workload.run_as_user,
         external_proxy: workload.proxy == ProxyKind::External,
         admin: 0,
         outbound: 0,

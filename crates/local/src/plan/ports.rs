@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use crate::capture::{Network, rules};
+
 use super::{ControlPorts, Gateway, Plan, Protocol, TcpOutbound, Workload};
 
 const XDS: u16 = 10;
@@ -29,20 +31,20 @@ pub enum PortsError {
         .first.port, .first.what, .second.what
     )]
     Twice { first: PortUse, second: PortUse },
+    #[error(
+        "the application {workload} cannot listen on port {port}, which is its sidecar's with \
+         --transparent; give it another \"appPort\" in the mesh file"
+    )]
+    Reserved { workload: String, port: u16 },
+    #[error("a mesh with --transparent has room for 32764 workloads and services, not for more")]
+    Full,
 }
 
 /// Gives every listener of the plan its port.
 pub(super) fn assign(plan: &mut Plan, base: u16) -> Result<(), PortsError> {
     let beyond = || PortsError::Beyond(base);
     let at = |offset: u16| base.checked_add(offset).ok_or_else(beyond);
-    plan.control = ControlPorts {
-        xds: at(XDS)?,
-        monitoring: at(MONITORING)?,
-        api: at(API)?,
-    };
-    for (gateway, offset) in plan.gateways.iter_mut().zip(0..) {
-        gateway.admin = at(offset)?;
-    }
+    assign_own(plan, base)?;
     let tcp: Vec<(String, String, u16)> = plan
         .services
         .iter()
@@ -88,6 +90,62 @@ pub(super) fn assign(plan: &mut Plan, base: u16) -> Result<(), PortsError> {
     }
 }
 
+/// Gives the control plane and the gateways their ports.
+fn assign_own(plan: &mut Plan, base: u16) -> Result<(), PortsError> {
+    let at = |offset: u16| base.checked_add(offset).ok_or(PortsError::Beyond(base));
+    plan.control = ControlPorts {
+        xds: at(XDS)?,
+        monitoring: at(MONITORING)?,
+        api: at(API)?,
+    };
+    for (gateway, offset) in plan.gateways.iter_mut().zip(0..) {
+        gateway.admin = at(offset)?;
+    }
+    Ok(())
+}
+
+/// Gives every workload and service an address. Its ports are the real ones.
+pub(super) fn assign_addresses(
+    plan: &mut Plan,
+    base: u16,
+    network: Network,
+) -> Result<(), PortsError> {
+    assign_own(plan, base)?;
+    for (index, workload) in plan.workloads.iter_mut().enumerate() {
+        workload.address = network.workload(index).ok_or(PortsError::Full)?;
+        workload.admin = rules::ADMIN_PORT;
+        for port in &mut workload.ports {
+            if port.app == 0 {
+                port.app = port.service;
+            }
+            port.inbound = port.app;
+            if rules::is_reserved(port.app) {
+                let (workload, port) = (workload.name.clone(), port.app);
+                return Err(PortsError::Reserved { workload, port });
+            }
+        }
+    }
+    for (index, service) in plan.services.iter_mut().enumerate() {
+        service.address = Some(network.service(index).ok_or(PortsError::Full)?);
+    }
+    let own = plan
+        .workloads
+        .iter()
+        .find_map(|workload| first_twice(app_ports(workload)));
+    match own.or_else(|| twice(plan)) {
+        Some((first, second)) => Err(PortsError::Twice { first, second }),
+        None => Ok(()),
+    }
+}
+
+fn app_ports(workload: &Workload) -> Vec<PortUse> {
+    let ports = workload.ports.iter().map(|port| {
+        let what = format!("the application {} ({})", workload.name, port.name);
+        PortUse::new(port.app, what, MOVE_APP)
+    });
+    ports.collect()
+}
+
 /// One port and who needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortUse {
@@ -102,10 +160,11 @@ const MOVE_GATEWAY: &str = "--port PORT chooses another for the gateway";
 const MOVE_APP: &str = "the mesh file's \"appPort\" or --port-base changes it";
 
 impl Plan {
-    /// Every port of the plan.
+    /// Every port of the plan that is on 127.0.0.1.
     pub fn ports(&self) -> Vec<PortUse> {
         let gateways = self.gateways.iter().flat_map(gateway_ports);
-        let workloads = self.workloads.iter().flat_map(workload_ports);
+        let workloads = self.workloads.iter().filter(|_| self.network.is_none());
+        let workloads = workloads.flat_map(workload_ports);
         gateways
             .chain(control_ports(self.control))
             .chain(workloads)
@@ -161,8 +220,12 @@ fn workload_ports(workload: &Workload) -> Vec<PortUse> {
 }
 
 fn twice(plan: &Plan) -> Option<(PortUse, PortUse)> {
+    first_twice(plan.ports())
+}
+
+fn first_twice(ports: Vec<PortUse>) -> Option<(PortUse, PortUse)> {
     let mut seen: BTreeMap<u16, PortUse> = BTreeMap::new();
-    for port in plan.ports() {
+    for port in ports {
         if let Some(first) = seen.insert(port.port, port.clone()) {
             return Some((first, port));
         }

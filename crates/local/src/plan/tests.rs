@@ -16,6 +16,7 @@ fn planned_from(text: &str, port_base: u16) -> Result<Plan, PlanError> {
             port_base,
             gateway_port: None,
             directory: "/home/me".into(),
+            network: None,
         },
     )
 }
