@@ -1,9 +1,11 @@
 //! Project tasks, run as `cargo xtask TASK`.
 //!
 //! `test` is what continuous integration runs; it sets up the programs the tests drive. `tidy`
-//! holds the rules of the code base that no compiler knows. `bench` measures us against peers.
+//! holds the rules of the code base that no compiler knows. `bench` measures us against peers, `diff`
+//! shows where our proxy is not like stock Envoy.
 
 mod bench;
+mod diff;
 mod setup;
 mod test;
 mod tidy;
@@ -27,6 +29,8 @@ enum Task {
     Test(test::Args),
     /// Our proxy beside Envoy, HAProxy and nginx; saves a table in docs/benchmarks.
     Bench(bench::Args),
+    /// Our proxy beside stock Envoy: the same rules and requests, and what differs.
+    Diff(diff::Args),
     /// The rules no compiler knows: crate directions, module docs, file lengths, the feature table.
     Tidy,
     /// Install the programs that tests and benchmarks drive, and nothing else.
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Diff(args) => diff::run(&args),
         Task::Tidy => tidy::run(),
         Task::Setup => setup::run().map(|_| ()),
     };

@@ -38,6 +38,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("lateen", &["api", "store", "control", "local", "proxy"]),
     ("testkit", &[]),
     ("bench", &["xds"]),
+    ("differ", &["api", "control", "testkit"]),
 ];
 
 /// A file longer than this is looked at for the missing concept, not split at random.

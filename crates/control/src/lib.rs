@@ -22,5 +22,6 @@ mod rest;
 mod source;
 
 pub use error::ControlError;
+pub use lateen_model::MeshSettings;
 pub use options::Options;
 pub use plane::{Addresses, Control, run};
