@@ -22,6 +22,5 @@ mod rest;
 mod source;
 
 pub use error::ControlError;
-pub use lateen_model::MeshSettings;
 pub use options::Options;
 pub use plane::{Addresses, Control, run};

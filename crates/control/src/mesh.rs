@@ -41,8 +41,8 @@ struct State {
 
 impl Mesh {
     /// Reads everything that is in the store by now.
-    pub fn new(store: Arc<Store>, settings: MeshSettings) -> Self {
-        let settings = Arc::new(settings);
+    pub fn new(store: Arc<Store>) -> Self {
+        let settings = Arc::new(MeshSettings::default());
         let snapshot = Arc::new(MeshSnapshot::build([], 0, settings.clone(), None));
         let state = Mutex::new(State {
             objects: BTreeMap::new(),

@@ -4,8 +4,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lateen_model::MeshSettings;
-
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Holds the store; made if it does not exist.
@@ -24,8 +22,6 @@ pub struct Options {
     pub debounce_after: Duration,
     /// ...but not longer than this after the first change (`PILOT_DEBOUNCE_MAX`).
     pub debounce_max: Duration,
-    /// What the mesh is like where none of its objects says it.
-    pub settings: MeshSettings,
     /// Revisions kept for history and rollback.
     pub history: u64,
 }
@@ -43,7 +39,6 @@ impl Options {
             api_port: 15088,
             debounce_after: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
-            settings: MeshSettings::default(),
             history: 10_000,
         }
     }

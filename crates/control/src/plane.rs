@@ -69,7 +69,7 @@ impl Control {
             task: "opening the store",
             reason: error.to_string(),
         })??;
-        let mesh = Arc::new(Mesh::new(store.clone(), options.settings.clone()));
+        let mesh = Arc::new(Mesh::new(store.clone()));
         let snapshot = mesh.snapshot();
         let discovery = Arc::new(Discovery::new());
         let server = Server::new(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lateen_control::{Control, MeshSettings, Options};
+use lateen_control::{Control, Options};
 use lateen_testkit::http::Call;
 use lateen_testkit::ports;
 use serde_json::{Value, json};
@@ -349,11 +349,6 @@ async fn start_control(directory: &Path) -> Result<(Control, u16)> {
         api_port: 0,
         monitoring_port: 0,
         debounce_after: Duration::from_millis(50),
-        settings: MeshSettings {
-            access_log_file: Some(proxy::ACCESS_LOG.to_owned()),
-            access_log_format: proxy::LOG_FORMAT.to_owned(),
-            ..MeshSettings::default()
-        },
         ..Options::new(directory.join("control"))
     };
     let control = Control::start(options).await;

@@ -9,9 +9,19 @@ use crate::corpus::{Area, EndpointSpec, Group, ServiceSpec, Via};
 /// Region and zone of the proxies; those of endpoints are the corpus's.
 const LOCALITY: &str = "north/one";
 
-/// The gateways and sidecars of both planes with their services, and the Gateway `web`.
+/// The mesh's settings, the gateways and sidecars of both planes with their services, and the
+/// Gateway `web`.
 pub fn proxies(ports: Ports) -> Vec<Value> {
+    let settings = json!({
+        "accessLogFile": super::proxy::ACCESS_LOG,
+        "accessLogFormat": super::proxy::LOG_FORMAT,
+    });
     let mut all = vec![
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": "istio-system"},
+            "data": {"mesh": settings.to_string()},
+        }),
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "istio-ingressgateway", "namespace": "istio-system"},
