@@ -3,6 +3,7 @@
 use crate::{
     DnsHosts, EndpointSet, ErrorMatcher, Http1Options, Http2Options, Metadata, OutlierDetection,
 };
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct Cluster {
     pub http: UpstreamHttp,
     pub outlier: Option<Arc<OutlierDetection>>,
     pub tcp_keepalive: Option<TcpKeepalive>,
+    /// Where connections come from; [`None`]: the system chooses. Port 0 is any.
+    pub source_address: Option<SocketAddr>,
     pub metadata: Option<Arc<Metadata>>,
 }
 

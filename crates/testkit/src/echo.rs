@@ -43,6 +43,16 @@ impl Echo {
     /// A server that calls itself `name`.
     pub async fn start(name: &str) -> Self {
         let (listener, address) = listen().await;
+        Self::serve(listener, address, name)
+    }
+
+    /// The same on a socket that listens already, which does not block.
+    pub fn on(listener: std::net::TcpListener, name: &str) -> Self {
+        let (listener, address) = take_over(listener);
+        Self::serve(listener, address, name)
+    }
+
+    fn serve(listener: TcpListener, address: SocketAddr, name: &str) -> Self {
         let hits = Hits::default();
         let forced = Arc::new(AtomicU16::new(0));
         let (name, counters, status) = (Arc::<str>::from(name), hits.clone(), forced.clone());
@@ -109,6 +119,16 @@ pub struct TcpEcho {
 impl TcpEcho {
     pub async fn start(name: &str) -> Self {
         let (listener, address) = listen().await;
+        Self::serve(listener, address, name)
+    }
+
+    /// The same on a socket that listens already, which does not block.
+    pub fn on(listener: std::net::TcpListener, name: &str) -> Self {
+        let (listener, address) = take_over(listener);
+        Self::serve(listener, address, name)
+    }
+
+    fn serve(listener: TcpListener, address: SocketAddr, name: &str) -> Self {
         let greeting = format!("{name}\n");
         let task = tokio::spawn(accept(listener, move |mut stream| {
             let greeting = greeting.clone();
@@ -140,6 +160,12 @@ impl Drop for TcpEcho {
 
 pub(crate) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound socket");
+    (listener, address)
+}
+
+fn take_over(listener: std::net::TcpListener) -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::from_std(listener).expect("a socket that does not block");
     let address = listener.local_addr().expect("a bound socket");
     (listener, address)
 }

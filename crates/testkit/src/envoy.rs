@@ -2,7 +2,7 @@
 //! and answer on the same admin pages.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -124,10 +124,19 @@ impl Envoy {
 
     /// Starts Envoy and waits until its admin page answers.
     pub async fn start(binary: &Path, bootstrap: &Value, directory: &Path) -> Self {
+        Self::start_by(Command::new(binary), binary, bootstrap, directory).await
+    }
+
+    /// The same with a command that runs the program in some place of its own.
+    pub async fn start_by(
+        mut command: Command,
+        binary: &Path,
+        bootstrap: &Value,
+        directory: &Path,
+    ) -> Self {
         let node = bootstrap["node"]["id"].as_str().unwrap_or("envoy");
         let name = node.split('~').nth(2).unwrap_or(node);
         let file = write(bootstrap, directory, name);
-        let mut command = Command::new(binary);
         command
             .arg("-c")
             .arg(file)
@@ -141,9 +150,12 @@ impl Envoy {
             command.args(["--file-flush-interval-msec", "50"]);
         }
         let child = Child::start(&command, &directory.join(format!("{name}.log")));
-        let port = &bootstrap["admin"]["address"]["socket_address"]["port_value"];
-        let port = port.as_u64().and_then(|port| u16::try_from(port).ok());
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port.expect("an admin port")));
+        let admin = &bootstrap["admin"]["address"]["socket_address"];
+        let port = admin["port_value"].as_u64();
+        let port = port.and_then(|port| u16::try_from(port).ok());
+        let ip = admin["address"].as_str().and_then(|ip| ip.parse().ok());
+        let ip: IpAddr = ip.expect("an admin address");
+        let admin = SocketAddr::from((ip, port.expect("an admin port")));
         let mut envoy = Envoy { child, admin };
         eventually("Envoy's admin page", async || {
             if let Some(status) = envoy.child.ended() {

@@ -83,7 +83,11 @@ pub struct Client {
 impl Client {
     pub async fn connect(to: SocketAddr) -> Result<Self, String> {
         let stream = TcpStream::connect(to).await;
-        let stream = stream.map_err(|error| format!("connect to {to}: {error}"))?;
+        Self::over(stream.map_err(|error| format!("connect to {to}: {error}"))?).await
+    }
+
+    /// On a connection that is there already.
+    pub async fn over(stream: TcpStream) -> Result<Self, String> {
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (requests, connection) = handshake.map_err(|error| error.to_string())?;
         tokio::spawn(connection);

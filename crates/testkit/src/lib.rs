@@ -13,6 +13,8 @@ pub mod child;
 pub mod echo;
 pub mod envoy;
 pub mod http;
+#[cfg(target_os = "linux")]
+pub mod netns;
 pub mod ports;
 pub mod recorder;
 pub mod tools;

@@ -14,6 +14,8 @@ pub use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common
 pub use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
+pub use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
+pub use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3 as original_dst;
 pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -90,6 +92,17 @@ pub fn network_filter<M: Message + Name>(name: &str, config: &M) -> listener::Fi
     listener::Filter {
         name: name.to_string(),
         config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))),
+    }
+}
+
+/// A listener filter with its typed configuration.
+pub fn listener_filter<M: Message + Name>(name: &str, config: &M) -> listener::ListenerFilter {
+    listener::ListenerFilter {
+        name: name.to_string(),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(
+            config,
+        ))),
+        ..Default::default()
     }
 }
 

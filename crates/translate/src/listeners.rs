@@ -4,8 +4,9 @@
 //! calls, one listener for each TCP service the workload asked for, and one for each port of its
 //! own. A gateway has one for each port of its Gateways.
 
-use lateen_model::{MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort};
+use lateen_model::{MeshSettings, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort};
 
+use crate::capture;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, route, tcp};
 use crate::l4::{self, ConnectionRules};
@@ -41,22 +42,31 @@ pub fn inbound(port: &InboundPort, mesh: &MeshSettings) -> listener::Listener {
     let prefix = format!("inbound_{name}");
     let service = port.service.as_ref();
     let service = service.map(|(service, port)| (service.as_ref(), port));
-    let filter = if port.protocol.is_http_or_undeclared() {
+    let http = || {
         let table = inbound_routes(&cluster, port.number, service);
         let routes = Routes::Inline(Box::new(table));
         let manager = connection::http(Side::SidecarInbound, prefix, routes, mesh);
         envoy::network_filter("envoy.filters.network.http_connection_manager", &manager)
-    } else {
-        let to = connection::tcp_proxy(cluster.clone(), ClusterSpecifier::Cluster(cluster), mesh);
+    };
+    let tcp = || {
+        let to = ClusterSpecifier::Cluster(cluster.clone());
+        let to = connection::tcp_proxy(cluster.clone(), to, mesh);
         envoy::network_filter("envoy.filters.network.tcp_proxy", &to)
     };
-    one_chain(
-        name,
-        &port.bind,
-        u32::from(port.number),
-        core::TrafficDirection::Inbound,
-        filter,
-    )
+    let whole = |filter| {
+        one_chain(
+            name,
+            &port.bind,
+            u32::from(port.number),
+            core::TrafficDirection::Inbound,
+            filter,
+        )
+    };
+    match port.protocol {
+        Protocol::Undeclared => capture::sniffed(whole(tcp()), http(), mesh),
+        protocol if protocol.is_http() => whole(http()),
+        _ => whole(tcp()),
+    }
 }
 
 /// The listener of a Sidecar's egress listener with a port of its own.
@@ -92,7 +102,7 @@ pub fn egress(
     ))
 }
 
-fn inbound_routes(
+pub(crate) fn inbound_routes(
     cluster: &str,
     port: u16,
     service: Option<(&Service, &ServicePort)>,

@@ -70,6 +70,8 @@ pub fn gateway_routes(port: &MergedPort<'_>, server: &MergedServer<'_>) -> Strin
 
 /// Connections whose destination nobody knows are passed on to where they were going.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
+/// Connections to a port of the workload that no service leads to are passed on to it.
+pub const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
 /// Connections whose destination nobody knows are closed.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 

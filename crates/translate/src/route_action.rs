@@ -134,6 +134,15 @@ pub fn forward_to(cluster: String) -> Action {
     })
 }
 
+/// The way to where a client was going: no timeout, and nobody knows what may be tried again.
+pub fn pass_to(cluster: String) -> Action {
+    Action::Route(route::RouteAction {
+        timeout: Some(envoy::duration(Duration::ZERO)),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
+        ..Default::default()
+    })
+}
+
 /// Fills action and header operations of a route from a rule.
 pub fn apply(
     made: &mut route::Route,

@@ -18,7 +18,7 @@ use crate::sidecar::EgressPort;
 use crate::virtual_hosts::{VirtualHostKey, append};
 
 /// Port of a rule host that no service stands behind: Istio serves it on 80 only.
-const UNREGISTERED_PORT: u32 = 80;
+pub(crate) const UNREGISTERED_PORT: u32 = 80;
 
 /// The virtual hosts of a sidecar's outbound HTTP proxy listener: every HTTP port of every service
 /// the proxy sees, and every rule host that no service stands behind.
@@ -120,7 +120,7 @@ pub fn egress(
 }
 
 /// A virtual host for sidecars; `None` when all of its domains are taken.
-fn mesh_host<'a>(
+pub(crate) fn mesh_host<'a>(
     snapshot: &MeshSnapshot,
     proxy: &Proxy,
     taken: &mut HashSet<String>,
@@ -150,9 +150,21 @@ fn mesh_host<'a>(
     })
 }
 
-/// Names under which a client in the proxy's namespace reaches a service port (fact 16). The plain
-/// names stand for port 80, since that is what a client means who says none.
+/// Domains of a service port where the port counts. The plain names stand for port 80, since that is
+/// what a client means who says none.
 fn service_domains(service: &Service, port: u32, proxy: &Proxy) -> Vec<String> {
+    let mut domains = Vec::new();
+    for host in service_names(service, proxy) {
+        if port == 80 {
+            domains.push(host.clone());
+        }
+        domains.push(format!("{host}:{port}"));
+    }
+    domains
+}
+
+/// Names and addresses under which a client in the proxy's namespace reaches a service (fact 16).
+pub(crate) fn service_names(service: &Service, proxy: &Proxy) -> Vec<String> {
     let mut hosts = vec![service.hostname.to_string()];
     let suffix = proxy
         .dns_domain
@@ -169,19 +181,12 @@ fn service_domains(service: &Service, port: u32, proxy: &Proxy) -> Vec<String> {
     }
     hosts.extend(
         service
-            .addresses
+            .addresses_for(proxy)
             .iter()
             .filter(|a| !a.contains('/'))
             .cloned(),
     );
-    let mut domains = Vec::new();
-    for host in hosts {
-        if port == 80 {
-            domains.push(host.clone());
-        }
-        domains.push(format!("{host}:{port}"));
-    }
-    domains
+    hosts
 }
 
 /// The audience of a virtual host. Namespace and labels are left out where no rule asks for them,
@@ -352,13 +357,24 @@ impl<'a> GatewayHost<'a> {
 /// so that a change of one virtual host does not encode the others again.
 pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: &Rest) -> Vec<u8> {
     let fallback = match rest {
-        Rest::BlockUnknownHosts => vec![block_all()],
-        Rest::EgressProxy(cluster) => vec![egress_proxy(cluster)],
+        Rest::BlockUnknownHosts | Rest::RefuseUnknownHosts => vec![block_all()],
+        Rest::EgressProxy(cluster) | Rest::PassToEgressProxy(cluster) => {
+            vec![allow_any(crate::route_action::forward_to(cluster.clone()))]
+        }
+        Rest::PassUnknownHosts => vec![allow_any(crate::route_action::pass_to(
+            crate::names::PASSTHROUGH_CLUSTER.to_string(),
+        ))],
         Rest::IgnorePorts | Rest::Nothing => Vec::new(),
     };
     let table = route::RouteConfiguration {
         name: name.to_string(),
-        ignore_port_in_host_matching: *rest == Rest::IgnorePorts,
+        ignore_port_in_host_matching: match rest {
+            Rest::IgnorePorts
+            | Rest::PassUnknownHosts
+            | Rest::PassToEgressProxy(_)
+            | Rest::RefuseUnknownHosts => true,
+            Rest::BlockUnknownHosts | Rest::EgressProxy(_) | Rest::Nothing => false,
+        },
         virtual_hosts: Vec::new(),
         validate_clusters: crate::envoy::bool_value(false),
         max_direct_response_body_size_bytes: crate::envoy::u32_value(1024 * 1024),
@@ -384,17 +400,24 @@ pub enum Rest {
     EgressProxy(String),
     /// The port in the Host header does not matter.
     IgnorePorts,
+    /// Neither does it here; hosts nobody knows get what they asked for where the client was going
+    /// (fact 17).
+    PassUnknownHosts,
+    /// Neither does it here; hosts nobody knows go to this cluster.
+    PassToEgressProxy(String),
+    /// Neither does it here; hosts nobody knows are answered 502.
+    RefuseUnknownHosts,
     Nothing,
 }
 
-fn egress_proxy(cluster: &str) -> route::VirtualHost {
+fn allow_any(action: route::route::Action) -> route::VirtualHost {
     route::VirtualHost {
         name: "allow_any".to_string(),
         domains: vec!["*".to_string()],
         routes: vec![route::Route {
             name: "allow_any".to_string(),
             r#match: Some(crate::route_match::everything()),
-            action: Some(crate::route_action::forward_to(cluster.to_string())),
+            action: Some(action),
             ..Default::default()
         }],
         include_request_attempt_count: true,

@@ -56,6 +56,8 @@ pub fn inbound_ports(
     sidecar: Option<&Arc<Sidecar>>,
 ) -> Vec<InboundPort> {
     match sidecar.filter(|sidecar| !sidecar.spec.ingress.is_empty()) {
+        // Where traffic is redirected, the services say which ports there are.
+        None if proxy.interception == Interception::Redirect => Vec::new(),
         None => {
             let told = proxy.inbound.iter();
             told.map(|(port, app_port)| told_port(snapshot, proxy, sidecar, *port, *app_port))

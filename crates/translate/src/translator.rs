@@ -19,7 +19,9 @@ use crate::route_table::Rest;
 use crate::secrets::{self, SecretKey};
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
 use crate::virtual_hosts::{self, VirtualHostKey};
-use crate::{clusters, endpoints, gateway, gateway_listeners, grpc, listeners, names, route_table};
+use crate::{
+    capture, clusters, endpoints, gateway, gateway_listeners, grpc, listeners, names, route_table,
+};
 
 /// Type URLs of the resources made here.
 pub mod type_url {
@@ -77,6 +79,13 @@ enum InboundClusterKey {
         protocol: Protocol,
         mesh: ById<MeshSettings>,
     },
+    /// A port of a workload whose traffic is redirected.
+    Captured {
+        to: InboundTarget,
+        protocol: Protocol,
+        mesh: ById<MeshSettings>,
+    },
+    InboundPassthrough(ById<MeshSettings>),
     Passthrough(ById<MeshSettings>),
     BlackHole(ById<MeshSettings>),
 }
@@ -280,7 +289,18 @@ impl<R> Translator<R> {
         let mut keys = vec![InboundClusterKey::BlackHole(mesh.clone())];
         if proxy.kind == ProxyKind::Sidecar {
             keys.push(InboundClusterKey::Passthrough(mesh.clone()));
-            for port in sidecar::inbound_ports(snapshot, proxy, snapshot.sidecar_of(proxy)) {
+            if proxy.interception == Interception::Redirect {
+                keys.push(InboundClusterKey::InboundPassthrough(mesh.clone()));
+            }
+            let sidecar = snapshot.sidecar_of(proxy);
+            for port in capture::inbound::ports(snapshot, proxy, sidecar) {
+                keys.push(InboundClusterKey::Captured {
+                    to: port.to,
+                    protocol: port.protocol,
+                    mesh: mesh.clone(),
+                });
+            }
+            for port in sidecar::inbound_ports(snapshot, proxy, sidecar) {
                 keys.push(InboundClusterKey::Workload {
                     listener_port: port.number,
                     to: port.to,
@@ -299,6 +319,12 @@ impl<R> Translator<R> {
                         protocol,
                         mesh,
                     } => clusters::inbound(*listener_port, to, *protocol, mesh),
+                    InboundClusterKey::Captured { to, protocol, mesh } => {
+                        capture::clusters::inbound(to, *protocol, mesh)
+                    }
+                    InboundClusterKey::InboundPassthrough(mesh) => {
+                        capture::clusters::inbound_passthrough(mesh)
+                    }
                     InboundClusterKey::Passthrough(mesh) => clusters::passthrough(mesh),
                     InboundClusterKey::BlackHole(mesh) => clusters::black_hole(mesh),
                 };
@@ -401,14 +427,19 @@ impl<R> Translator<R> {
                 }
             }
             ProxyKind::Sidecar => {
-                if let (Some(port), Interception::None) =
-                    (proxy.http_proxy_port, proxy.interception)
-                {
+                if let Some(port) = proxy.http_proxy_port {
                     made.push(listeners::http_proxy(proxy, port, &snapshot.settings));
                 }
                 let scope = snapshot.scope(proxy);
-                for port in sidecar::inbound_ports(snapshot, proxy, scope.sidecar()) {
-                    made.push(listeners::inbound(&port, &snapshot.settings));
+                let inbound = sidecar::inbound_ports(snapshot, proxy, scope.sidecar());
+                if proxy.interception == Interception::Redirect {
+                    made.extend(capture::outbound::listeners(snapshot, &scope, proxy));
+                    made.push(capture::inbound::virtual_inbound(
+                        snapshot, &scope, proxy, inbound,
+                    ));
+                } else {
+                    let own = inbound.iter();
+                    made.extend(own.map(|port| listeners::inbound(port, &snapshot.settings)));
                 }
                 for port in sidecar::egress_ports(&scope, proxy) {
                     made.extend(listeners::egress(snapshot, &scope, proxy, &port));
@@ -458,6 +489,9 @@ impl<R> Translator<R> {
             ProxyKind::Sidecar => {
                 let scope = snapshot.scope(proxy);
                 let unknown_hosts = unknown_hosts(&scope);
+                if proxy.interception == Interception::Redirect {
+                    made.extend(self.captured_routes(snapshot, &scope, proxy, names));
+                }
                 if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
                     let hosts = route_table::http_proxy(snapshot, &scope, proxy);
                     made.push(self.table(
@@ -484,6 +518,34 @@ impl<R> Translator<R> {
             }
         }
         made
+    }
+
+    /// The tables of outbound listeners of a sidecar whose traffic is redirected.
+    fn captured_routes(
+        &self,
+        snapshot: &MeshSnapshot,
+        scope: &Scope<'_>,
+        proxy: &Proxy,
+        names: Names<'_>,
+    ) -> Vec<Arc<R>> {
+        let all = match names {
+            Some(names) => names.clone(),
+            None => capture::routes::names(scope),
+        };
+        let rest = match unknown_hosts(scope) {
+            Rest::EgressProxy(cluster) => Rest::PassToEgressProxy(cluster),
+            _ if scope.outbound_policy() == OutboundPolicy::AllowAny => Rest::PassUnknownHosts,
+            _ => Rest::RefuseUnknownHosts,
+        };
+        let tables = all.into_iter().filter_map(|name| {
+            let (hosts, all_hosts) = capture::routes::table(snapshot, scope, proxy, &name)?;
+            let rest = match all_hosts {
+                true => Rest::IgnorePorts,
+                false => rest.clone(),
+            };
+            Some(self.table(name, hosts, rest))
+        });
+        tables.collect()
     }
 
     fn table(&self, name: String, hosts: Vec<VirtualHostKey>, rest: Rest) -> Arc<R> {
@@ -589,6 +651,10 @@ impl InboundClusterKey {
             InboundClusterKey::Workload { listener_port, .. } => {
                 names::inbound_cluster(*listener_port)
             }
+            InboundClusterKey::Captured { to, .. } => names::inbound_cluster(to.port),
+            InboundClusterKey::InboundPassthrough(_) => {
+                names::INBOUND_PASSTHROUGH_CLUSTER.to_string()
+            }
             InboundClusterKey::Passthrough(_) => names::PASSTHROUGH_CLUSTER.to_string(),
             InboundClusterKey::BlackHole(_) => names::BLACK_HOLE_CLUSTER.to_string(),
         }
@@ -611,6 +677,12 @@ fn resolution_for(proxy: &Proxy, service: &Service) -> Resolution {
             Resolution::Dns
         }
         (Resolution::None, ProxyKind::Sidecar, Interception::None) => Resolution::Endpoints,
+        // The client chose the workload.
+        (Resolution::Endpoints, ProxyKind::Sidecar, Interception::Redirect)
+            if service.is_headless() =>
+        {
+            Resolution::None
+        }
         (resolution, ..) => resolution,
     }
 }

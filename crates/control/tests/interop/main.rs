@@ -48,6 +48,7 @@ macro_rules! on_stock_envoy {
     };
 }
 
+mod capture;
 mod changes;
 mod cors;
 mod documents;

@@ -8,10 +8,11 @@ use super::lb::{self, lb_policy};
 use super::listener::tcp_keepalive;
 use super::scope::{At, reject, report};
 use super::upstream_http::{DeprecatedOptions, upstream_http};
-use super::values::{any, known, metadata, non_empty, port, positive, required};
-use crate::{Cluster, ClusterKind, ConfigError, RetryBudget, TcpKeepalive, Thresholds};
+use super::values::{address, any, known, metadata, non_empty, port, positive, required};
+use crate::{Address, Cluster, ClusterKind, ConfigError, RetryBudget, TcpKeepalive, Thresholds};
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3 as core;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +76,7 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
         cluster_discovery_type,
         lb_config,
     } = message;
-    reject!(at; transport_socket_matcher, upstream_bind_config, lb_subset_config, upstream_config);
+    reject!(at; transport_socket_matcher, lb_subset_config, upstream_config);
     reject!(at; connection_pool_per_downstream_connection);
     report!(at, "all statistics are kept"; stats_matcher, track_cluster_stats, track_timeout_budgets);
     report!(at, "full buffers only pause reading"; per_connection_buffer_high_watermark_timeout);
@@ -145,6 +146,10 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
             .transpose()?
             .map(Arc::new),
         tcp_keepalive: connection_options(upstream_connection_options, at),
+        source_address: upstream_bind_config
+            .map(|config| source_address(config, at.field("upstream_bind_config")))
+            .transpose()?
+            .flatten(),
         metadata: metadata(cluster_metadata, at.field("metadata"))?,
     })
 }
@@ -325,6 +330,35 @@ fn connection_options(
     report!(at, "the interface is not looked up"; set_local_interface_name_on_upstream_connections);
     report!(at, "one address is tried at a time"; happy_eyeballs_config);
     keepalive.map(tcp_keepalive)
+}
+
+/// Where connections come from.
+fn source_address(
+    message: core::BindConfig,
+    at: At<'_>,
+) -> Result<Option<SocketAddr>, ConfigError> {
+    let core::BindConfig {
+        source_address,
+        freebind,
+        socket_options,
+        extra_source_addresses,
+        additional_source_addresses,
+        local_address_selector,
+        validate_network_namespaces,
+    } = message;
+    report!(at, "network namespaces are not entered"; validate_network_namespaces);
+    reject!(at; freebind, extra_source_addresses, additional_source_addresses, local_address_selector);
+    report!(at, "the socket keeps the system's options"; socket_options);
+    let Some(source) = source_address else {
+        return Ok(None);
+    };
+    let wrapped = core::Address {
+        address: Some(core::address::Address::SocketAddress(source)),
+    };
+    match address(Some(wrapped), at.field("source_address"))? {
+        Address::Socket(address) => Ok(Some(address)),
+        Address::Pipe(_) => Err(at.field("source_address").not_supported()),
+    }
 }
 
 fn circuit_breaker(

@@ -12,9 +12,10 @@ use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, EndpointStat};
 use crate::worker::state::Worker;
 use lateen_proxy_config::{HttpProtocol, Priority, TcpKeepalive};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A connection for one request.
 pub(crate) enum Acquired {
@@ -157,7 +158,7 @@ impl ActiveCluster {
     /// A new socket to the endpoint.
     pub(crate) async fn connect(&self, host: &Host) -> Result<Io, Outcome> {
         let limit = self.config.connect_timeout;
-        let connected = tokio::time::timeout(limit, TcpStream::connect(host.address)).await;
+        let connected = tokio::time::timeout(limit, self.dial(host.address)).await;
         let failed = |stat, outcome| {
             self.stats.inc(ClusterStat::UpstreamCxConnectFail);
             if let Some(stat) = stat {
@@ -179,6 +180,27 @@ impl ActiveCluster {
                 Err(failed(Some(stat), Outcome::ConnectTimeout))
             }
         }
+    }
+
+    /// A socket from the address that connections of this cluster come from.
+    async fn dial(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let Some(from) = self.config.source_address else {
+            return TcpStream::connect(to).await;
+        };
+        let socket = if to.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // The port is chosen with the destination, so it may be used again for another one.
+        #[cfg(target_os = "linux")]
+        nix::sys::socket::setsockopt(
+            &socket,
+            nix::sys::socket::sockopt::IpBindAddressNoPort,
+            &true,
+        )?;
+        socket.bind(from)?;
+        socket.connect(to).await
     }
 
     /// Puts a connection back, if another request may use it; otherwise closes it.
