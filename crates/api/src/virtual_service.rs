@@ -241,8 +241,8 @@ message! {
         effective per_try_timeout "perTryTimeout": Option<Duration>,
         /// Comma-separated conditions and status codes.
         effective retry_on "retryOn": String,
-        pending retry_remote_localities "retryRemoteLocalities": Option<bool>,
-        pending retry_ignore_previous_hosts "retryIgnorePreviousHosts": Option<bool>,
+        effective retry_remote_localities "retryRemoteLocalities": Option<bool>,
+        effective retry_ignore_previous_hosts "retryIgnorePreviousHosts": Option<bool>,
         /// Shortest wait between tries.
         effective backoff: Option<Duration>,
     }

@@ -105,7 +105,6 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             1,
             vec![
                 "15:18: warning: spec.http[0].retries.retryOn: retriable-status-codes without a status code matches nothing; add codes, such as 503, to the list".into(),
-                pending("16:9", "spec.http[0].retries.retryRemoteLocalities"),
             ],
         ),
         ("33-virtualservice-checkout-service.yaml", 1, vec![]),

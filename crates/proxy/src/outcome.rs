@@ -72,6 +72,8 @@ pub enum Outcome {
     UpgradeNotAllowed,
     /// The path is refused by the listener's path normalisation.
     PathRefused,
+    /// The whole stream took longer than the route or the listener allows.
+    StreamTooLong,
     /// The client left before the response was complete.
     ClientGone,
     /// The proxy is going away and the drain limit has passed.
@@ -150,6 +152,7 @@ impl Outcome {
         Outcome::TransferEncodingUnknown,
         Outcome::UpgradeNotAllowed,
         Outcome::PathRefused,
+        Outcome::StreamTooLong,
         Outcome::ClientGone,
         Outcome::Draining,
     ];
@@ -275,6 +278,13 @@ impl Outcome {
             .http(H::DownstreamCxProtocolError),
             Outcome::UpgradeNotAllowed => row(403, "", "upgrade_failed", ""),
             Outcome::PathRefused => row(400, "DPE", "path_normalization_failed", ""),
+            Outcome::StreamTooLong => row(
+                504,
+                "DT",
+                "max_duration_timeout",
+                "downstream duration timeout",
+            )
+            .http(H::DownstreamRqMaxDurationReached),
             Outcome::ClientGone => {
                 row(0, "DC", "downstream_remote_disconnect", "").http(H::DownstreamRqRxReset)
             }

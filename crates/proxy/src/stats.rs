@@ -119,6 +119,7 @@ stat_set! {
         DownstreamRqIdleTimeout Counter "downstream_rq_idle_timeout",
         DownstreamRqHeaderTimeout Counter "downstream_rq_header_timeout",
         DownstreamRqTimeout Counter "downstream_rq_timeout",
+        DownstreamRqMaxDurationReached Counter "downstream_rq_max_duration_reached",
         DownstreamRqRxReset Counter "downstream_rq_rx_reset",
         NoRoute Counter "no_route",
         NoCluster Counter "no_cluster",

@@ -4,6 +4,11 @@
 //! calls, one listener for each TCP service the workload asked for, and one for each port of its
 //! own. A gateway has one for each port of its Gateways.
 
+#![allow(
+    deprecated,
+    reason = "`max_grpc_timeout` is what Istio sends, see `setTimeout` in its route.go"
+)]
+
 use lateen_model::{MeshSettings, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort};
 
 use crate::capture;
@@ -120,6 +125,12 @@ pub(crate) fn inbound_routes(
         action.cluster_specifier = Some(route::route_action::ClusterSpecifier::Cluster(
             cluster.to_string(),
         ));
+        action.max_grpc_timeout = None;
+        action.max_stream_duration = Some(route::route_action::MaxStreamDuration {
+            max_stream_duration: Some(envoy::duration(std::time::Duration::ZERO)),
+            grpc_timeout_header_max: Some(envoy::duration(std::time::Duration::ZERO)),
+            grpc_timeout_header_offset: None,
+        });
         // What the application got may not be sent to it twice: only a connection that broke
         // before the request was passed on is tried again (fact 12).
         action.retry_policy = Some(route::RetryPolicy {

@@ -1,6 +1,11 @@
 //! What happens to a request that matched: forward, redirect, answer. With retries, timeouts,
 //! rewrites and header operations.
 
+#![allow(
+    deprecated,
+    reason = "`max_grpc_timeout` is what Istio sends, see `setTimeout` in its route.go"
+)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -76,22 +81,36 @@ fn retry_policy(
     if !codes.is_empty() && !tokens.contains(&"retriable-status-codes") {
         tokens.push("retriable-status-codes");
     }
-    let predicate = envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate {};
     route::RetryPolicy {
         retry_on: tokens.join(","),
         num_retries: envoy::u32_value(attempts),
         per_try_timeout: per_try_timeout.map(envoy::duration),
         retriable_status_codes: codes,
-        retry_host_predicate: vec![route::retry_policy::RetryHostPredicate {
-            name: "envoy.retry_host_predicates.previous_hosts".to_string(),
-            config_type: Some(
-                route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(envoy::any(
-                    &predicate,
-                )),
-            ),
-        }],
+        retry_host_predicate: vec![previous_hosts()],
         host_selection_retry_max_attempts: 5,
         ..Default::default()
+    }
+}
+
+/// Not to an endpoint that was tried.
+fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
+    use route::retry_policy::retry_host_predicate::ConfigType;
+    let predicate = envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate {};
+    route::retry_policy::RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_string(),
+        config_type: Some(ConfigType::TypedConfig(envoy::any(&predicate))),
+    }
+}
+
+/// After two tries to another priority, which is another locality (Istio's frequency).
+fn previous_priorities() -> route::retry_policy::RetryPriority {
+    use route::retry_policy::retry_priority::ConfigType;
+    let config = envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig {
+        update_frequency: 2,
+    };
+    route::retry_policy::RetryPriority {
+        name: "envoy.retry_priorities.previous_priorities".to_string(),
+        config_type: Some(ConfigType::TypedConfig(envoy::any(&config))),
     }
 }
 
@@ -99,10 +118,8 @@ pub fn retries(retries: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
     let Some(retries) = retries else {
         return Some(default_retry_policy());
     };
-    let attempts = match retries.attempts {
-        Some(attempts) => u32::try_from(attempts).unwrap_or(0),
-        None => 2,
-    };
+    // Left out is 0 in Istio: only a route without retries gets the default.
+    let attempts = u32::try_from(retries.attempts.unwrap_or(0)).unwrap_or(0);
     if attempts == 0 {
         return None;
     }
@@ -115,6 +132,14 @@ pub fn retries(retries: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
         },
         on => retry_policy(attempts, on, retries.per_try_timeout),
     };
+    match retries.retry_ignore_previous_hosts {
+        Some(true) => policy.retry_host_predicate = vec![previous_hosts()],
+        Some(false) => policy.retry_host_predicate = Vec::new(),
+        None => {}
+    }
+    if retries.retry_remote_localities == Some(true) {
+        policy.retry_priority = Some(previous_priorities());
+    }
     if let Some(base) = retries.backoff {
         policy.retry_back_off = Some(route::retry_policy::RetryBackOff {
             base_interval: Some(envoy::duration(base)),
@@ -128,6 +153,7 @@ pub fn retries(retries: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
 pub fn forward_to(cluster: String) -> Action {
     Action::Route(route::RouteAction {
         timeout: Some(envoy::duration(Duration::ZERO)),
+        max_grpc_timeout: Some(envoy::duration(Duration::ZERO)),
         retry_policy: Some(default_retry_policy()),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         ..Default::default()
@@ -168,8 +194,11 @@ fn forward(
     uri: Option<&StringMatch>,
     to: &Destinations<'_>,
 ) -> route::RouteAction {
+    let timeout = Some(envoy::duration(rule.timeout.unwrap_or(Duration::ZERO)));
     let mut action = route::RouteAction {
-        timeout: Some(envoy::duration(rule.timeout.unwrap_or(Duration::ZERO))),
+        timeout,
+        // What a gRPC client allows itself counts up to the rule's timeout.
+        max_grpc_timeout: timeout,
         retry_policy: retries(rule.retries.as_ref()),
         ..Default::default()
     };

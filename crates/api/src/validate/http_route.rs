@@ -277,16 +277,23 @@ const RETRY_ON: [&str; 16] = [
 ];
 
 pub fn retries(check: &mut Checker, retries: &HttpRetry) {
-    check.some("attempts", &retries.attempts, |check, attempts| {
-        let others = retries.per_try_timeout.is_some() || !retries.retry_on.is_empty();
-        match attempts {
+    let others = retries.per_try_timeout.is_some() || !retries.retry_on.is_empty();
+    if retries.attempts.is_none() && others {
+        check.field("attempts", |check| {
+            check.warning("without attempts nothing is tried again, and the other fields have no effect; Istio refuses it");
+        });
+    }
+    check.some(
+        "attempts",
+        &retries.attempts,
+        |check, attempts| match attempts {
             ..0 => check.error("attempts cannot be negative"),
             0 if others => {
                 check.warning("attempts: 0 turns retries off; the other fields have no effect")
             }
             _ => {}
-        }
-    });
+        },
+    );
     check.duration("perTryTimeout", &retries.per_try_timeout);
     check.duration("backoff", &retries.backoff);
     if !retries.retry_on.is_empty() {

@@ -62,6 +62,7 @@ mod mesh_settings;
 mod mirrors;
 mod outlier;
 mod requests;
+mod retries;
 mod scope;
 mod secure_gateway;
 mod service_entries;

@@ -281,7 +281,6 @@ pub(crate) fn common_options(
         max_requests_per_connection,
     } = message.unwrap_or_default();
     report!(at, "connections may live for ever"; max_connection_duration, max_connection_duration_jitter);
-    report!(at, "streams have the route's timeout only"; max_stream_duration);
     Ok(CommonOptions {
         idle_timeout: limit(
             idle_timeout,

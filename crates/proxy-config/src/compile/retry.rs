@@ -2,14 +2,18 @@
 
 use super::route_match::header_matchers;
 use super::scope::{At, reject, report};
-use super::values::{any, limit, positive};
+use super::values::{any, decode, limit, positive};
 use crate::ConfigError;
 use crate::route::{RetryOn, RetryPolicy};
 use envoy_types::pb::envoy::config::route::v3 as pb;
+use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use std::time::Duration;
 
 /// Avoids endpoints that were tried for this request.
 const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+/// Goes to other priorities after some tries.
+const PREVIOUS_PRIORITIES: &str =
+    "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig";
 
 pub(crate) fn retry_policy(
     message: pb::RetryPolicy,
@@ -33,7 +37,6 @@ pub(crate) fn retry_policy(
     } = message;
     reject!(at; retry_options_predicates, refresh_cluster_on_retry);
     report!(at, "a try has per_try_timeout only"; per_try_idle_timeout);
-    report!(at, "a retry uses the priorities every request uses"; retry_priority);
     report!(at, "retries wait as retry_back_off says"; rate_limited_retry_back_off);
     let (on, unknown) = RetryOn::parse(&retry_on);
     if !unknown.is_empty() {
@@ -54,6 +57,9 @@ pub(crate) fn retry_policy(
                     .error("is out of range")
             })?,
         },
+        other_priorities_every: retry_priority
+            .map(|priority| previous_priorities(priority, at.field("retry_priority")))
+            .transpose()?,
         retriable_status_codes: status_codes(retriable_status_codes, at)?,
         retriable_headers: header_matchers(retriable_headers, "retriable_headers", at)?,
         retriable_request_headers: header_matchers(
@@ -108,6 +114,27 @@ fn previous_hosts(
         }
     }
     Ok(found)
+}
+
+fn previous_priorities(
+    message: pb::retry_policy::RetryPriority,
+    at: At<'_>,
+) -> Result<u32, ConfigError> {
+    use pb::retry_policy::retry_priority::ConfigType;
+    let pb::retry_policy::RetryPriority { name, config_type } = message;
+    let Some(ConfigType::TypedConfig(config)) = &config_type else {
+        return Err(at.field("typed_config").error("is required"));
+    };
+    let (kind, bytes) = any(config);
+    let at = at.field("typed_config");
+    if kind != PREVIOUS_PRIORITIES {
+        return Err(at.error(format!("the retry priority '{name}' is not supported")));
+    }
+    let PreviousPrioritiesConfig { update_frequency } = decode(bytes, at)?;
+    match u32::try_from(update_frequency) {
+        Ok(every @ 1..) => Ok(every),
+        _ => Err(at.field("update_frequency").error("must be above zero")),
+    }
 }
 
 fn status_codes(codes: Vec<u32>, at: At<'_>) -> Result<Vec<u16>, ConfigError> {

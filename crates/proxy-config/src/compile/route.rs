@@ -43,7 +43,6 @@ pub(crate) fn route(
     } = message;
     reject!(at; route_specifiers);
     report!(at, "spans are not made"; tracing);
-    report!(at, "64 KiB of a request are kept for retries"; per_request_buffer_limit_bytes, request_body_buffer_limit);
     report!(at, "requests are not counted by route"; stat_prefix);
     let filters = filters::per_filter_config(typed_per_filter_config, &inherited.filters, at)?;
     let match_at = at.field("match");

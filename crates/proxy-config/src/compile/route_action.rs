@@ -8,8 +8,8 @@ use super::scope::{At, reject, report};
 use super::strings::substitution;
 use super::values::{duration, flag, header_name, header_value, known, limit, non_empty, required};
 use crate::route::{
-    ClusterName, ClusterTarget, Forward, HostRewrite, MaxStreamDuration, Mirror, PathRewrite,
-    RetryPolicy, WeightedCluster, WeightedClusters,
+    ClusterName, ClusterTarget, Forward, GrpcTimeout, HostRewrite, MaxStreamDuration, Mirror,
+    PathRewrite, RetryPolicy, WeightedCluster, WeightedClusters,
 };
 use crate::{ConfigError, Priority, Upgrades};
 use bytes::Bytes;
@@ -64,8 +64,6 @@ pub(crate) fn forward(
     report!(at, "there are no rate limits"; include_vh_rate_limits);
     report!(at, "redirects are passed on"; max_internal_redirects);
     report!(at, "requests are not hedged"; hedge_policy);
-    report!(at, "streams have the route's timeout only"; max_stream_duration);
-    report!(at, "grpc-timeout is not read"; max_grpc_timeout, grpc_timeout_offset);
     report!(at, "early data is not accepted"; early_data_policy);
     report!(at, "the idle timeout also holds while flushing"; flush_timeout);
     report!(at, "no cluster hashes requests"; hash_policy);
@@ -77,12 +75,14 @@ pub(crate) fn forward(
         cluster_not_found_status: not_found_status(cluster_not_found_response_code, at)?,
         timeout: limit(timeout, Some(DEFAULT_TIMEOUT), at.field("timeout"))?,
         idle_timeout: optional_limit(idle_timeout, at.field("idle_timeout"))?,
-        max_stream_duration: stream_limits(
-            max_stream_duration,
-            max_grpc_timeout,
-            grpc_timeout_offset,
-            at,
+        // The deprecated pair.
+        grpc_timeout: grpc_timeout(
+            (max_grpc_timeout, at.field("max_grpc_timeout")),
+            (grpc_timeout_offset, at.field("grpc_timeout_offset")),
         )?,
+        max_stream_duration: max_stream_duration
+            .map(|d| stream_duration(d, at.field("max_stream_duration")))
+            .transpose()?,
         path_rewrite: path_rewrites(prefix_rewrite, regex_rewrite, at)?,
         host_rewrite: host_rewrite(host_rewrite_specifier, at)?,
         append_x_forwarded_host,
@@ -115,41 +115,33 @@ fn optional_limit(
     Ok(duration(value, at)?.map(|d| (!d.is_zero()).then_some(d)))
 }
 
-fn stream_limits(
-    message: Option<pb::route_action::MaxStreamDuration>,
-    max_grpc_timeout: Option<PbDuration>,
-    grpc_timeout_offset: Option<PbDuration>,
+/// A limit for gRPC requests counts when it is given, be it as zero (no limit).
+fn grpc_timeout(
+    (max, max_at): (Option<PbDuration>, At<'_>),
+    (offset, offset_at): (Option<PbDuration>, At<'_>),
+) -> Result<Option<GrpcTimeout>, ConfigError> {
+    let offset = duration(offset, offset_at)?.unwrap_or_default();
+    let max = optional_limit(max, max_at)?;
+    Ok(max.map(|max| GrpcTimeout { max, offset }))
+}
+
+fn stream_duration(
+    message: pb::route_action::MaxStreamDuration,
     at: At<'_>,
 ) -> Result<MaxStreamDuration, ConfigError> {
-    let Some(message) = message else {
-        // The deprecated pair holds when the newer message is absent.
-        return Ok(MaxStreamDuration {
-            max_stream_duration: None,
-            grpc_timeout_header_max: optional_limit(
-                max_grpc_timeout,
-                at.field("max_grpc_timeout"),
-            )?,
-            grpc_timeout_header_offset: duration(
-                grpc_timeout_offset,
-                at.field("grpc_timeout_offset"),
-            )?,
-        });
-    };
-    let at = at.field("max_stream_duration");
     let pb::route_action::MaxStreamDuration {
         max_stream_duration,
         grpc_timeout_header_max,
         grpc_timeout_header_offset,
     } = message;
     Ok(MaxStreamDuration {
-        max_stream_duration: optional_limit(max_stream_duration, at.field("max_stream_duration"))?,
-        grpc_timeout_header_max: optional_limit(
-            grpc_timeout_header_max,
-            at.field("grpc_timeout_header_max"),
-        )?,
-        grpc_timeout_header_offset: duration(
-            grpc_timeout_header_offset,
-            at.field("grpc_timeout_header_offset"),
+        max: optional_limit(max_stream_duration, at.field("max_stream_duration"))?,
+        grpc: grpc_timeout(
+            (grpc_timeout_header_max, at.field("grpc_timeout_header_max")),
+            (
+                grpc_timeout_header_offset,
+                at.field("grpc_timeout_header_offset"),
+            ),
         )?,
     })
 }

@@ -154,7 +154,6 @@ fn virtual_host(
     report!(at, "requests are not counted by virtual cluster"; virtual_clusters);
     report!(at, "requests are not hedged"; hedge_policy);
     report!(at, "x-envoy-is-timeout-retry is not sent"; include_is_timeout_retry_header);
-    report!(at, "64 KiB of a request are kept for retries"; per_request_buffer_limit_bytes, request_body_buffer_limit);
     let mirrors = mirrors(request_mirror_policies, &around.mirrors, at)?;
     let filters = filters::per_filter_config(typed_per_filter_config, &around.filters, at)?;
     let retry = retries

@@ -26,7 +26,10 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Outer [`None`]: the connection manager's stream idle timeout; inner [`None`]: no limit.
     pub idle_timeout: Option<Option<Duration>>,
-    pub max_stream_duration: MaxStreamDuration,
+    /// What gRPC requests may say about their time, instead of [`Self::timeout`].
+    pub grpc_timeout: Option<GrpcTimeout>,
+    /// When given, `timeout` does not hold.
+    pub max_stream_duration: Option<MaxStreamDuration>,
     pub path_rewrite: PathRewrite,
     pub host_rewrite: HostRewrite,
     /// Keep the client's authority in `x-forwarded-host` when it is rewritten.
@@ -49,14 +52,22 @@ pub struct Mirror {
     pub host_rewrite: Option<Bytes>,
 }
 
-/// Limits on a whole stream. Outer [`None`]: not set; inner [`None`]: no limit.
+/// A limit on a whole stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MaxStreamDuration {
-    pub max_stream_duration: Option<Option<Duration>>,
-    /// Believe `grpc-timeout` up to this; inner [`None`]: without bound.
-    pub grpc_timeout_header_max: Option<Option<Duration>>,
-    /// Taken off `grpc-timeout`.
-    pub grpc_timeout_header_offset: Option<Duration>,
+    /// Outer [`None`]: the connection manager's; inner [`None`]: no limit.
+    pub max: Option<Option<Duration>>,
+    /// What gRPC requests may say about their time, instead.
+    pub grpc: Option<GrpcTimeout>,
+}
+
+/// How far `grpc-timeout` is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// [`None`]: whatever it says.
+    pub max: Option<Duration>,
+    /// Taken off it.
+    pub offset: Duration,
 }
 
 /// Which cluster.

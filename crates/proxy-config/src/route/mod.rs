@@ -14,9 +14,9 @@ mod strings;
 mod table;
 
 pub use action::{
-    ClusterName, ClusterTarget, Decorator, DirectResponse, Forward, HostRewrite, MaxStreamDuration,
-    Mirror, PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction, SchemeRedirect,
-    WeightedCluster, WeightedClusters,
+    ClusterName, ClusterTarget, Decorator, DirectResponse, Forward, GrpcTimeout, HostRewrite,
+    MaxStreamDuration, Mirror, PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction,
+    SchemeRedirect, WeightedCluster, WeightedClusters,
 };
 pub use matcher::{
     Fraction, HeaderMatcher, HeaderTest, PathMatcher, QueryMatcher, RouteMatcher, matched_path,

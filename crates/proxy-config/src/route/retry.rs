@@ -17,6 +17,9 @@ pub struct RetryPolicy {
     pub avoid_previous_hosts: bool,
     /// How often another endpoint is picked before one that was tried is taken after all.
     pub host_selection_max_attempts: u32,
+    /// After every so many tries, go to a priority that none of them went to
+    /// (`envoy.retry_priorities.previous_priorities`); [`None`]: as every request.
+    pub other_priorities_every: Option<u32>,
     pub retriable_status_codes: Vec<u16>,
     pub retriable_headers: Vec<HeaderMatcher>,
     /// Only requests with one of these are retried; empty: all.
@@ -37,6 +40,7 @@ impl RetryPolicy {
             per_try_idle_timeout: None,
             avoid_previous_hosts: false,
             host_selection_max_attempts: 1,
+            other_priorities_every: None,
             retriable_status_codes: Vec::new(),
             retriable_headers: Vec::new(),
             retriable_request_headers: Vec::new(),

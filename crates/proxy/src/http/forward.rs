@@ -11,13 +11,14 @@ use super::health;
 use super::local;
 use super::mirror::Copies;
 use super::prepare::{choose_cluster, rewrite};
-use super::progress::{Due, RequestBody};
+use super::progress::{Due, RequestBody, moment};
 use super::relay;
 use super::request::Routed;
 use super::retry::{Failure, Retries};
 use super::stream::{
     Broken, Data, Downstream, End, Piece, Sink, StreamError, UpstreamStream, poll_transfer,
 };
+use super::timeouts::{self, Limits};
 use super::upstream::Upstream;
 use crate::http1::encode::Decimal;
 use crate::http2::client::Http2Stream;
@@ -62,17 +63,12 @@ pub(super) async fn forward<D: Downstream>(
         return local::refuse_as(x, down, Some(routed), Outcome::NoCluster, status).await;
     };
     x.cluster = Some(cluster.clone());
-    edit::request_to_upstream(x, routed, ops, to.timeout);
+    let limits = timeouts::decide(x, routed, to);
+    edit::request_to_upstream(x, routed, ops, limits.expected);
     rewrite(x, routed, to, host_rewrite);
+    let mut due = due(x, to, limits);
+    let mut body = request_body(x, routed, to);
     expect_continue(x, down).await;
-
-    let mut body = RequestBody::new(x.request.body, x.request.is_tunnel());
-    let counts_tries = routed.host.include_request_attempt_count;
-    body.copies = Copies::begin(x, &to.mirrors, to.timeout, counts_tries);
-    if body.done {
-        body.copies.end();
-    }
-    let mut due = due(x, to);
     match tries(x, down, routed, to, &cluster, &mut body, &mut due).await {
         Ok(answer) => relay::respond(x, down, routed, answer, body, due).await,
         Err(outcome) => {
@@ -86,9 +82,41 @@ pub(super) async fn forward<D: Downstream>(
             }
             // As Envoy, the cluster answers for the statuses that are made in its name.
             count_cluster_status(&cluster.stats, outcome.row().status);
+            if outcome == Outcome::StreamTooLong {
+                // Boxed, since it is rare.
+                return Box::pin(too_long(x, down, routed, body.done)).await;
+            }
             local::refuse_as(x, down, Some(routed), outcome, outcome.row().status).await;
         }
     }
+}
+
+/// The body as it is to be sent: to the upstream, and to mirrors.
+fn request_body(x: &Exchange, routed: Routed<'_>, to: &Forward) -> RequestBody {
+    let limit = routed.route.request_body_buffer_limit;
+    let mut body = RequestBody::new(x.request.body, x.request.is_tunnel(), limit);
+    let counts_tries = routed.host.include_request_attempt_count;
+    body.copies = Copies::begin(x, &to.mirrors, x.timeout, counts_tries);
+    if body.done {
+        body.copies.end();
+    }
+    body
+}
+
+/// Says who took too long: the upstream, or the client that has not sent all of its request.
+async fn too_long<D: Downstream>(
+    x: &mut Exchange,
+    down: &mut D,
+    routed: Routed<'_>,
+    request_done: bool,
+) {
+    const DEADLINE_EXCEEDED: u32 = 4;
+    let row = Outcome::StreamTooLong.row();
+    x.outcome = Outcome::StreamTooLong;
+    let status = if request_done { row.status } else { 408 };
+    let head = local::head(x, status, None, row.body.len());
+    let (body, grpc) = (row.body.as_bytes(), Some(DEADLINE_EXCEEDED));
+    local::send_as(x, down, Some(routed), head, body, grpc).await;
 }
 
 /// Tries until one has a response that is to be kept, or none is left.
@@ -106,11 +134,15 @@ async fn tries<D: Downstream>(
     let mut fresh = false;
     loop {
         let reselections = retries.reselections();
-        let host = select(x, cluster, reselections, |host| {
-            retries.was_tried(host.address)
-        })
+        let host = select(
+            x,
+            cluster,
+            reselections,
+            &retries.other_priorities(),
+            |host| retries.was_tried(host.address),
+        )
         .ok_or(Outcome::NoHealthyUpstream)?;
-        retries.note(host.address);
+        retries.note(&host);
         x.host = Some(host.clone());
         x.tries += u32::from(!fresh);
         count_tries(x, routed, to);
@@ -424,25 +456,36 @@ fn pass_interim<D: Downstream>(
 
 /// The route's timeout runs from the end of the request, and so does a try's.
 fn request_complete(x: &Exchange, due: &mut Due, retries: &Retries<'_>) {
-    let in_ms = |duration: Duration| x.worker.timers.now() + duration.as_millis() as u64;
+    let in_ms = |duration: Duration| {
+        moment(
+            x.worker
+                .timers
+                .now()
+                .saturating_add(duration.as_millis() as u64),
+        )
+    };
     if due.route.is_none()
         && let Some(timeout) = x.timeout
     {
-        due.route = Some(in_ms(timeout));
+        due.route = in_ms(timeout);
     }
     if let Some(timeout) = retries.per_try_timeout() {
-        due.per_try = Some(in_ms(timeout));
+        due.per_try = in_ms(timeout);
     }
 }
 
-fn due(x: &mut Exchange, to: &Forward) -> Due {
+fn due(x: &mut Exchange, to: &Forward, limits: Limits) -> Due {
     // A tunnel lives as long as its ends want.
-    x.timeout = to.timeout.filter(|_| !x.request.is_tunnel());
+    x.timeout = limits.route.filter(|_| !x.request.is_tunnel());
+    let begun = x.worker.timers.millis(x.started);
     let idle = to
         .idle_timeout
         .unwrap_or(x.service.manager.timeouts.stream_idle);
     let mut due = Due {
-        idle_for: idle.map(|d| d.as_millis() as u64),
+        stream: limits
+            .stream
+            .and_then(|d| moment(begun.saturating_add(d.as_millis() as u64))),
+        idle_for: idle.and_then(|d| moment(d.as_millis() as u64)),
         ..Due::default()
     };
     due.touch(&x.worker);
@@ -502,6 +545,7 @@ fn select(
     x: &Exchange,
     cluster: &Rc<ActiveCluster>,
     reselections: u32,
+    elsewhere: &[u32],
     avoid: impl FnMut(&Rc<Host>) -> bool,
 ) -> Option<Rc<Host>> {
     match &cluster.config.kind {
@@ -519,7 +563,10 @@ fn select(
             }
             Some(cluster.host_at(address))
         }
-        _ => cluster.pick(&x.worker, x.worker.random(), reselections, avoid),
+        _ => {
+            let random = x.worker.random();
+            cluster.pick_outside(&x.worker, random, elsewhere, reselections, avoid)
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `filters/` | the filters in front of the router: fault, CORS |
 //! | `prepare.rs` | what the route decides: cluster, path, authority |
 //! | `forward.rs` | tries: choose an endpoint, send, wait for the response, retry |
+//! | `timeouts.rs` | how long a request may take |
 //! | `progress.rs` | how far the body has come, and the deadlines |
 //! | `upstream.rs` | the upstream's side of a try, by protocol |
 //! | `relay.rs` | the response on its way back, tunnels |
@@ -36,4 +37,5 @@ pub(crate) mod request;
 mod retry;
 pub(crate) mod service;
 pub(crate) mod stream;
+mod timeouts;
 mod upstream;

@@ -5,9 +5,11 @@ use super::mirror::Copies;
 use super::stream::Downstream;
 use crate::outcome::Outcome;
 use crate::worker::state::Worker;
+use std::num::NonZeroU64;
 
-/// How much of a request body is kept for another try.
-const REPLAY_BYTES: usize = 64 * 1024;
+/// How much of a request body is kept for another try when the route does not say: Envoy's default
+/// limit of a connection's buffer.
+const REPLAY_BYTES: u32 = 1024 * 1024;
 
 /// Where the request body stands.
 pub(super) struct RequestBody {
@@ -19,25 +21,30 @@ pub(super) struct RequestBody {
     pub refused: bool,
     /// What was read, for another try; [`None`]: too much, or nobody wants it.
     pub kept: Option<Vec<u8>>,
+    limit: u32,
     /// Who else gets it.
     pub copies: Copies,
 }
 
 impl RequestBody {
-    pub(super) fn new(length: BodyLength, tunnel: bool) -> RequestBody {
+    /// `limit`: bytes that may be kept.
+    pub(super) fn new(length: BodyLength, tunnel: bool, limit: Option<u64>) -> RequestBody {
         let done = length == BodyLength::None && !tunnel;
         RequestBody {
             done,
             sent: false,
             refused: false,
             kept: Some(Vec::new()),
+            limit: limit.map_or(REPLAY_BYTES, |limit| {
+                u32::try_from(limit).unwrap_or(u32::MAX)
+            }),
             copies: Copies::default(),
         }
     }
 
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if let Some(kept) = &mut self.kept {
-            if kept.len() + bytes.len() > REPLAY_BYTES {
+            if kept.len() + bytes.len() > self.limit as usize {
                 self.kept = None;
             } else {
                 kept.extend_from_slice(bytes);
@@ -54,38 +61,53 @@ impl RequestBody {
     }
 }
 
-/// The deadlines of a request; each in the worker's milliseconds.
+/// In the worker's milliseconds, or none. Half the size of an optional number, since every waiting
+/// connection holds five of them.
+pub(super) type Moment = Option<NonZeroU64>;
+
+pub(super) fn moment(millis: u64) -> Moment {
+    NonZeroU64::new(millis.max(1))
+}
+
+/// The deadlines of a request.
 #[derive(Default)]
 pub(super) struct Due {
-    pub route: Option<u64>,
-    pub per_try: Option<u64>,
-    pub idle: Option<u64>,
-    pub idle_for: Option<u64>,
+    pub route: Moment,
+    pub per_try: Moment,
+    /// Of the stream as a whole.
+    pub stream: Moment,
+    pub idle: Moment,
+    /// How many milliseconds nothing may move.
+    pub idle_for: Moment,
 }
 
 impl Due {
     /// Nothing has moved for no time.
     pub(super) fn touch(&mut self, worker: &Worker) {
         if let Some(idle) = self.idle_for {
-            self.idle = Some(worker.timers.now() + idle);
+            self.idle = moment(worker.timers.now().saturating_add(idle.get()));
         }
     }
 
     pub(super) fn arm(&self, worker: &Worker, down: &impl Downstream) {
-        let next = [self.route, self.per_try, self.idle]
+        let next = [self.route, self.per_try, self.stream, self.idle]
             .into_iter()
             .flatten()
             .min();
-        worker.timers.set(down.deadline(), next);
+        worker
+            .timers
+            .set(down.deadline(), next.map(NonZeroU64::get));
     }
 
     /// Which deadline has passed.
     pub(super) fn passed(&self, now: u64) -> Option<Outcome> {
-        let past = |due: Option<u64>| due.is_some_and(|due| due <= now);
+        let past = |due: Moment| due.is_some_and(|due| due.get() <= now);
         if past(self.route) {
             Some(Outcome::RouteTimeout)
         } else if past(self.per_try) {
             Some(Outcome::PerTryTimeout)
+        } else if past(self.stream) {
+            Some(Outcome::StreamTooLong)
         } else if past(self.idle) {
             Some(Outcome::StreamIdle)
         } else {

@@ -7,6 +7,7 @@
 use super::head::{RequestHead, ResponseHead};
 use super::headers::Known;
 use crate::outcome::Outcome;
+use crate::upstream::Host;
 use lateen_proxy_config::route::{RetryOn, RetryPolicy};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -41,7 +42,8 @@ pub(super) struct Retries<'a> {
     left: u32,
     done: u32,
     replaced: bool,
-    tried: Vec<SocketAddr>,
+    /// Address and priority of each try.
+    tried: Vec<(SocketAddr, u32)>,
 }
 
 impl<'a> Retries<'a> {
@@ -77,17 +79,28 @@ impl<'a> Retries<'a> {
     }
 
     pub(super) fn was_tried(&self, host: SocketAddr) -> bool {
-        self.tried.contains(&host)
+        self.tried.iter().any(|(tried, _)| *tried == host)
     }
 
-    pub(super) fn note(&mut self, host: SocketAddr) {
-        if self
-            .policy
-            .is_some_and(|policy| policy.avoid_previous_hosts)
-            && self.tried.len() < 16
-        {
-            self.tried.push(host);
+    pub(super) fn note(&mut self, host: &Host) {
+        let asked = |policy: &RetryPolicy| {
+            policy.avoid_previous_hosts || policy.other_priorities_every.is_some()
+        };
+        if self.policy.is_some_and(asked) && self.tried.len() < 16 {
+            self.tried.push((host.address, host.priority.get()));
         }
+    }
+
+    /// Priorities that the next try is not to go to. They are looked at anew after every so many
+    /// tries (Envoy, `PreviousPrioritiesRetryPriority`).
+    pub(super) fn other_priorities(&self) -> Vec<u32> {
+        let every = self.policy.and_then(|policy| policy.other_priorities_every);
+        let Some(every) = every.and_then(|every| usize::try_from(every).ok()) else {
+            return Vec::new();
+        };
+        let looked_at = self.tried.len() / every * every;
+        let tried = self.tried.iter().take(looked_at);
+        tried.map(|(_, priority)| *priority).collect()
     }
 
     /// Whether a dead connection from the pool is to be replaced. At most once per request.

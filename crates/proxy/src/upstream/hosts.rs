@@ -23,6 +23,8 @@ pub(crate) struct Host {
     pub address: SocketAddr,
     /// For `auto_host_rewrite`.
     pub hostname: Box<str>,
+    /// Where it stands among the priorities of the newest endpoints.
+    pub priority: Cell<u32>,
     /// Requests on it now, of this worker.
     pub active: Cell<u32>,
     pub connections: Cell<u32>,
@@ -48,6 +50,7 @@ impl Host {
         Rc::new(Host {
             address,
             hostname,
+            priority: Cell::new(0),
             active: Cell::new(0),
             connections: Cell::new(0),
             retired: Cell::new(false),
@@ -154,6 +157,7 @@ impl HostSet {
                     Some(_) => worker.shared.detectors.host(&config.name, address),
                     None => None,
                 };
+                host.priority.set(locality.priority);
                 if all.insert(address, host.clone()).is_some() {
                     continue;
                 }
@@ -193,6 +197,19 @@ impl HostSet {
             .iter()
             .map(|(_, b)| b)
             .find(|b| !b.is_empty())
+    }
+
+    /// The balancer of the first priority with endpoints that is not among `tried`; that of
+    /// [`Self::balancer`] when there is none.
+    pub(super) fn balancer_outside(&self, tried: &[u32], random: u64) -> Option<&Balancer> {
+        let untried = |(priority, (_, balancer)): &(usize, &(u32, Balancer))| {
+            !tried.contains(&(*priority as u32)) && !balancer.is_empty()
+        };
+        let found = self.priorities.iter().enumerate().find(untried);
+        match found {
+            Some((_, (_, balancer))) if !tried.is_empty() => Some(balancer),
+            _ => self.balancer(random),
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host>> {

@@ -39,10 +39,22 @@ impl ActiveCluster {
         worker: &Worker,
         random: u64,
         attempts: u32,
+        avoid: impl FnMut(&Rc<Host>) -> bool,
+    ) -> Option<Rc<Host>> {
+        self.pick_outside(worker, random, &[], attempts, avoid)
+    }
+
+    /// The same in a priority that is not among `tried`, if there is one.
+    pub(crate) fn pick_outside(
+        &self,
+        worker: &Worker,
+        random: u64,
+        tried: &[u32],
+        attempts: u32,
         mut avoid: impl FnMut(&Rc<Host>) -> bool,
     ) -> Option<Rc<Host>> {
         let hosts = self.hosts();
-        let balancer = hosts.balancer(random)?;
+        let balancer = hosts.balancer_outside(tried, random)?;
         let mut host = balancer.pick(|| worker.random())?;
         for _ in 0..attempts {
             if !avoid(host) {

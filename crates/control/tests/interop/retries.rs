@@ -1,0 +1,396 @@
+//! Retries of VirtualServices through a gateway, against an upstream that fails in every way a
+//! condition knows.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lateen_testkit::echo::Echo;
+use lateen_testkit::envoy::Plane;
+use lateen_testkit::http::{Answer, Call};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::mesh::{Gateway, service, workload};
+use crate::requests::gateway_with;
+
+/// A server on which the first N requests for a path `/KIND/N/...` fail in the way KIND says.
+struct Failing {
+    address: SocketAddr,
+    hits: Arc<Mutex<HashMap<String, u32>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Failing {
+    async fn start() -> Failing {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let hits = Arc::new(Mutex::new(HashMap::new()));
+        let counted = hits.clone();
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, counted.clone()));
+            }
+        });
+        Failing {
+            address,
+            hits,
+            task,
+        }
+    }
+
+    fn hits(&self, path: &str) -> u32 {
+        self.hits.lock().unwrap().get(path).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Each connection serves one request: ours replaces a connection that was used before and turns out
+/// to be closed, whatever the rule says, which is not what is looked at here.
+async fn serve(mut stream: TcpStream, hits: Arc<Mutex<HashMap<String, u32>>>) {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            break at + 4;
+        }
+        match stream.read_buf(&mut bytes).await {
+            Ok(1..) => {}
+            _ => return,
+        }
+    };
+    let head = String::from_utf8_lossy(&bytes[..end]).to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let length: usize = length.map_or(0, |text| text.trim().parse().unwrap());
+    while bytes.len() < end + length {
+        match stream.read_buf(&mut bytes).await {
+            Ok(1..) => {}
+            _ => return,
+        }
+    }
+    let path = head.split(' ').nth(1).unwrap().to_owned();
+    let hit = {
+        let mut hits = hits.lock().unwrap();
+        let count = hits.entry(path.clone()).or_default();
+        *count += 1;
+        *count
+    };
+    let count = head
+        .lines()
+        .find_map(|line| line.strip_prefix("x-envoy-attempt-count: "));
+    let good = format!(
+        "HTTP/1.1 200 OK\r\nx-count: {}\r\nx-body: {length}\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+        count.unwrap_or_default()
+    );
+    let mut words = path.split('/').skip(1);
+    let (kind, failures) = (words.next().unwrap(), words.next());
+    let failures: u32 = failures.and_then(|n| n.parse().ok()).unwrap_or(0);
+    let empty = "connection: close\r\ncontent-length: 0\r\n\r\n";
+    let answer = match kind.split_once('-').unwrap_or((kind, "")) {
+        _ if hit > failures => good,
+        ("close", _) => return,
+        ("slow", _) => {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            return;
+        }
+        ("grpc", status) => format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: {status}\r\n{empty}"
+        ),
+        ("limited", status) => {
+            format!("HTTP/1.1 {status} X\r\nx-envoy-ratelimited: true\r\n{empty}")
+        }
+        (status, _) => format!("HTTP/1.1 {status} X\r\n{empty}"),
+    };
+    let _ = stream.write_all(answer.as_bytes()).await;
+}
+
+/// Condition, way to fail, whether it is tried again.
+const CONDITIONS: &[(&str, &str, bool)] = &[
+    ("5xx", "500", true),
+    ("5xx", "503", true),
+    ("5xx", "close", true),
+    ("5xx", "429", false),
+    ("5xx", "grpc-14", false),
+    ("5xx", "limited-503", false),
+    ("gateway-error", "502", true),
+    ("gateway-error", "504", true),
+    ("gateway-error", "500", false),
+    ("gateway-error", "close", true),
+    ("gateway-error", "slow", true),
+    ("reset", "close", true),
+    ("reset", "503", false),
+    ("reset-before-request", "close", false),
+    ("connect-failure", "close", false),
+    ("refused-stream", "close", false),
+    ("retriable-4xx", "409", true),
+    ("retriable-4xx", "404", false),
+    ("404,503", "404", true),
+    ("404,503", "503", true),
+    ("404,503", "500", false),
+    ("retriable-status-codes,418", "418", true),
+    ("cancelled", "grpc-1", true),
+    ("deadline-exceeded", "grpc-4", true),
+    ("resource-exhausted", "grpc-8", true),
+    ("internal", "grpc-13", true),
+    ("unavailable", "grpc-14", true),
+    ("unavailable", "grpc-13", false),
+    ("unavailable", "503", false),
+    ("envoy-ratelimited", "limited-429", true),
+    ("envoy-ratelimited", "429", false),
+    // What holds without a word of the rule (fact 10): a 503 of the application stays.
+    ("", "503", false),
+    ("", "close", false),
+    ("", "grpc-14", true),
+    ("", "grpc-1", true),
+];
+
+fn rules() -> String {
+    let rule = |(i, (on, ..)): (usize, &(&str, &str, bool))| {
+        let retries = match *on {
+            "" => String::new(),
+            on => format!("    retries: {{attempts: 2, perTryTimeout: 1s, retryOn: '{on}'}}\n"),
+        };
+        format!(
+            "  - match: [{{headers: {{x-case: {{exact: '{i}'}}}}}}]\n{retries}    \
+             route: [{{destination: {{host: failing}}}}]\n"
+        )
+    };
+    CONDITIONS.iter().enumerate().map(rule).collect()
+}
+
+async fn each_condition_is_tried_again_and_no_other(plane: Plane) {
+    let test = "each_condition_is_tried_again_and_no_other";
+    let rules = rules();
+    let hosts = [("conditions.test", rules.as_str()), ("retry.test", RETRIES)];
+    let Some((mesh, gateway, _reviews)) = gateway_with(plane, test, &hosts).await else {
+        return;
+    };
+    let failing = Failing::start().await;
+    let objects = service("failing", "http", 80);
+    let objects = objects + &workload("failing", "v1", "http", failing.address.port());
+    mesh.create(&objects).await;
+    there(&gateway, "retry.test", "/ok").await;
+
+    for (i, (on, kind, again)) in CONDITIONS.iter().enumerate() {
+        let path = format!("/{kind}/1/{i}");
+        let call = Call::get("conditions.test", &path).header("x-case", &i.to_string());
+        let answer = gateway.send(&call).await;
+        let found = (failing.hits(&path), answer.header("x-count"));
+        let expect = match again {
+            true => (2, "2".to_owned()),
+            false => (1, String::new()),
+        };
+        assert_eq!(found, expect, "{on} {kind}: {answer:?}");
+    }
+
+    let get = |path: &str| Call::get("retry.test", path);
+    // No more tries than allowed, and what the last one said.
+    let answer = gateway.send(&get("/503/9/all")).await;
+    assert_eq!(
+        (answer.status, failing.hits("/503/9/all")),
+        (503, 4),
+        "{answer:?}"
+    );
+    // Without attempts there are none.
+    let answer = gateway
+        .send(&get("/503/1/none").header("x-case", "none"))
+        .await;
+    assert_eq!(
+        (answer.status, failing.hits("/503/1/none")),
+        (503, 1),
+        "{answer:?}"
+    );
+    // The body is sent again, up to the limit of a connection's buffer.
+    for (length, status) in [(10, 200), (300_000, 200), (3_000_000, 503)] {
+        let path = format!("/503/1/body-{length}");
+        let answer = gateway
+            .send(&get(&path).method("POST").body(vec![b'x'; length]))
+            .await;
+        assert_eq!(answer.status, status, "{length}: {answer:?}");
+        if status == 200 {
+            assert_eq!(answer.header("x-body"), length.to_string());
+        }
+    }
+    // The rule's timeout holds for all tries together.
+    let started = Instant::now();
+    let answer = gateway
+        .send(&get("/slow/9/timeout").header("x-case", "timeout"))
+        .await;
+    assert_eq!(answer.status, 504, "{answer:?}");
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(failing.hits("/slow/9/timeout") > 1);
+    // The wait between tries grows with the rule's base.
+    let mut took = [Duration::ZERO; 2];
+    for (took, case) in took.iter_mut().zip(["short", "long"]) {
+        let started = Instant::now();
+        let path = format!("/503/99/{case}");
+        gateway.send(&get(&path).header("x-case", case)).await;
+        *took = started.elapsed();
+        assert_eq!(failing.hits(&path), 9, "{case}");
+    }
+    assert!(took[1] > took[0] * 2, "{took:?}");
+}
+
+const RETRIES: &str = "
+  - match: [{headers: {x-case: {exact: none}}}]
+    retries: {retryOn: '5xx'}
+    route: [{destination: {host: failing}}]
+  - match: [{headers: {x-case: {exact: timeout}}}]
+    timeout: 1s
+    retries: {attempts: 9, perTryTimeout: 0.3s, retryOn: gateway-error}
+    route: [{destination: {host: failing}}]
+  - match: [{headers: {x-case: {exact: short}}}]
+    retries: {attempts: 8, backoff: 1ms, retryOn: '503'}
+    route: [{destination: {host: failing}}]
+  - match: [{headers: {x-case: {exact: long}}}]
+    retries: {attempts: 8, backoff: 100ms, retryOn: '503'}
+    route: [{destination: {host: failing}}]
+  - match: [{uri: {prefix: /other-host}}]
+    retries: {attempts: 1, retryOn: '503'}
+    route: [{destination: {host: half}}]
+  - match: [{uri: {prefix: /any-host}}]
+    retries: {attempts: 1, retryOn: '503', retryIgnorePreviousHosts: false}
+    route: [{destination: {host: half}}]
+  - match: [{uri: {prefix: /yes-other-host}}]
+    retries: {attempts: 1, retryOn: '503', retryIgnorePreviousHosts: true}
+    route: [{destination: {host: half}}]
+  - retries: {attempts: 3, retryOn: '503'}
+    route: [{destination: {host: failing}}]";
+
+async fn there(gateway: &Gateway, host: &str, path: &str) {
+    lateen_testkit::settles("the service is there", async || {
+        match gateway.get(host, path).await.status {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+}
+
+async fn another_try_goes_to_another_endpoint_unless_the_rule_says_otherwise(plane: Plane) {
+    let test = "another_try_goes_to_another_endpoint_unless_the_rule_says_otherwise";
+    let Some((mesh, gateway, _reviews)) =
+        gateway_with(plane, test, &[("retry.test", RETRIES)]).await
+    else {
+        return;
+    };
+    // One endpoint answers 503 to everything.
+    let good = Echo::start("good").await;
+    let bad = bad_server().await;
+    let mut half = service("half", "http", 80);
+    half += &workload("half", "good", "http", good.port());
+    half += &workload("half", "bad", "http", bad.0.port());
+    mesh.create(&half).await;
+    there(&gateway, "retry.test", "/other-host").await;
+    let failures = async |path: &str| {
+        let mut failed = 0;
+        for _ in 0..400 {
+            let answer: Answer = gateway.get("retry.test", path).await;
+            failed += usize::from(answer.status == 503);
+        }
+        failed
+    };
+    // Another endpoint is drawn up to five times, so one in 64 comes to the bad one again: 3 of the
+    // 200 that fail first, against 100 without. Both bounds are more than five deviations away.
+    for path in ["/other-host", "/yes-other-host"] {
+        let failed = failures(path).await;
+        assert!(failed < 15, "{path}: {failed}");
+    }
+    let failed = failures("/any-host").await;
+    assert!(failed > 50, "/any-host: {failed}");
+    bad.1.abort();
+}
+
+/// A server that answers 503 to everything.
+async fn bad_server() -> (SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut bytes = Vec::new();
+                while let Ok(1..) = stream.read_buf(&mut bytes).await {
+                    if !bytes.ends_with(b"\r\n\r\n") {
+                        continue;
+                    }
+                    bytes.clear();
+                    let answer = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n";
+                    if stream.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, task)
+}
+
+const TIMEOUTS: &str = "
+  - match: [{headers: {x-case: {exact: capped}}}]
+    timeout: 0.3s
+    route: [{destination: {host: reviews, subset: v1}}]
+  - route: [{destination: {host: reviews, subset: v1}}]";
+
+async fn a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows(plane: Plane) {
+    let test = "a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows";
+    let Some((_mesh, gateway, _reviews)) =
+        gateway_with(plane, test, &[("grpc.test", TIMEOUTS)]).await
+    else {
+        return;
+    };
+    let call = |path: &str, timeout: &str, case: &str| {
+        let call = Call::get("grpc.test", path)
+            .method("POST")
+            .header("x-case", case);
+        let call = call.header("content-type", "application/grpc");
+        match timeout {
+            "" => call,
+            timeout => call.header("grpc-timeout", timeout),
+        }
+    };
+    for (timeout, case, told) in [
+        ("", "", ""),
+        ("", "capped", "300m"),
+        ("5S", "capped", "300m"),
+        ("100m", "capped", "100m"),
+        ("5S", "", "5000m"),
+        ("7000000u", "", "7000m"),
+    ] {
+        let answer = gateway.send(&call("/", timeout, case)).await;
+        assert_eq!(
+            answer.got("grpc-timeout"),
+            told,
+            "{timeout} {case}: {answer:?}"
+        );
+    }
+    for (timeout, case) in [("300m", ""), ("60S", "capped"), ("", "capped")] {
+        let started = Instant::now();
+        let answer = gateway.send(&call("/slow/60000", timeout, case)).await;
+        let found = (
+            answer.status,
+            answer.header("grpc-status"),
+            answer.header("grpc-message"),
+        );
+        let expect = (200, "14".to_owned(), "upstream request timeout".to_owned());
+        assert_eq!(found, expect, "{timeout} {case}: {answer:?}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+    // It is gRPC's word only.
+    let plain = Call::get("grpc.test", "/slow/400").header("grpc-timeout", "100m");
+    assert_eq!(gateway.send(&plain).await.status, 200);
+}
+
+on_both!(
+    each_condition_is_tried_again_and_no_other,
+    another_try_goes_to_another_endpoint_unless_the_rule_says_otherwise,
+    a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows,
+);
