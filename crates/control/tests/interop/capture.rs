@@ -45,6 +45,8 @@ in_namespaces!(
     unknown_destinations_are_refused_where_only_the_registry_counts,
     inbound_connections_reach_the_application_on_every_port,
     a_connection_to_a_capture_port_itself_goes_nowhere,
+    services_outside_are_found_by_address_range_and_by_server_name,
+    a_sidecar_resource_leads_a_port_elsewhere,
 );
 
 /// Virtual addresses of the services.
@@ -145,6 +147,7 @@ impl Scene {
             TcpEcho::on(web.listen(8081), "database"),
             TcpEcho::on(web.listen(8083), "mixed"),
             TcpEcho::on(outside.listen(9000), "outside"),
+            TcpEcho::on(outside.listen(9443), "secure"),
         ];
         mesh.create(SERVICES).await;
         let relay = TcpListener::bind((network.hub(), mesh.xds)).await.unwrap();
@@ -448,4 +451,110 @@ async fn a_connection_to_a_capture_port_itself_goes_nowhere(scene: Scene) {
         .iter()
         .find(|(key, _)| key.replace(';', "") == "listener.0.0.0.0_15001.downstream_cx_active");
     assert_eq!(open.map(|(_, count)| *count), Some(0));
+}
+
+/// `secure.test` has no address: only the server name of its TLS leads to it. `range.test` is known
+/// by its addresses, and goes where the client was going.
+const OUTSIDE: &str = "
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: secure, namespace: default}
+spec:
+  hosts: [secure.test]
+  ports: [{number: 443, name: tls, protocol: TLS, targetPort: 9443}]
+  resolution: STATIC
+  endpoints: [{address: 10.77.0.4}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: range, namespace: default}
+spec:
+  hosts: [range.test]
+  addresses: [10.77.0.4/30]
+  ports: [{number: 9000, name: tcp, protocol: TCP}]
+  resolution: NONE
+---
+";
+
+async fn services_outside_are_found_by_address_range_and_by_server_name(scene: Scene) {
+    scene.mesh.apply(REGISTRY_ONLY).await;
+    scene.mesh.apply(OUTSIDE).await;
+    scene.mesh.distributed(2).await;
+    let hello = client_hello("secure.test");
+    // Whatever address a client has found for the name.
+    let any = SocketAddr::from(([10, 99, 0, 1], 443));
+    settles("the server name leads there", async || {
+        let mut stream = connect(&scene.front, any)?;
+        stream.write_all(&hello).await.unwrap();
+        hears(&mut stream, &[b"secure\n", &*hello].concat()).await
+    })
+    .await;
+    let mut other = connect(&scene.front, any).unwrap();
+    other.write_all(&client_hello("other.test")).await.unwrap();
+    assert!(is_closed(other).await);
+    assert_eq!(scene.outside.address.octets(), [10, 77, 0, 4]);
+    settles("an address of the range is passed on", async || {
+        let mut stream = connect(&scene.front, scene.outside.at(9000))?;
+        hears(&mut stream, b"outside\n").await
+    })
+    .await;
+    let other = connect(&scene.front, scene.web.at(9000)).unwrap();
+    assert!(is_closed(other).await);
+    scene.accepted().await;
+}
+
+/// A TLS ClientHello that asks for a server name.
+fn client_hello(name: &str) -> Vec<u8> {
+    let with_length = |content: &[u8]| {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&length[..], content].concat()
+    };
+    let entry = [&[0], &*with_length(name.as_bytes())].concat();
+    let names = [&[0, 0], &*with_length(&with_length(&entry))].concat();
+    // X25519 and Ed25519: without any, BoringSSL does not take it for a ClientHello.
+    let groups = [0, 10, 0, 4, 0, 2, 0, 29, 0, 13, 0, 4, 0, 2, 8, 4];
+    let versions = [0, 43, 0, 3, 2, 3, 4];
+    let key_share = [&[0, 51, 0, 38, 0, 36, 0, 29, 0, 32], &[9; 32][..]].concat();
+    let extensions = [&*names, &groups, &versions, &key_share].concat();
+    let body = [
+        &[3, 3],
+        &[7; 32][..],
+        &[0, 0, 2, 0x13, 1, 1, 0],
+        &*with_length(&extensions),
+    ]
+    .concat();
+    let message = [&[1, 0], &*with_length(&body)].concat();
+    [&[22, 3, 1], &*with_length(&message)].concat()
+}
+
+const INGRESS: &str = "
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: web, namespace: default}
+spec:
+  workloadSelector: {labels: {app: web}}
+  ingress:
+  - port: {number: 8080, name: http, protocol: HTTP}
+    defaultEndpoint: 127.0.0.1:8090
+";
+
+async fn a_sidecar_resource_leads_a_port_elsewhere(scene: Scene) {
+    let web = SocketAddr::from((WEB, 80));
+    let answer = get(&scene.front, web, "web", "/x").await.unwrap();
+    assert_eq!(answer.name(), "web");
+    scene.mesh.apply(INGRESS).await;
+    scene.mesh.distributed(2).await;
+    settles("the ingress listener is used", async || {
+        let answer = get(&scene.front, web, "web", "/x").await?;
+        match answer.name().as_str() {
+            "undeclared" => Ok(()),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    // Ports that the Sidecar does not name are still reached.
+    let mut stream = connect(&scene.outside, scene.web.at(8081)).unwrap();
+    stream.write_all(b"x\r\n\r\n").await.unwrap();
+    hears(&mut stream, b"database\n").await.unwrap();
+    scene.accepted().await;
 }

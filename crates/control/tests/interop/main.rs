@@ -67,5 +67,6 @@ mod scope;
 mod secure_gateway;
 mod service_entries;
 mod sidecar;
+mod sniffing;
 mod user_documents;
 mod wire;

@@ -85,6 +85,7 @@ impl Listeners {
             let mut slots = self.slots.borrow_mut();
             match slots.get(&name) {
                 Some(slot) => {
+                    self.leave_addresses(slot);
                     *slot.current.borrow_mut() = generation;
                     slot.clone()
                 }
@@ -145,7 +146,6 @@ impl Listeners {
     }
 
     fn enter_addresses(&self, slot: &Rc<Slot>, listener: &Listener) {
-        self.leave_addresses(slot);
         let mut by_address = self.by_address.borrow_mut();
         for address in &listener.addresses {
             if let Address::Socket(address) = address {
@@ -155,9 +155,16 @@ impl Listeners {
     }
 
     fn leave_addresses(&self, slot: &Rc<Slot>) {
-        self.by_address
-            .borrow_mut()
-            .retain(|_, other| !Rc::ptr_eq(other, slot));
+        let mut by_address = self.by_address.borrow_mut();
+        for address in &slot.current.borrow().listener.addresses {
+            if let Address::Socket(address) = address
+                && by_address
+                    .get(address)
+                    .is_some_and(|other| Rc::ptr_eq(other, slot))
+            {
+                by_address.remove(address);
+            }
+        }
     }
 
     /// The listener of an address, else the one of its port on every address.
