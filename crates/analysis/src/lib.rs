@@ -8,6 +8,7 @@
 
 mod destination_rules;
 mod gateways;
+mod servers;
 mod services;
 mod sidecars;
 mod virtual_services;
@@ -67,6 +68,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found.extend(gateways::findings(snapshot));
     found.extend(destination_rules::findings(snapshot));
     found.extend(services::findings(snapshot));
+    found.extend(servers::findings(snapshot));
     found.extend(sidecars::findings(snapshot));
     found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
     found

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 
+use lateen_api::mesh_config::ForwardClientCertDetails;
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::service::Locality;
+use crate::settings::GatewayTopology;
 
 /// What the node is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,6 +63,8 @@ pub struct Proxy {
     pub inbound: BTreeMap<u16, u16>,
     /// `host:port` of a TCP service to the local port of its outbound listener.
     pub outbound: BTreeMap<String, u16>,
+    /// What stands before it, where its own configuration (`PROXY_CONFIG`) says so.
+    pub topology: Option<GatewayTopology>,
 }
 
 /// Why a node was not understood.
@@ -124,9 +128,35 @@ impl Proxy {
             },
             inbound: inbound_ports(metadata)?,
             outbound: outbound_ports(metadata)?,
+            topology: topology(metadata),
             namespace,
         })
     }
+}
+
+/// `gatewayTopology` of the proxy's own configuration, which Istio's agent makes of the annotation
+/// `proxy.istio.io/config` and sends as JSON.
+fn topology(metadata: &Value) -> Option<GatewayTopology> {
+    use lateen_api::Choice as _;
+    let config = metadata.get("PROXY_CONFIG")?;
+    let parsed: Value;
+    let config = match config.as_str() {
+        Some(text) => {
+            parsed = serde_json::from_str(text).ok()?;
+            &parsed
+        }
+        None => config,
+    };
+    let topology = config.get("gatewayTopology")?;
+    let details = text(topology, "forwardClientCertDetails");
+    Some(GatewayTopology {
+        trusted_proxies: topology
+            .get("numTrustedProxies")
+            .and_then(Value::as_f64)
+            .map_or(0, |number| number as u32),
+        client_certificates: details.and_then(ForwardClientCertDetails::from_name),
+        proxy_protocol: topology.get("proxyProtocol").is_some_and(|v| !v.is_null()),
+    })
 }
 
 fn text<'a>(metadata: &'a Value, key: &str) -> Option<&'a str> {

@@ -91,6 +91,14 @@ fn client_certificate(
     use hcm::http_connection_manager::{
         ForwardClientCertDetails as Details, SetCurrentClientCertDetails,
     };
+    let writes = !matches!(
+        mesh.gateway_topology.client_certificates,
+        Some(
+            ForwardClientCertDetails::Sanitize
+                | ForwardClientCertDetails::ForwardOnly
+                | ForwardClientCertDetails::AlwaysForwardOnly
+        )
+    );
     match side {
         Side::SidecarOutbound => (Details::Sanitize, None),
         Side::SidecarInbound => (
@@ -111,7 +119,8 @@ fn client_certificate(
                 Some(ForwardClientCertDetails::AppendForward) => Details::AppendForward,
                 Some(ForwardClientCertDetails::AlwaysForwardOnly) => Details::AlwaysForwardOnly,
             },
-            Some(SetCurrentClientCertDetails {
+            // Envoy takes this only where the header is written.
+            writes.then(|| SetCurrentClientCertDetails {
                 subject: envoy::bool_value(true),
                 cert: true,
                 dns: true,

@@ -1,10 +1,11 @@
 //! Listeners of a gateway: one for each address its servers bind, with a filter chain for each
 //! server name where TLS says it (`pilot/pkg/networking/core/gateway.go`).
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use lateen_model::servers::{MergedPort, MergedServer, ServerKind};
-use lateen_model::{Location, MeshSnapshot, Protocol, Proxy, hostname};
+use lateen_model::{Location, MeshSettings, MeshSnapshot, Protocol, Proxy, hostname};
 
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, tcp};
@@ -27,6 +28,7 @@ pub fn listener(
     port: &MergedPort<'_>,
 ) -> Option<listener::Listener> {
     let name = names::listener(&port.bind, port.number);
+    let settings = settings_for(snapshot, proxy);
     let mut taken: BTreeSet<String> = port
         .servers
         .iter()
@@ -36,11 +38,11 @@ pub fn listener(
     let mut chains = Vec::new();
     match port.servers.first()?.kind {
         // All of them are, and the route table tells them apart.
-        ServerKind::Http => chains.push(http_chain(snapshot, port, port.servers.first()?, &name)?),
+        ServerKind::Http => chains.push(http_chain(&settings, port, port.servers.first()?, &name)?),
         _ => {
             for server in &port.servers {
                 chains.extend(server_chains(
-                    snapshot, proxy, port, server, &mut taken, &name,
+                    snapshot, proxy, &settings, port, server, &mut taken, &name,
                 ));
             }
         }
@@ -50,23 +52,51 @@ pub fn listener(
     }
     // A chain for every connection goes last; the order of the others has no meaning.
     chains.sort_by_key(|chain| chain.filter_chain_match.is_none());
-    let inspected = chains.iter().any(l4::needs_tls_inspection);
+    let mut inspectors = Vec::new();
+    if settings.gateway_topology.proxy_protocol {
+        inspectors.push(proxy_protocol());
+    }
+    if chains.iter().any(l4::needs_tls_inspection) {
+        inspectors.push(tls_context::inspector());
+    }
     Some(listener::Listener {
         name,
         address: Some(envoy::socket_address(&port.bind, port.number)),
-        listener_filters: match inspected {
-            true => vec![tls_context::inspector()],
-            false => Vec::new(),
-        },
+        listener_filters: inspectors,
         filter_chains: chains,
         traffic_direction: core::TrafficDirection::Outbound as i32,
         ..Default::default()
     })
 }
 
+/// The mesh's settings with what the proxy's own configuration says instead.
+fn settings_for<'a>(snapshot: &'a MeshSnapshot, proxy: &Proxy) -> Cow<'a, MeshSettings> {
+    match &proxy.topology {
+        None => Cow::Borrowed(&*snapshot.settings),
+        Some(topology) => Cow::Owned(MeshSettings {
+            gateway_topology: topology.clone(),
+            ..MeshSettings::clone(&snapshot.settings)
+        }),
+    }
+}
+
+/// Connections begin with a header that says who the client is.
+fn proxy_protocol() -> listener::ListenerFilter {
+    let filter =
+        envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol::default();
+    listener::ListenerFilter {
+        name: "envoy.filters.listener.proxy_protocol".to_string(),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(
+            envoy::any(&filter),
+        )),
+        ..Default::default()
+    }
+}
+
 fn server_chains(
     snapshot: &MeshSnapshot,
     proxy: &Proxy,
+    settings: &MeshSettings,
     port: &MergedPort<'_>,
     server: &MergedServer<'_>,
     taken: &mut BTreeSet<String>,
@@ -74,7 +104,7 @@ fn server_chains(
 ) -> Vec<listener::FilterChain> {
     match server.kind {
         ServerKind::Http | ServerKind::Https => {
-            let chain = http_chain(snapshot, port, server, listener);
+            let chain = http_chain(settings, port, server, listener);
             chain.into_iter().collect()
         }
         ServerKind::Tcp => {
@@ -97,7 +127,7 @@ fn server_chains(
 
 /// The chain of an HTTP server, behind TLS where it says so.
 fn http_chain(
-    snapshot: &MeshSnapshot,
+    settings: &MeshSettings,
     port: &MergedPort<'_>,
     server: &MergedServer<'_>,
     listener: &str,
@@ -107,7 +137,7 @@ fn http_chain(
         (ServerKind::Https, name) if !name.is_empty() => name.to_string(),
         _ => format!("outbound_{listener}"),
     };
-    let manager = connection::http(Side::Gateway, prefix, routes, &snapshot.settings);
+    let manager = connection::http(Side::Gateway, prefix, routes, settings);
     let mut chain = listener::FilterChain {
         filters: vec![envoy::network_filter(
             "envoy.filters.network.http_connection_manager",

@@ -49,3 +49,10 @@ pub fn is_wildcard_by_default(type_url: &str) -> bool {
 pub fn is_full_state(type_url: &str) -> bool {
     matches!(type_url, LISTENER | CLUSTER)
 }
+
+/// Whether a client that asks for a resource that is not there, or no longer, is told so. A secret
+/// is never taken away: what a proxy serves with stays until there is another (as Envoy's SDS and
+/// Istio have it), and one that nobody has yet is waited for.
+pub fn tells_absence(type_url: &str) -> bool {
+    type_url != SECRET
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{Answer, Response, Session, View, Watch};
-use crate::type_url::is_wildcard_by_default;
+use crate::type_url::{is_wildcard_by_default, tells_absence};
 use crate::{Names, Resource};
 
 const WILDCARD: &str = "*";
@@ -89,9 +89,10 @@ impl Session {
         let watch = self.watches.get_mut(url)?;
         let found = generate(watch, url, names, &force, view);
         let present: BTreeSet<&str> = found.iter().map(|r| r.name.as_str()).collect();
+        let told = tells_absence(url);
         let missing: Vec<String> = asked
             .iter()
-            .filter(|name| !present.contains(name.as_str()))
+            .filter(|name| told && !present.contains(name.as_str()))
             .cloned()
             .collect();
         let in_scope = |name: &str| match names {
@@ -101,7 +102,7 @@ impl Session {
         let gone: Vec<String> = watch
             .held
             .keys()
-            .filter(|name| in_scope(name) && !present.contains(name.as_str()))
+            .filter(|name| told && in_scope(name) && !present.contains(name.as_str()))
             .cloned()
             .collect();
         watch.pending_removals.extend(gone);
