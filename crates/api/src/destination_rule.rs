@@ -40,11 +40,11 @@ message! {
         effective load_balancer "loadBalancer": Option<LoadBalancerSettings>,
         effective connection_pool "connectionPool": Option<ConnectionPoolSettings>,
         effective outlier_detection "outlierDetection": Option<OutlierDetection>,
-        pending tls: Option<ClientTlsSettings>,
+        effective tls: Option<ClientTlsSettings>,
         /// A port listed here inherits nothing from the fields above.
         effective port_level_settings "portLevelSettings": Vec<PortTrafficPolicy>,
         pending tunnel: Option<TunnelSettings>,
-        pending proxy_protocol "proxyProtocol": Option<ProxyProtocol>,
+        effective proxy_protocol "proxyProtocol": Option<ProxyProtocol>,
         effective retry_budget "retryBudget": Option<RetryBudget>,
     }
 }
@@ -56,7 +56,7 @@ message! {
         effective load_balancer "loadBalancer": Option<LoadBalancerSettings>,
         effective connection_pool "connectionPool": Option<ConnectionPoolSettings>,
         effective outlier_detection "outlierDetection": Option<OutlierDetection>,
-        pending tls: Option<ClientTlsSettings>,
+        effective tls: Option<ClientTlsSettings>,
     }
 }
 
@@ -274,7 +274,8 @@ choice! {
         effective Disable = "DISABLE",
         effective Simple = "SIMPLE",
         effective Mutual = "MUTUAL",
-        effective IstioMutual = "ISTIO_MUTUAL",
+        /// Mutual TLS with the mesh's own certificates.
+        pending IstioMutual = "ISTIO_MUTUAL",
     }
 }
 

@@ -163,6 +163,7 @@ pub enum UpstreamProtocol {
 pub fn protocol_options(
     protocol: UpstreamProtocol,
     policy: &Policy,
+    names: Option<core::UpstreamHttpProtocolOptions>,
 ) -> Option<upstream_http::HttpProtocolOptions> {
     use upstream_http::http_protocol_options::{
         ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
@@ -176,7 +177,8 @@ pub fn protocol_options(
     };
     let common = common_http_options(policy);
     let outlier_detection = error_statuses(policy.outlier_detection.as_ref());
-    if protocol == UpstreamProtocol::Http1 && common.is_none() && outlier_detection.is_none() {
+    let usual = common.is_none() && outlier_detection.is_none() && names.is_none();
+    if protocol == UpstreamProtocol::Http1 && usual {
         return None;
     }
     let http2 = core::Http2ProtocolOptions {
@@ -211,6 +213,7 @@ pub fn protocol_options(
     };
     Some(upstream_http::HttpProtocolOptions {
         common_http_protocol_options: common,
+        upstream_http_protocol_options: names,
         outlier_detection,
         upstream_protocol_options: Some(options),
         ..Default::default()

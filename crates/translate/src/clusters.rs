@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use lateen_api::destination_rule::H2UpgradePolicy;
-use lateen_model::{DestinationRule, MeshSettings, Protocol, Resolution, Service, ServicePort};
+use lateen_model::{
+    DestinationRule, MeshSettings, Protocol, ProxyKind, Resolution, Service, ServicePort,
+};
 
 use crate::cluster_policy;
 use crate::endpoints;
@@ -14,6 +16,7 @@ use crate::locality::Placement;
 use crate::names;
 use crate::policy::Policy;
 use crate::sidecar::InboundTarget;
+use crate::upstream_tls::Transport;
 
 use crate::cluster_policy::UpstreamProtocol;
 
@@ -22,15 +25,22 @@ use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 /// How often names are resolved again when their answer carries no time to live.
 const DNS_REFRESH: Duration = Duration::from_secs(60);
 
+/// What a cluster depends on of the proxy that gets it.
+pub struct Client<'a> {
+    pub kind: ProxyKind,
+    /// How this proxy finds the endpoints of the service.
+    pub resolution: Resolution,
+    pub placement: &'a Placement,
+}
+
 /// The cluster for traffic to one port (and subset) of a service.
 pub fn outbound(
     service: &Service,
     port: &ServicePort,
     subset: &str,
     rule: Option<&DestinationRule>,
-    resolution: Resolution,
     mesh: &MeshSettings,
-    placement: &Placement,
+    client: &Client<'_>,
 ) -> cluster::Cluster {
     let name = names::outbound_cluster(port.number, subset, &service.hostname);
     let policy = Policy::of(rule, subset, port.number);
@@ -39,11 +49,14 @@ pub fn outbound(
     let labels = labels
         .map(|subset| subset.labels.clone())
         .unwrap_or_default();
-    discover(&mut made, service, port, &labels, (resolution, placement));
+    let discovery = (client.resolution, client.placement);
+    discover(&mut made, service, port, &labels, discovery);
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
     cluster_policy::balancer(&mut made, &policy, mesh);
-    made.typed_extension_protocol_options =
-        typed_options(upstream_protocol(port.protocol, &policy), &policy);
+    let transport = Transport::of(&policy, client.kind);
+    let protocol = upstream_protocol(port.protocol, &policy);
+    transport.apply(&mut made, protocol == UpstreamProtocol::Http2);
+    made.typed_extension_protocol_options = typed_options(protocol, &policy, &transport);
     if let Some(rule) = rule
         && let Some(origin) = rule.origins.first()
     {
@@ -76,7 +89,7 @@ pub fn inbound(
         .as_ref()
         .map(|address| endpoints::static_assignment(&name, address, u32::from(to.port)));
     made.typed_extension_protocol_options =
-        typed_options(upstream_protocol(protocol, &policy), &policy);
+        typed_options(upstream_protocol(protocol, &policy), &policy, &Transport::default());
     made
 }
 
@@ -85,7 +98,7 @@ pub fn passthrough(mesh: &MeshSettings) -> cluster::Cluster {
     let policy = Policy::default();
     let mut made = base(names::PASSTHROUGH_CLUSTER.to_string(), &policy, mesh);
     cluster_policy::original_destination(&mut made);
-    made.typed_extension_protocol_options = typed_options(UpstreamProtocol::AsDownstream, &policy);
+    made.typed_extension_protocol_options = typed_options(UpstreamProtocol::AsDownstream, &policy, &Transport::default());
     made
 }
 
@@ -161,8 +174,12 @@ fn upstream_protocol(protocol: Protocol, policy: &Policy) -> UpstreamProtocol {
     }
 }
 
-fn typed_options(protocol: UpstreamProtocol, policy: &Policy) -> HashMap<String, envoy::Any> {
-    let options = cluster_policy::protocol_options(protocol, policy);
+fn typed_options(
+    protocol: UpstreamProtocol,
+    policy: &Policy,
+    transport: &Transport,
+) -> HashMap<String, envoy::Any> {
+    let options = cluster_policy::protocol_options(protocol, policy, transport.http_options());
     let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     options
         .map(|options| (name.to_string(), envoy::any(&options)))

@@ -30,6 +30,7 @@ mod secrets;
 mod sidecar;
 mod tls_context;
 mod translator;
+mod upstream_tls;
 mod virtual_hosts;
 
 pub use translator::{Encoded, Names, Translator, endpoint_resources, type_url};

@@ -1,8 +1,8 @@
 //! Which traffic policy applies to one port of one subset.
 
 use lateen_api::destination_rule::{
-    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, PortTrafficPolicy, RetryBudget,
-    SimpleLb, TrafficPolicy,
+    ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection,
+    PortTrafficPolicy, ProxyProtocol, RetryBudget, SimpleLb, TrafficPolicy,
 };
 use lateen_model::DestinationRule;
 
@@ -13,6 +13,8 @@ pub struct Policy {
     pub connection_pool: Option<ConnectionPoolSettings>,
     pub outlier_detection: Option<OutlierDetection>,
     pub retry_budget: Option<RetryBudget>,
+    pub tls: Option<ClientTlsSettings>,
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 impl Policy {
@@ -46,6 +48,12 @@ impl Policy {
         if over.retry_budget.is_some() {
             self.retry_budget.clone_from(&over.retry_budget);
         }
+        if over.tls.is_some() {
+            self.tls.clone_from(&over.tls);
+        }
+        if over.proxy_protocol.is_some() {
+            self.proxy_protocol.clone_from(&over.proxy_protocol);
+        }
         let of_port = |settings: &&PortTrafficPolicy| {
             settings.port.as_ref().is_some_and(|p| p.number == port)
         };
@@ -54,8 +62,10 @@ impl Policy {
                 load_balancer: settings.load_balancer.clone(),
                 connection_pool: settings.connection_pool.clone(),
                 outlier_detection: settings.outlier_detection.clone(),
-                // Not part of port settings; the whole policy's holds, as in Istio.
+                tls: settings.tls.clone(),
+                // Not part of port settings; the whole policy's hold, as in Istio.
                 retry_budget: self.retry_budget.take(),
+                proxy_protocol: self.proxy_protocol.take(),
             };
         }
     }

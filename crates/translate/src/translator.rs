@@ -63,6 +63,7 @@ struct ClusterKey {
     subset: String,
     rule: Option<ById<DestinationRule>>,
     resolution: Resolution,
+    kind: ProxyKind,
     generator: Generator,
     /// Under the name that clients of an AUTO_PASSTHROUGH server ask for.
     by_server_name: bool,
@@ -218,6 +219,7 @@ impl<R> Translator<R> {
                         subset: subset.to_string(),
                         rule: rule.cloned().map(ById),
                         resolution: resolution_for(proxy, service),
+                        kind: proxy.kind,
                         generator: proxy.generator,
                         by_server_name: false,
                         mesh: mesh.clone(),
@@ -261,9 +263,12 @@ impl<R> Translator<R> {
                     port,
                     &key.subset,
                     rule,
-                    key.resolution,
                     &key.mesh,
-                    &key.placement,
+                    &clusters::Client {
+                        kind: key.kind,
+                        resolution: key.resolution,
+                        placement: &key.placement,
+                    },
                 );
                 if key.generator == Generator::Grpc {
                     grpc::restrict(&mut made);
