@@ -7,7 +7,7 @@
 //! | `/flaky/N/...` | 503 to the first N requests with this path, then 200 |
 //! | anything else | 200 |
 //!
-//! The body is always `{"name", "method", "version", "path", "headers"}`.
+//! The body is always `{"name", "method", "version", "tls", "path", "headers"}`.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,7 +22,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -42,38 +42,49 @@ type Hits = Arc<Mutex<HashMap<String, u32>>>;
 impl Echo {
     /// A server that calls itself `name`.
     pub async fn start(name: &str) -> Self {
-        let (listener, address) = listen().await;
-        Self::serve(listener, address, name)
+        Self::with(listen().await, name, plain)
     }
 
     /// The same on a socket that listens already, which does not block.
     pub fn on(listener: std::net::TcpListener, name: &str) -> Self {
-        let (listener, address) = take_over(listener);
-        Self::serve(listener, address, name)
+        Self::with(take_over(listener), name, plain)
     }
 
-    fn serve(listener: TcpListener, address: SocketAddr, name: &str) -> Self {
-        let hits = Hits::default();
-        let forced = Arc::new(AtomicU16::new(0));
-        let (name, counters, status) = (Arc::<str>::from(name), hits.clone(), forced.clone());
-        let task = tokio::spawn(accept(listener, move |stream| {
-            let (name, hits, forced) = (name.clone(), counters.clone(), status.clone());
+    /// The same over TLS. What was agreed on is in the body under `tls`: `sni`, `alpn`, and whether
+    /// the client showed a `certificate`.
+    pub async fn over_tls(name: &str, config: Arc<rustls::ServerConfig>) -> Self {
+        let acceptor = tokio_rustls::TlsAcceptor::from(config);
+        Self::with(listen().await, name, move |stream, state| {
+            let acceptor = acceptor.clone();
             async move {
-                let service = service_fn(move |request| {
-                    let forced = forced.load(Ordering::Relaxed);
-                    answer(name.clone(), hits.clone(), forced, request)
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let agreed = stream.get_ref().1;
+                let alpn = agreed.alpn_protocol().map(String::from_utf8_lossy);
+                let http2 = alpn.as_deref() == Some("h2");
+                let tls = json!({
+                    "sni": agreed.server_name(),
+                    "alpn": alpn,
+                    "certificate": agreed.peer_certificates().is_some(),
                 });
-                if speaks_http2(&stream).await {
-                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                } else {
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                }
+                serve(stream, http2, state, tls).await;
             }
-        }));
+        })
+    }
+
+    fn with<F: Future<Output = ()> + Send + 'static>(
+        (listener, address): (TcpListener, SocketAddr),
+        name: &str,
+        serve: impl Fn(TcpStream, State) -> F + Send + 'static,
+    ) -> Self {
+        let state = State {
+            name: name.into(),
+            hits: Hits::default(),
+            forced: Arc::default(),
+        };
+        let (hits, forced) = (state.hits.clone(), state.forced.clone());
+        let task = tokio::spawn(accept(listener, move |stream| serve(stream, state.clone())));
         Echo {
             address,
             hits,
@@ -194,12 +205,46 @@ async fn speaks_http2(stream: &TcpStream) -> bool {
     start == *b"PRI"
 }
 
-async fn answer(
+/// What a server knows of itself.
+#[derive(Clone)]
+struct State {
     name: Arc<str>,
     hits: Hits,
-    forced: u16,
+    forced: Arc<AtomicU16>,
+}
+
+/// Serves one connection in plaintext.
+async fn plain(stream: TcpStream, state: State) {
+    let http2 = speaks_http2(&stream).await;
+    serve(stream, http2, state, Value::Null).await;
+}
+
+/// Serves one connection to its end.
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http2: bool,
+    state: State,
+    tls: Value,
+) {
+    let service = service_fn(move |request| answer(state.clone(), tls.clone(), request));
+    let io = TokioIo::new(stream);
+    // A connection that breaks is the client's to notice.
+    if http2 {
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(io, service).await;
+    } else {
+        let server = hyper::server::conn::http1::Builder::new();
+        let _ = server.serve_connection(io, service).await;
+    }
+}
+
+async fn answer(
+    state: State,
+    tls: Value,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let State { name, hits, forced } = state;
+    let forced = forced.load(Ordering::Relaxed);
     let path = request.uri().path().to_owned();
     let hit = {
         let mut hits = hits.lock().expect("no request panicked");
@@ -231,6 +276,7 @@ async fn answer(
         "name": &*name,
         "method": request.method().as_str(),
         "version": format!("{:?}", request.version()),
+        "tls": tls,
         "path": request.uri().path_and_query().map(ToString::to_string),
         "headers": headers,
     });

@@ -88,8 +88,11 @@ pub fn inbound(
         .address
         .as_ref()
         .map(|address| endpoints::static_assignment(&name, address, u32::from(to.port)));
-    made.typed_extension_protocol_options =
-        typed_options(upstream_protocol(protocol, &policy), &policy, &Transport::default());
+    made.typed_extension_protocol_options = typed_options(
+        upstream_protocol(protocol, &policy),
+        &policy,
+        &Transport::default(),
+    );
     made
 }
 
@@ -98,7 +101,11 @@ pub fn passthrough(mesh: &MeshSettings) -> cluster::Cluster {
     let policy = Policy::default();
     let mut made = base(names::PASSTHROUGH_CLUSTER.to_string(), &policy, mesh);
     cluster_policy::original_destination(&mut made);
-    made.typed_extension_protocol_options = typed_options(UpstreamProtocol::AsDownstream, &policy, &Transport::default());
+    made.typed_extension_protocol_options = typed_options(
+        UpstreamProtocol::AsDownstream,
+        &policy,
+        &Transport::default(),
+    );
     made
 }
 

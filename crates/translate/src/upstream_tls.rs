@@ -7,9 +7,7 @@
 
 use std::net::IpAddr;
 
-use lateen_api::destination_rule::{
-    ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion,
-};
+use lateen_api::destination_rule::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
 use lateen_model::ProxyKind;
 
 use crate::envoy::{self, cluster, core, matcher, proxy_protocol, raw_buffer, tls};
@@ -76,9 +74,9 @@ impl Transport {
 fn typed<M: prost::Message + prost::Name>(
     message: &M,
 ) -> Option<core::transport_socket::ConfigType> {
-    Some(core::transport_socket::ConfigType::TypedConfig(
-        envoy::any(message),
-    ))
+    Some(core::transport_socket::ConfigType::TypedConfig(envoy::any(
+        message,
+    )))
 }
 
 fn behind_proxy_header(

@@ -60,6 +60,7 @@ mod kubectl;
 mod mesh;
 mod mesh_settings;
 mod mirrors;
+mod origination;
 mod outlier;
 mod requests;
 mod retries;
