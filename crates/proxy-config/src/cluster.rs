@@ -82,16 +82,79 @@ pub enum DnsFamily {
 }
 
 /// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum LbPolicy {
-    RoundRobin,
-    /// The least busy of `choices` endpoints taken at random.
+    RoundRobin {
+        slow_start: Option<SlowStart>,
+    },
+    /// The least busy of `choices` endpoints taken at random. Where weights differ, endpoints take
+    /// turns by weight, divided by the active requests to the power of `bias`.
     LeastRequest {
         choices: u32,
+        bias: f64,
+        slow_start: Option<SlowStart>,
     },
     Random,
+    /// The endpoint whose place on a ring follows the request's hash.
+    RingHash {
+        minimum_size: u64,
+        maximum_size: u64,
+        key: HashKey,
+    },
+    /// The endpoint that a table of this (prime) size has for the request's hash.
+    Maglev {
+        table_size: u32,
+        key: HashKey,
+    },
     /// The cluster kind decides (original destination).
     ClusterProvided,
+}
+
+impl LbPolicy {
+    /// How new endpoints begin.
+    pub fn slow_start(&self) -> Option<SlowStart> {
+        match self {
+            LbPolicy::RoundRobin { slow_start } | LbPolicy::LeastRequest { slow_start, .. } => {
+                *slow_start
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether equal requests go to the same endpoint.
+    pub fn hashes(&self) -> bool {
+        matches!(self, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
+    }
+}
+
+/// New endpoints get their full share little by little.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SlowStart {
+    pub window: Duration,
+    /// 1: the share grows in proportion to time; above, faster at first.
+    pub aggression: f64,
+    /// Of the full weight, at least (0..=1).
+    pub minimum: f64,
+}
+
+impl SlowStart {
+    /// The part of its weight that an endpoint of this age gets (Envoy,
+    /// `EdfLoadBalancerBase::applySlowStartFactor`).
+    pub fn factor(&self, age: Duration) -> f64 {
+        if age >= self.window {
+            return 1.0;
+        }
+        let passed = age.max(Duration::from_millis(1)).as_secs_f64() / self.window.as_secs_f64();
+        passed.powf(1.0 / self.aggression).max(self.minimum)
+    }
+}
+
+/// What of an endpoint is hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HashKey {
+    #[default]
+    Address,
+    Hostname,
 }
 
 /// How traffic is spread over localities of one priority.

@@ -36,8 +36,8 @@ pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, LogF
 pub use address::{Address, CidrRange, HostPort};
 pub use chain_match::{ChainIndex, ConnectionFacts};
 pub use cluster::{
-    Cluster, ClusterKind, DnsFamily, HttpProtocol, LbPolicy, LocalityLb, Priority, RetryBudget,
-    TcpKeepalive, Thresholds, UpstreamHttp,
+    Cluster, ClusterKind, DnsFamily, HashKey, HttpProtocol, LbPolicy, LocalityLb, Priority,
+    RetryBudget, SlowStart, TcpKeepalive, Thresholds, UpstreamHttp,
 };
 pub use endpoint::{DnsHosts, Endpoint, EndpointSet, HealthStatus, Locality, LocalityEndpoints};
 pub use error::{Compiled, ConfigError, Notice};

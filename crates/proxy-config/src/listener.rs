@@ -174,6 +174,8 @@ pub struct TcpProxy {
     /// At least 1.
     pub max_connect_attempts: u32,
     pub max_connection_duration: Option<Duration>,
+    /// Connections of one client go to one endpoint, where the cluster hashes.
+    pub hash_source_ip: bool,
     pub access_log: Vec<AccessLog>,
 }
 

@@ -5,6 +5,7 @@
 //! gone. Reads are large while the receiver keeps up, and small when it does not. A side that ends its stream still receives (half-close).
 
 use crate::access_log::LogSink;
+use crate::http::hash;
 use crate::io::{Backlog, Io};
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
@@ -107,7 +108,13 @@ async fn connect(
     passage.cluster = Some(cluster.clone());
     let mut last = Outcome::NoHealthyUpstream;
     for _ in 0..service.config.max_connect_attempts.max(1) {
-        let host = select(&cluster, worker, &passage.info).ok_or(Outcome::NoHealthyUpstream)?;
+        let host = select(
+            &cluster,
+            worker,
+            &passage.info,
+            service.config.hash_source_ip,
+        )
+        .ok_or(Outcome::NoHealthyUpstream)?;
         passage.host = Some(host.address);
         let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
         match cluster.connect(&host).await {
@@ -130,7 +137,12 @@ async fn connect(
     Err(last)
 }
 
-fn select(cluster: &Rc<ActiveCluster>, worker: &Worker, info: &ConnInfo) -> Option<Rc<Host>> {
+fn select(
+    cluster: &Rc<ActiveCluster>,
+    worker: &Worker,
+    info: &ConnInfo,
+    hash_source_ip: bool,
+) -> Option<Rc<Host>> {
     match &cluster.config.kind {
         ClusterKind::OriginalDst { port_override, .. } => {
             let mut address = info.original_destination?;
@@ -139,7 +151,10 @@ fn select(cluster: &Rc<ActiveCluster>, worker: &Worker, info: &ConnInfo) -> Opti
             }
             Some(cluster.host_at(address))
         }
-        _ => cluster.pick(worker, worker.random(), 0, |_| false),
+        _ => {
+            let hash = hash_source_ip.then(|| hash::of_address(info.peer.ip()));
+            cluster.pick(worker, hash, 0, |_| false)
+        }
     }
 }
 

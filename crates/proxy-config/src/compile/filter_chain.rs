@@ -244,7 +244,6 @@ fn tcp_proxy(message: tcp::TcpProxy, at: At<'_>) -> Result<TcpProxy, ConfigError
     reject!(at; on_demand, metadata_match, tunneling_config, proxy_protocol_tlvs, upstream_connect_mode);
     report!(at, "idle_timeout holds for both sides"; downstream_idle_timeout, upstream_idle_timeout);
     report!(at, "a failed connect is tried again at once"; backoff_options);
-    report!(at, "no cluster hashes connections"; hash_policy);
     report!(at, "connections end at the limit exactly"; max_downstream_connection_duration_jitter_percentage);
     report!(at, "a connection is logged when it ends"; access_log_flush_interval);
     report!(at, "a connection is logged when it ends"; flush_access_log_on_connected, access_log_options);
@@ -264,8 +263,24 @@ fn tcp_proxy(message: tcp::TcpProxy, at: At<'_>) -> Result<TcpProxy, ConfigError
             max_downstream_connection_duration,
             at.field("max_downstream_connection_duration"),
         )?,
+        hash_source_ip: hashes_source_ip(hash_policy, at)?,
         access_log: access_logs(access_log, at)?,
     })
+}
+
+fn hashes_source_ip(
+    messages: Vec<envoy_types::pb::envoy::r#type::v3::HashPolicy>,
+    at: At<'_>,
+) -> Result<bool, ConfigError> {
+    use envoy_types::pb::envoy::r#type::v3::hash_policy::{PolicySpecifier, SourceIp};
+    let mut source_ip = false;
+    for (i, message) in messages.into_iter().enumerate() {
+        match message.policy_specifier {
+            Some(PolicySpecifier::SourceIp(SourceIp {})) => source_ip = true,
+            _ => return Err(at.item("hash_policy", i).not_supported()),
+        }
+    }
+    Ok(source_ip)
 }
 
 fn tcp_cluster(

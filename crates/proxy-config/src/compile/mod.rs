@@ -14,6 +14,7 @@ mod endpoint;
 mod fault_and_cors;
 mod filter_chain;
 mod filters;
+mod hash_policy;
 mod hcm;
 mod headers;
 mod http_options;

@@ -66,7 +66,6 @@ pub(crate) fn forward(
     report!(at, "requests are not hedged"; hedge_policy);
     report!(at, "early data is not accepted"; early_data_policy);
     report!(at, "the idle timeout also holds while flushing"; flush_timeout);
-    report!(at, "no cluster hashes requests"; hash_policy);
     let retry = retries
         .map(|r| retry_policy(r, at.field("retry_policy")))
         .transpose()?;
@@ -91,6 +90,7 @@ pub(crate) fn forward(
             RoutingPriority::High => Priority::High,
         },
         upgrades: upgrades(upgrade_configs, at)?,
+        hash: super::hash_policy::hash_policies(hash_policy, at)?,
         mirrors: mirrors(request_mirror_policies, wider, at)?,
     };
     Ok((forward, retry.map(Arc::new)))

@@ -86,7 +86,7 @@ fn from_extension(
     } = message;
     reject!(at; header_validation_config, retry_policy);
     report!(at, "requests are not mirrored"; request_mirror_policies);
-    report!(at, "no cluster hashes requests"; hash_policy);
+    report!(at, "hash policies of routes count"; hash_policy);
     upstream_filters(http_filters, "http_filters", at)?;
     let error_matcher = outlier_detection
         .and_then(|outlier| outlier.error_matcher)

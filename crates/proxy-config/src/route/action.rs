@@ -1,6 +1,7 @@
 //! What a route does with a request.
 
 use super::Fraction;
+use super::HashPolicy;
 use crate::{HeaderOps, Priority, Upgrades};
 use bytes::Bytes;
 use lateen_telemetry::format::Format;
@@ -37,6 +38,8 @@ pub struct Forward {
     pub priority: Priority,
     /// Overrides the connection manager's, by type.
     pub upgrades: Upgrades,
+    /// For clusters that hash.
+    pub hash: Box<[HashPolicy]>,
     /// Of this route, or of its virtual host, or of its table.
     pub mirrors: Arc<[Mirror]>,
 }

@@ -147,6 +147,20 @@ impl HeaderMatcher {
     }
 }
 
+/// The first value of a query parameter in a path, as it stands there.
+pub fn query_value<'p>(path: &'p [u8], name: &[u8]) -> Option<&'p [u8]> {
+    let question = path.iter().position(|b| *b == b'?')?;
+    let query = &path[question + 1..];
+    let query = query.split(|b| *b == b'#').next().unwrap_or_default();
+    query.split(|b| *b == b'&').find_map(|pair| {
+        let (found, value) = match pair.iter().position(|b| *b == b'=') {
+            Some(equals) => (&pair[..equals], &pair[equals + 1..]),
+            None => (pair, &b""[..]),
+        };
+        (found == name).then_some(value)
+    })
+}
+
 /// The condition on one query parameter. Names and values are compared as they are in the path,
 /// without percent-decoding; the first of several values counts.
 #[derive(Clone, Debug)]
@@ -159,19 +173,7 @@ pub struct QueryMatcher {
 impl QueryMatcher {
     /// Whether a path with its query passes.
     pub fn matches(&self, path: &[u8]) -> bool {
-        let Some(question) = path.iter().position(|b| *b == b'?') else {
-            return false;
-        };
-        let query = &path[question + 1..];
-        let query = query.split(|b| *b == b'#').next().unwrap_or_default();
-        let value = query.split(|b| *b == b'&').find_map(|pair| {
-            let (name, value) = match pair.iter().position(|b| *b == b'=') {
-                Some(equals) => (&pair[..equals], &pair[equals + 1..]),
-                None => (pair, &b""[..]),
-            };
-            (name == self.name.as_bytes()).then_some(value)
-        });
-        match (&self.test, value) {
+        match (&self.test, query_value(path, self.name.as_bytes())) {
             (_, None) => false,
             (None, Some(_)) => true,
             (Some(test), Some(value)) => test.matches(value),

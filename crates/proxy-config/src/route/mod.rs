@@ -6,6 +6,7 @@
 
 mod action;
 pub(crate) mod domains;
+mod hash;
 pub(crate) mod index;
 mod matcher;
 mod retry;
@@ -18,8 +19,10 @@ pub use action::{
     MaxStreamDuration, Mirror, PathRewrite, Redirect, RedirectPath, RegexSubstitution, RouteAction,
     SchemeRedirect, WeightedCluster, WeightedClusters,
 };
+pub use hash::{HashCookie, HashMethod, HashPolicy};
 pub use matcher::{
     Fraction, HeaderMatcher, HeaderTest, PathMatcher, QueryMatcher, RouteMatcher, matched_path,
+    query_value,
 };
 pub use retry::{RetryOn, RetryPolicy};
 pub use rewrite::without_query;

@@ -23,7 +23,14 @@ fn an_eds_cluster_compiles() {
     assert_eq!(compiled.unsupported, []);
     let c = &compiled.value;
     assert!(matches!(&c.kind, ClusterKind::Eds { service_name } if *service_name == c.name));
-    assert_eq!(c.lb, LbPolicy::LeastRequest { choices: 2 });
+    assert_eq!(
+        c.lb,
+        LbPolicy::LeastRequest {
+            choices: 2,
+            bias: 1.0,
+            slow_start: None
+        }
+    );
     assert_eq!(c.locality_lb, LocalityLb::Weighted);
     assert_eq!(c.connect_timeout, Duration::from_secs(10));
     assert_eq!(
@@ -89,9 +96,9 @@ fn clusters_are_rejected_with_the_path_of_the_field() {
             "not supported yet",
         ),
         (
-            json!({"lb_policy": "RING_HASH"}),
-            "lb_policy",
-            "RING_HASH is not supported yet",
+            json!({"lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": 65536}}),
+            "table_size",
+            "prime number",
         ),
         (
             json!({"lb_policy": "CLUSTER_PROVIDED"}),

@@ -52,6 +52,10 @@ pub(crate) struct Exchange {
     pub timeout: Option<std::time::Duration>,
     /// Which of the weighted clusters was chosen.
     pub weighted: Option<usize>,
+    /// Decides on the endpoint in clusters that hash.
+    pub hash: Option<u64>,
+    /// To be added to the response.
+    pub set_cookies: Vec<Vec<u8>>,
     /// What filters have noted, boxed since most requests have nothing of it.
     pub marks: Option<Box<Marks>>,
 }
@@ -91,6 +95,8 @@ impl Exchange {
             upstream_http2: false,
             timeout: None,
             weighted: None,
+            hash: None,
+            set_cookies: Vec::new(),
             marks: None,
         }
     }

@@ -5,6 +5,7 @@
 
 use super::edit;
 use super::exchange::Exchange;
+use super::hash;
 use super::head::{BodyLength, ResponseHead};
 use super::headers::Known;
 use super::health;
@@ -66,6 +67,10 @@ pub(super) async fn forward<D: Downstream>(
     let limits = timeouts::decide(x, routed, to);
     edit::request_to_upstream(x, routed, ops, limits.expected);
     rewrite(x, routed, to, host_rewrite);
+    if !to.hash.is_empty() && cluster.config.lb.hashes() {
+        let hashed = hash::of(x, to);
+        (x.hash, x.set_cookies) = (hashed.hash, hashed.set_cookies);
+    }
     let mut due = due(x, to, limits);
     let mut body = request_body(x, routed, to);
     expect_continue(x, down).await;
@@ -563,10 +568,7 @@ fn select(
             }
             Some(cluster.host_at(address))
         }
-        _ => {
-            let random = x.worker.random();
-            cluster.pick_outside(&x.worker, random, elsewhere, reselections, avoid)
-        }
+        _ => cluster.pick_outside(&x.worker, x.hash, elsewhere, reselections, avoid),
     }
 }
 

@@ -246,7 +246,7 @@ impl Copy {
     /// Sends it once and reads the answer. [`None`]: it came to nothing, which nobody asks about.
     async fn run(mut self) -> Option<()> {
         let (worker, cluster) = (self.worker.clone(), self.cluster.clone());
-        let host = cluster.pick(&worker, worker.random(), 0, |_| false)?;
+        let host = cluster.pick(&worker, None, 0, |_| false)?;
         let priority = Priority::Default;
         let _ticket = RequestTicket::take(&cluster, &host, priority)?;
         let wanted = Wanted {

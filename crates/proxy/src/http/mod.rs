@@ -25,6 +25,7 @@ pub(crate) mod edit;
 pub(crate) mod exchange;
 pub(crate) mod filters;
 mod forward;
+pub(crate) mod hash;
 pub(crate) mod head;
 pub(crate) mod headers;
 mod health;

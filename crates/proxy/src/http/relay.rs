@@ -41,6 +41,9 @@ pub(super) async fn respond<D: Downstream>(
     due.per_try = None;
     service_time(x, &mut head, now);
     edit::response_to_client(x, Some(routed), &mut head);
+    for cookie in &x.set_cookies {
+        head.headers.push_name(b"set-cookie", cookie);
+    }
     let tunnel = opens_tunnel(x, &head);
     if tunnel {
         down.become_tunnel();

@@ -1,13 +1,13 @@
-//! Which endpoint a request takes: round robin, least request, random; all weighted.
+//! Which endpoint of a locality, or of a whole priority, a request takes.
 
 use super::Host;
-use lateen_proxy_config::LbPolicy;
+use super::hash_table::{Maglev, Ring};
+use super::schedule::Schedule;
+use lateen_proxy_config::{LbPolicy, SlowStart};
 use std::cell::{Cell, RefCell};
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-/// The endpoints of one priority and the way to choose among them.
+/// Endpoints and the way to choose among them.
 #[derive(Debug)]
 pub(super) struct Balancer {
     hosts: Vec<Rc<Host>>,
@@ -18,69 +18,72 @@ pub(super) struct Balancer {
 enum Policy {
     /// All weights equal.
     Rotate(Cell<usize>),
-    /// Earliest deadline first: an endpoint comes again after 1/weight.
-    Deadlines(RefCell<BinaryHeap<Turn>>),
+    /// By weights, which may change with age and load.
+    Turns(Turns),
     Least {
         choices: u32,
-        weights: Option<Weights>,
     },
-    Random(Option<Weights>),
-}
-
-/// Running sums of weights; [`None`] elsewhere means all are equal.
-#[derive(Debug)]
-struct Weights {
-    sums: Vec<f64>,
-    each: Vec<f64>,
+    Random,
+    Ring(Ring),
+    Maglev(Maglev),
 }
 
 #[derive(Debug)]
-struct Turn {
-    at: f64,
-    index: usize,
-    every: f64,
+struct Turns {
+    schedule: RefCell<Schedule>,
+    weights: Vec<f64>,
+    /// Divides by the active requests to this power.
+    bias: Option<f64>,
+    slow_start: Option<SlowStart>,
 }
 
-impl PartialEq for Turn {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-impl Eq for Turn {}
-impl PartialOrd for Turn {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Turn {
-    /// The heap gives the largest; the earliest turn is the largest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other
-            .at
-            .total_cmp(&self.at)
-            .then(other.index.cmp(&self.index))
-    }
-}
+/// An endpoint with its weight.
+pub(super) type Weighted = (Rc<Host>, f64);
 
 impl Balancer {
-    pub(super) fn new(policy: LbPolicy, hosts: Vec<(Rc<Host>, f64)>, random: u64) -> Balancer {
-        let weights: Vec<f64> = hosts.iter().map(|(_, weight)| *weight).collect();
-        let hosts: Vec<Rc<Host>> = hosts.into_iter().map(|(host, _)| host).collect();
+    pub(super) fn new(policy: LbPolicy, hosts: Vec<Weighted>, random: u64) -> Balancer {
+        let (hosts, weights): (Vec<Rc<Host>>, Vec<f64>) = hosts.into_iter().unzip();
         let equal = weights.windows(2).all(|w| w[0] == w[1]);
-        let weighted = || (!equal).then(|| Weights::new(weights.clone()));
+        let warming = policy
+            .slow_start()
+            .filter(|slow| hosts.iter().any(|host| slow.factor(host.age()) < 1.0));
+        let turns = |weights: Vec<f64>, bias| {
+            let turns = Turns {
+                schedule: RefCell::default(),
+                weights,
+                bias,
+                slow_start: warming,
+            };
+            turns.begin(&hosts, random);
+            Policy::Turns(turns)
+        };
         let policy = match policy {
-            LbPolicy::RoundRobin if equal => {
+            LbPolicy::RoundRobin { .. } if equal && warming.is_none() => {
                 // Workers and proxies begin at different endpoints.
                 Policy::Rotate(Cell::new(
                     (random as usize).checked_rem(hosts.len()).unwrap_or(0),
                 ))
             }
-            LbPolicy::RoundRobin => Policy::Deadlines(RefCell::new(turns(&weights))),
-            LbPolicy::LeastRequest { choices } => Policy::Least {
+            LbPolicy::RoundRobin { .. } => turns(weights, None),
+            LbPolicy::LeastRequest { choices, .. } if equal && warming.is_none() => Policy::Least {
                 choices: choices.max(2),
-                weights: weighted(),
             },
-            LbPolicy::Random | LbPolicy::ClusterProvided => Policy::Random(weighted()),
+            LbPolicy::LeastRequest { bias, .. } => turns(weights, Some(bias)),
+            // As in Envoy, chance does not look at weights.
+            LbPolicy::Random | LbPolicy::ClusterProvided => Policy::Random,
+            LbPolicy::RingHash {
+                minimum_size,
+                maximum_size,
+                key,
+            } => Policy::Ring(Ring::new(
+                &hosts,
+                &weights,
+                (minimum_size, maximum_size),
+                key,
+            )),
+            LbPolicy::Maglev { table_size, key } => {
+                Policy::Maglev(Maglev::new(&hosts, &weights, table_size, key))
+            }
         };
         Balancer { hosts, policy }
     }
@@ -89,8 +92,14 @@ impl Balancer {
         self.hosts.is_empty()
     }
 
-    /// The next endpoint.
-    pub(super) fn pick(&self, mut random: impl FnMut() -> u64) -> Option<&Rc<Host>> {
+    /// The next endpoint. `hash` is the request's, or by chance; `attempt` counts the endpoints that
+    /// were refused for this request.
+    pub(super) fn pick(
+        &self,
+        hash: u64,
+        attempt: u32,
+        mut random: impl FnMut() -> u64,
+    ) -> Option<&Rc<Host>> {
         let len = self.hosts.len();
         if len <= 1 {
             return self.hosts.first();
@@ -101,94 +110,80 @@ impl Balancer {
                 next.set(index + 1);
                 index
             }
-            Policy::Deadlines(turns) => {
-                let mut turns = turns.borrow_mut();
-                let mut turn = turns.peek_mut()?;
-                let index = turn.index;
-                turn.at += turn.every;
-                index
-            }
-            Policy::Least { choices, weights } => {
-                self.least_busy(*choices, weights.as_ref(), random)?
-            }
-            Policy::Random(weights) => draw(weights.as_ref(), len, random()),
+            Policy::Turns(turns) => turns.next(&self.hosts)?,
+            Policy::Least { choices } => self.least_busy(*choices, random),
+            Policy::Random => (random() % len as u64) as usize,
+            Policy::Ring(ring) => ring.pick(hash, attempt)?,
+            Policy::Maglev(table) => table.pick(hash, attempt)?,
         };
         self.hosts.get(index)
     }
 
-    /// The least busy of some drawn by weight; busy is measured per weight.
-    fn least_busy(
-        &self,
-        choices: u32,
-        weights: Option<&Weights>,
-        mut random: impl FnMut() -> u64,
-    ) -> Option<usize> {
-        let load = |index: usize| {
-            let active = self.hosts.get(index).map_or(0, |host| host.active.get());
-            let weight = weights
-                .and_then(|w| w.each.get(index))
-                .copied()
-                .unwrap_or(1.0);
-            f64::from(active) / weight
-        };
-        let mut best = draw(weights, self.hosts.len(), random());
+    /// The least busy of some drawn by chance.
+    fn least_busy(&self, choices: u32, mut random: impl FnMut() -> u64) -> usize {
+        let len = self.hosts.len() as u64;
+        let load = |index: usize| self.hosts.get(index).map_or(0, |host| host.active.get());
+        let mut best = (random() % len) as usize;
         for _ in 1..choices {
-            let other = draw(weights, self.hosts.len(), random());
+            let other = (random() % len) as usize;
             if load(other) < load(best) {
                 best = other;
             }
         }
-        Some(best)
+        best
     }
 }
 
-impl Weights {
-    fn new(each: Vec<f64>) -> Weights {
-        let mut sum = 0.0;
-        let sums = each
-            .iter()
-            .map(|weight| {
-                sum += weight;
-                sum
-            })
-            .collect();
-        Weights { sums, each }
-    }
-}
-
-fn draw(weights: Option<&Weights>, len: usize, random: u64) -> usize {
-    match weights {
-        None => (random % len as u64) as usize,
-        Some(weights) => {
-            let total = weights.sums.last().copied().unwrap_or(0.0);
-            let at = (random >> 11) as f64 / (1u64 << 53) as f64 * total;
-            weights.sums.partition_point(|sum| *sum <= at).min(len - 1)
+impl Turns {
+    /// Envoy begins anywhere, so that not all proxies begin with the same endpoint.
+    fn begin(&self, hosts: &[Rc<Host>], random: u64) {
+        {
+            let mut schedule = self.schedule.borrow_mut();
+            for (index, host) in hosts.iter().enumerate() {
+                schedule.add(index, self.weight(index, host));
+            }
+        }
+        for _ in 0..(random as usize).checked_rem(hosts.len()).unwrap_or(0) {
+            self.next(hosts);
         }
     }
-}
 
-fn turns(weights: &[f64]) -> BinaryHeap<Turn> {
-    weights
-        .iter()
-        .enumerate()
-        .map(|(index, weight)| {
-            let every = 1.0 / weight.max(f64::MIN_POSITIVE);
-            Turn {
-                at: every,
-                index,
-                every,
-            }
+    fn next(&self, hosts: &[Rc<Host>]) -> Option<usize> {
+        let mut schedule = self.schedule.borrow_mut();
+        schedule.next(|index| {
+            hosts
+                .get(index)
+                .map_or(1.0, |host| self.weight(index, host))
         })
-        .collect()
+    }
+
+    fn weight(&self, index: usize, host: &Host) -> f64 {
+        let mut weight = self.weights.get(index).copied().unwrap_or(1.0);
+        if let Some(bias) = self.bias.filter(|bias| *bias > 0.0) {
+            weight /= f64::from(host.active.get() + 1).powf(bias);
+        }
+        if let Some(slow) = self.slow_start {
+            weight *= slow.factor(host.age());
+        }
+        weight
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lateen_proxy_config::HashKey;
     use rand::rngs::SmallRng;
     use rand::{RngCore, SeedableRng};
 
-    fn hosts(weights: &[u32]) -> Vec<(Rc<Host>, f64)> {
+    const ROUND_ROBIN: LbPolicy = LbPolicy::RoundRobin { slow_start: None };
+    const LEAST: LbPolicy = LbPolicy::LeastRequest {
+        choices: 2,
+        bias: 1.0,
+        slow_start: None,
+    };
+
+    fn hosts(weights: &[u32]) -> Vec<Weighted> {
         let host = |i: usize| Host::new(([127, 0, 0, 1], 1 + i as u16).into(), Box::default());
         weights
             .iter()
@@ -202,39 +197,69 @@ mod tests {
         let mut rng = SmallRng::seed_from_u64(7);
         let mut counts = vec![0; weights.len()];
         for _ in 0..picks {
-            let host = balancer.pick(|| rng.next_u64()).unwrap();
+            let hash = rng.next_u64();
+            let host = balancer.pick(hash, 0, || rng.next_u64()).unwrap();
             counts[usize::from(host.address.port()) - 1] += 1;
         }
         counts
     }
 
     #[test]
-    fn round_robin_gives_each_its_turns() {
-        assert_eq!(
-            counts(LbPolicy::RoundRobin, &[1, 1, 1], 300),
-            [100, 100, 100]
-        );
-        assert_eq!(counts(LbPolicy::RoundRobin, &[3, 1], 400), [300, 100]);
-        assert_eq!(counts(LbPolicy::RoundRobin, &[5], 10), [10]);
+    fn turns_are_taken_by_weight() {
+        assert_eq!(counts(ROUND_ROBIN, &[1, 1, 1], 300), [100, 100, 100]);
+        assert_eq!(counts(ROUND_ROBIN, &[3, 1], 400), [300, 100]);
+        assert_eq!(counts(ROUND_ROBIN, &[5], 10), [10]);
+        assert_eq!(counts(LEAST, &[3, 1], 400), [300, 100]);
     }
 
     #[test]
-    fn weights_hold_on_average_where_chance_decides() {
-        for policy in [LbPolicy::Random, LbPolicy::LeastRequest { choices: 2 }] {
-            let counts = counts(policy, &[9, 1], 10_000);
-            assert!((700..1300).contains(&counts[1]), "{policy:?} {counts:?}");
-        }
+    fn chance_does_not_look_at_weights() {
+        let counts = counts(LbPolicy::Random, &[9, 1], 10_000);
+        assert!((4700..5300).contains(&counts[1]), "{counts:?}");
     }
 
     #[test]
     fn the_busier_endpoint_gets_less() {
         let hosts = hosts(&[1, 1]);
         hosts[0].0.active.set(5);
-        let balancer = Balancer::new(LbPolicy::LeastRequest { choices: 2 }, hosts, 0);
+        let balancer = Balancer::new(LEAST, hosts, 0);
         let mut rng = SmallRng::seed_from_u64(7);
         let busy = (0..1000)
-            .filter(|_| balancer.pick(|| rng.next_u64()).unwrap().address.port() == 1)
+            .filter(|_| {
+                let picked = balancer.pick(0, 0, || rng.next_u64()).unwrap();
+                picked.address.port() == 1
+            })
             .count();
         assert!((150..350).contains(&busy), "{busy}");
+    }
+
+    #[test]
+    fn where_weights_differ_load_divides_the_weight() {
+        let hosts = hosts(&[2, 1]);
+        // Two requests more make a third of the weight of it.
+        hosts[0].0.active.set(2);
+        let balancer = Balancer::new(LEAST, hosts, 0);
+        let busy = (0..100)
+            .filter(|_| balancer.pick(0, 0, || 0).unwrap().address.port() == 1)
+            .count();
+        assert_eq!(busy, 40);
+    }
+
+    #[test]
+    fn hashes_spread_requests_by_weight() {
+        let key = HashKey::Address;
+        let ring = LbPolicy::RingHash {
+            minimum_size: 100_000,
+            maximum_size: 8_388_608,
+            key,
+        };
+        let maglev = LbPolicy::Maglev {
+            table_size: 65_537,
+            key,
+        };
+        for policy in [ring, maglev] {
+            let counts = counts(policy, &[3, 1], 10_000);
+            assert!((2200..2800).contains(&counts[1]), "{policy:?} {counts:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use lateen_proxy_config::{Consecutive, OutlierDetection};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// One endpoint of one cluster.
@@ -15,6 +16,8 @@ use tokio::sync::mpsc;
 pub(crate) struct HostHealth {
     pub cluster: Arc<str>,
     pub address: SocketAddr,
+    /// Since when it has been part of the cluster.
+    pub since: Instant,
     ejected: AtomicBool,
     failures: [AtomicU32; 3],
     /// Answers, and connections made, in this interval.
@@ -86,6 +89,7 @@ impl HostHealth {
         Arc::new(HostHealth {
             cluster,
             address,
+            since: Instant::now(),
             ejected: AtomicBool::new(false),
             failures: Default::default(),
             external: Rate::default(),

@@ -6,16 +6,22 @@
 use super::ActiveCluster;
 use super::balance::Balancer;
 use super::health::{HostHealth, Seen};
+use super::outlier;
+use super::priority::{self, Arrangement, Group, Level, Priority};
 use crate::http1::client::ClientConn;
 use crate::http2::client::Http2Conn;
 use crate::stats::{EndpointStat, Page, Scope};
 use crate::worker::state::Worker;
-use lateen_proxy_config::{Address, Cluster, EndpointSet, LocalityLb};
+use lateen_proxy_config::{Address, Cluster, EndpointSet};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// As in Envoy's API.
+const MAX_PRIORITY: usize = 128;
 
 /// One endpoint.
 #[derive(Debug)]
@@ -85,6 +91,23 @@ impl Host {
         }
     }
 
+    /// Takes part in what the process knows of it, if its cluster wants that.
+    fn watch(&self, config: &Cluster, worker: &Worker) {
+        let detectors = &worker.shared.detectors;
+        *self.health.borrow_mut() = match outlier::watches(config) {
+            true => detectors.host(&config.name, self.address),
+            false => None,
+        };
+    }
+
+    /// How long it has been part of its cluster; very long where nobody asks.
+    pub(super) fn age(&self) -> Duration {
+        let health = self.health.borrow();
+        health
+            .as_ref()
+            .map_or(Duration::MAX, |health| health.since.elapsed())
+    }
+
     fn is_ejected(&self) -> bool {
         self.health
             .borrow()
@@ -118,8 +141,7 @@ impl Host {
 #[derive(Debug)]
 pub(crate) struct HostSet {
     all: HashMap<SocketAddr, Rc<Host>>,
-    /// Per priority: its share of requests in percent, and who gets them.
-    priorities: Vec<(u32, Balancer)>,
+    priorities: Vec<Priority>,
 }
 
 impl HostSet {
@@ -130,21 +152,19 @@ impl HostSet {
         worker: &Worker,
     ) -> HostSet {
         let mut all: HashMap<SocketAddr, Rc<Host>> = HashMap::new();
-        let mut groups: Vec<Group> = Vec::new();
+        let mut levels: Vec<Level> = Vec::new();
         for locality in &endpoints.localities {
             let at = locality.priority as usize;
             // A gap in the priorities would cost memory by its size; the control plane counts from 0.
-            if at > groups.len() {
+            if at > MAX_PRIORITY {
                 continue;
             }
-            if at == groups.len() {
-                groups.push(Group::default());
+            if at >= levels.len() {
+                levels.resize_with(at + 1, Level::new);
             }
-            let weight_sum: f64 = locality.endpoints.iter().map(|e| f64::from(e.weight)).sum();
-            let factor = match (config.locality_lb, locality.weight) {
-                (LocalityLb::None, _) => 1.0,
-                (LocalityLb::Weighted, None) => continue,
-                (LocalityLb::Weighted, Some(w)) => f64::from(w) / weight_sum.max(1.0),
+            let mut group = Group {
+                weight: locality.weight,
+                ..Group::default()
             };
             for endpoint in &locality.endpoints {
                 // Unix sockets are rejected when the cluster is compiled or never usable here.
@@ -153,63 +173,51 @@ impl HostSet {
                 };
                 let host = old.and_then(|old| old.all.get(&address).cloned());
                 let host = host.unwrap_or_else(|| Host::new(address, endpoint.hostname.clone()));
-                *host.health.borrow_mut() = match config.outlier {
-                    Some(_) => worker.shared.detectors.host(&config.name, address),
-                    None => None,
-                };
+                host.watch(config, worker);
                 host.priority.set(locality.priority);
                 if all.insert(address, host.clone()).is_some() {
                     continue;
                 }
-                let weight = f64::from(endpoint.weight) * factor;
-                let healthy = endpoint.health.is_healthy() && !host.is_ejected();
-                groups[at].add(host, weight, healthy);
+                let weight = f64::from(endpoint.weight);
+                if endpoint.health.is_healthy() && !host.is_ejected() {
+                    group.healthy.push((host.clone(), weight));
+                }
+                group.all.push((host, weight));
+            }
+            if let Some(level) = levels.get_mut(at) {
+                level.push(group);
             }
         }
-        let over = if endpoints.overprovisioning == 0 {
-            140
-        } else {
-            endpoints.overprovisioning
+        let how = Arrangement {
+            policy: config.lb,
+            locality: config.locality_lb,
+            panic_threshold: config.panic_threshold,
+            overprovisioning: match endpoints.overprovisioning {
+                0 => 140,
+                percent => percent,
+            },
         };
-        let shares = shares(&groups, over);
-        let priorities = groups
-            .into_iter()
-            .zip(shares)
-            .map(|(group, share)| {
-                let hosts = group.usable(config.panic_threshold);
-                (share, Balancer::new(config.lb, hosts, worker.random()))
-            })
-            .collect();
-        HostSet { all, priorities }
+        HostSet {
+            all,
+            priorities: priority::arrange(levels, how, || worker.random()),
+        }
     }
 
-    /// The balancer of the priority that a random number falls on.
-    pub(super) fn balancer(&self, random: u64) -> Option<&Balancer> {
-        let mut left = (random % 100) as u32;
-        for (share, balancer) in &self.priorities {
-            match left.checked_sub(*share) {
-                Some(rest) => left = rest,
-                None if balancer.is_empty() => break,
-                None => return Some(balancer),
-            }
-        }
-        self.priorities
-            .iter()
-            .map(|(_, b)| b)
-            .find(|b| !b.is_empty())
+    /// The balancer that is to choose for a request with this hash (by chance where it has none).
+    pub(super) fn balancer(&self, hash: u64) -> Option<&Balancer> {
+        priority::choose(&self.priorities, hash)?.balancer()
     }
 
     /// The balancer of the first priority with endpoints that is not among `tried`; that of
     /// [`Self::balancer`] when there is none.
-    pub(super) fn balancer_outside(&self, tried: &[u32], random: u64) -> Option<&Balancer> {
-        let untried = |(priority, (_, balancer)): &(usize, &(u32, Balancer))| {
-            !tried.contains(&(*priority as u32)) && !balancer.is_empty()
-        };
-        let found = self.priorities.iter().enumerate().find(untried);
-        match found {
-            Some((_, (_, balancer))) if !tried.is_empty() => Some(balancer),
-            _ => self.balancer(random),
-        }
+    pub(super) fn balancer_outside(&self, tried: &[u32], hash: u64) -> Option<&Balancer> {
+        let untried = self
+            .priorities
+            .iter()
+            .zip(0u32..)
+            .filter(|(_, number)| !tried.is_empty() && !tried.contains(number))
+            .find_map(|(priority, _)| priority.balancer());
+        untried.or_else(|| self.balancer(hash))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host>> {
@@ -230,97 +238,5 @@ impl HostSet {
                 gone(*address);
             }
         }
-    }
-}
-
-/// The endpoints of one priority.
-#[derive(Debug, Default)]
-struct Group {
-    all: Vec<(Rc<Host>, f64)>,
-    healthy: Vec<(Rc<Host>, f64)>,
-}
-
-impl Group {
-    fn add(&mut self, host: Rc<Host>, weight: f64, healthy: bool) {
-        if healthy {
-            self.healthy.push((host.clone(), weight));
-        }
-        self.all.push((host, weight));
-    }
-
-    /// The healthy ones; all when so few are healthy that health says little (Envoy's panic).
-    fn usable(self, panic_threshold: f64) -> Vec<(Rc<Host>, f64)> {
-        let share = self.healthy.len() as f64 * 100.0 / self.all.len().max(1) as f64;
-        if share < panic_threshold {
-            self.all
-        } else {
-            self.healthy
-        }
-    }
-}
-
-/// Each priority's share of requests: its healthy part, over-provisioned, and what is left goes to
-/// the next (Envoy's priority load). With nothing healthy at all, the first gets everything.
-fn shares(groups: &[Group], overprovisioning: u32) -> Vec<u32> {
-    let mut left = 100u32;
-    let mut shares: Vec<u32> = groups
-        .iter()
-        .map(|group| {
-            let total = group.all.len().max(1) as u64;
-            let health =
-                (group.healthy.len() as u64 * u64::from(overprovisioning) / total).min(100);
-            let share = left.min(health as u32);
-            left -= share;
-            share
-        })
-        .collect();
-    if left > 0 {
-        // Not enough healthy anywhere: scale up what there is.
-        let sum: u32 = shares.iter().sum();
-        if sum == 0 {
-            if let Some(first) = shares.first_mut() {
-                *first = 100;
-            }
-        } else {
-            shares
-                .iter_mut()
-                .for_each(|share| *share = (*share * 100).div_ceil(sum));
-        }
-    }
-    shares
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn group(healthy: usize, unhealthy: usize) -> Group {
-        let mut group = Group::default();
-        for i in 0..healthy + unhealthy {
-            let address = SocketAddr::from(([127, 0, 0, 1], 1 + i as u16));
-            group.add(Host::new(address, Box::default()), 1.0, i < healthy);
-        }
-        group
-    }
-
-    #[test]
-    fn traffic_fails_over_by_the_healthy_share_of_each_priority() {
-        for (groups, expect) in [
-            (vec![group(4, 0), group(4, 0)], vec![100, 0]),
-            (vec![group(3, 1), group(4, 0)], vec![100, 0]),
-            (vec![group(1, 1), group(4, 0)], vec![70, 30]),
-            (vec![group(0, 4), group(4, 0)], vec![0, 100]),
-            (vec![group(0, 4), group(0, 4)], vec![100, 0]),
-            (vec![group(1, 3)], vec![100]),
-        ] {
-            assert_eq!(shares(&groups, 140), expect);
-        }
-    }
-
-    #[test]
-    fn below_the_panic_threshold_all_endpoints_are_used() {
-        assert_eq!(group(1, 3).usable(50.0).len(), 4);
-        assert_eq!(group(2, 2).usable(50.0).len(), 2);
-        assert_eq!(group(0, 2).usable(0.0).len(), 0);
     }
 }

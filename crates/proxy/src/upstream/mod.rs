@@ -6,7 +6,9 @@
 //! | `hosts.rs` | endpoints with their pools; what an endpoint update keeps |
 //! | `health.rs` | what the process knows of an endpoint's health |
 //! | `outlier.rs` | the main thread's part: who is ejected, and for how long |
-//! | `balance.rs` | which endpoint a request takes |
+//! | `priority.rs` | how priorities and localities share the requests |
+//! | `balance.rs` | which endpoint of a locality a request takes |
+//! | `schedule.rs`, `hash_table.rs` | weighted turns; consistent hashing |
 //! | `pool.rs` | connections: from the pool, new, or wait for one |
 //! | `ticket.rs` | guards that count connections and requests |
 //! | `sweep.rs` | closes idle connections whose peer or time is gone |
@@ -16,10 +18,13 @@
 
 mod balance;
 mod cluster;
+mod hash_table;
 pub(crate) mod health;
 pub(crate) mod hosts;
 pub(crate) mod outlier;
 pub(crate) mod pool;
+mod priority;
+mod schedule;
 pub(crate) mod sweep;
 pub(crate) mod ticket;
 mod wait;

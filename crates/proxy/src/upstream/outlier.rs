@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
-/// The detectors of all clusters that have outlier detection.
+/// The detectors of all clusters whose endpoints are watched.
 pub(crate) struct Detectors {
     inner: Mutex<Inner>,
     reports: Reports,
@@ -30,11 +30,18 @@ struct Inner {
     clusters: HashMap<Arc<str>, Detector>,
 }
 
+/// Whether the process keeps state of the cluster's endpoints: for outlier detection, and for slow
+/// start, which has to know since when they are there.
+pub(super) fn watches(cluster: &Cluster) -> bool {
+    cluster.outlier.is_some() || cluster.lb.slow_start().is_some()
+}
+
 /// One cluster.
 struct Detector {
-    config: Arc<OutlierDetection>,
+    /// [`None`]: nobody is ejected.
+    config: Option<Arc<OutlierDetection>>,
     hosts: HashMap<SocketAddr, Monitor>,
-    due: Instant,
+    due: Option<Instant>,
     counts: Counts,
 }
 
@@ -137,20 +144,20 @@ impl Detectors {
                 .endpoints
                 .insert(cluster.name.clone(), endpoints.clone());
         }
-        let Some(config) = cluster.outlier.clone() else {
-            if let Some(detector) = inner.clusters.remove(&cluster.name) {
-                let hosts = detector.hosts.values();
-                hosts.for_each(|host| host.health.set_ejected(false));
-            }
+        if !watches(cluster) {
+            inner.clusters.remove(&cluster.name);
             return;
-        };
+        }
         let endpoints = inner.endpoints.get(&cluster.name).cloned();
         match inner.clusters.get_mut(&cluster.name) {
-            Some(detector) => detector.config = config,
+            Some(detector) => detector.set_config(cluster.outlier.clone()),
             None => {
                 let mut detector = Detector {
-                    due: Instant::now() + config.interval,
-                    config,
+                    due: cluster
+                        .outlier
+                        .as_ref()
+                        .map(|c| Instant::now() + c.interval),
+                    config: cluster.outlier.clone(),
                     hosts: HashMap::new(),
                     counts: Counts::default(),
                 };
@@ -179,7 +186,7 @@ impl Detectors {
         inner.clusters.remove(cluster);
     }
 
-    /// The shared state of an endpoint; [`None`]: its cluster has no outlier detection.
+    /// The shared state of an endpoint; [`None`]: nobody watches its cluster.
     pub(crate) fn host(&self, cluster: &str, address: SocketAddr) -> Option<Arc<HostHealth>> {
         let inner = self.lock();
         let host = inner.clusters.get(cluster)?.hosts.get(&address)?;
@@ -187,14 +194,16 @@ impl Detectors {
     }
 
     pub(crate) fn status(&self, cluster: &str) -> Option<OutlierStatus> {
-        Some(self.lock().clusters.get(cluster)?.status())
+        let inner = self.lock();
+        let detector = inner.clusters.get(cluster)?;
+        detector.config.is_some().then(|| detector.status())
     }
 
     /// Waits until endpoints of some clusters were ejected or taken back; the names of these.
     pub(crate) async fn changes(&self) -> BTreeSet<Arc<str>> {
         let mut inbox = self.inbox.lock().await;
         loop {
-            let due = self.lock().clusters.values().map(|d| d.due).min();
+            let due = self.lock().clusters.values().filter_map(|d| d.due).min();
             let wait = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -224,7 +233,10 @@ impl Detectors {
 
     fn tick(&self, now: Instant) -> BTreeSet<Arc<str>> {
         let mut inner = self.lock();
-        let due = inner.clusters.iter_mut().filter(|(_, d)| d.due <= now);
+        let due = inner
+            .clusters
+            .iter_mut()
+            .filter(|(_, d)| d.due.is_some_and(|due| due <= now));
         due.filter_map(|(name, detector)| detector.tick(now).then(|| name.clone()))
             .collect()
     }
@@ -235,6 +247,22 @@ impl Detectors {
 }
 
 impl Detector {
+    fn set_config(&mut self, config: Option<Arc<OutlierDetection>>) {
+        match &config {
+            None => {
+                self.due = None;
+                for host in self.hosts.values_mut() {
+                    host.ejected = None;
+                    host.health.set_ejected(false);
+                }
+            }
+            Some(config) => {
+                self.due = self.due.or_else(|| Some(Instant::now() + config.interval));
+            }
+        }
+        self.config = config;
+    }
+
     fn set_endpoints(&mut self, cluster: &Arc<str>, endpoints: &EndpointSet, reports: &Reports) {
         let mut before = std::mem::take(&mut self.hosts);
         for address in endpoints.endpoints().filter_map(|e| e.address.socket()) {
@@ -273,7 +301,9 @@ impl Detector {
         self.counts.detected[why as usize] += 1;
         let active = self.hosts.values().filter(|h| h.ejected.is_some()).count();
         let share = 100.0 * (active + 1) as f64 / self.hosts.len().max(1) as f64;
-        let config = &self.config;
+        let Some(config) = self.config.clone() else {
+            return false;
+        };
         let first = config.always_eject_one && active == 0;
         if share > f64::from(config.max_ejection_percent) && !first {
             self.counts.overflow += 1;
@@ -282,7 +312,7 @@ impl Detector {
         if matches!(why, Ejection::Consecutive5xx | Ejection::SuccessRate) {
             self.counts.total += 1;
         }
-        if rand::random_range(0..100) >= why.enforcing(config) {
+        if rand::random_range(0..100) >= why.enforcing(&config) {
             return false;
         }
         let Some(host) = self.hosts.get_mut(&address) else {
@@ -303,8 +333,10 @@ impl Detector {
 
     /// The end of an interval: takes endpoints back whose time has come, compares rates.
     fn tick(&mut self, now: Instant) -> bool {
-        let config = self.config.clone();
-        self.due = now + config.interval;
+        let Some(config) = self.config.clone() else {
+            return false;
+        };
+        self.due = Some(now + config.interval);
         let mut changed = false;
         for host in self.hosts.values_mut() {
             changed |= host.take_back(&config, now);
@@ -314,6 +346,7 @@ impl Detector {
             external,
             (Ejection::SuccessRate, Ejection::FailurePercentage),
             |host| &mut host.success_rate,
+            &config,
             now,
         );
         let local = |host: &HostHealth| host.local.take();
@@ -321,6 +354,7 @@ impl Detector {
             local,
             (Ejection::LocalSuccessRate, Ejection::LocalFailurePercentage),
             |host| &mut host.local_success_rate,
+            &config,
             now,
         );
         for host in self.hosts.values_mut().filter(|h| h.ejected.is_none()) {
@@ -340,9 +374,9 @@ impl Detector {
         take: impl Fn(&HostHealth) -> Option<(f64, u32)>,
         (rate_kind, share_kind): (Ejection, Ejection),
         shown: impl Fn(&mut Monitor) -> &mut Option<f64>,
+        config: &OutlierDetection,
         now: Instant,
     ) -> bool {
-        let config = self.config.clone();
         let (rates, shares) = (&config.success_rate, &config.failure_percentage);
         let enough = self.hosts.len() >= rates.minimum_hosts.min(shares.minimum_hosts) as usize;
         let (mut by_rate, mut by_share) = (Vec::new(), Vec::new());

@@ -33,34 +33,38 @@ pub(crate) struct Wanted {
 }
 
 impl ActiveCluster {
-    /// Chooses an endpoint. `avoid` is asked `attempts` times whether another should be taken.
+    /// Chooses an endpoint, by the hash of the request if it has one. `avoid` is asked `attempts` times whether another should be taken.
     pub(crate) fn pick(
         &self,
         worker: &Worker,
-        random: u64,
+        hash: Option<u64>,
         attempts: u32,
         avoid: impl FnMut(&Rc<Host>) -> bool,
     ) -> Option<Rc<Host>> {
-        self.pick_outside(worker, random, &[], attempts, avoid)
+        self.pick_outside(worker, hash, &[], attempts, avoid)
     }
 
     /// The same in a priority that is not among `tried`, if there is one.
     pub(crate) fn pick_outside(
         &self,
         worker: &Worker,
-        random: u64,
+        hash: Option<u64>,
         tried: &[u32],
         attempts: u32,
         mut avoid: impl FnMut(&Rc<Host>) -> bool,
     ) -> Option<Rc<Host>> {
         let hosts = self.hosts();
-        let balancer = hosts.balancer_outside(tried, random)?;
-        let mut host = balancer.pick(|| worker.random())?;
-        for _ in 0..attempts {
+        let hash = hash.unwrap_or_else(|| worker.random());
+        let mut host = hosts
+            .balancer_outside(tried, hash)?
+            .pick(hash, 0, || worker.random())?;
+        for attempt in 1..=attempts {
             if !avoid(host) {
                 break;
             }
-            host = balancer.pick(|| worker.random())?;
+            host = hosts
+                .balancer_outside(tried, hash)?
+                .pick(hash, attempt, || worker.random())?;
         }
         Some(host.clone())
     }

@@ -68,8 +68,8 @@ impl Bench {
             ..EndpointSet::default()
         };
         let mut detector = Detector {
-            due: now + config.interval,
-            config: Arc::new(config),
+            due: Some(now + config.interval),
+            config: Some(Arc::new(config)),
             hosts: HashMap::new(),
             counts: Counts::default(),
         };
@@ -83,8 +83,9 @@ impl Bench {
 
     fn see(&mut self, index: usize, seen: &[Seen]) {
         let health = self.detector.hosts[&address(index)].health.clone();
+        let config = self.detector.config.clone().unwrap();
         for seen in seen {
-            health.note(&self.detector.config, *seen);
+            health.note(&config, *seen);
             while let Ok(report) = self.inbox.try_recv() {
                 self.detector.detected(&report, self.now);
             }

@@ -1,0 +1,294 @@
+//! How requests are shared among priorities and localities (Envoy, `LoadBalancerBase`).
+
+use super::balance::{Balancer, Weighted};
+use super::schedule::Schedule;
+use lateen_proxy_config::{LbPolicy, LocalityLb};
+use std::cell::RefCell;
+
+/// The endpoints of one locality at one priority.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// Of the locality; [`None`] gets nothing where localities are weighted.
+    pub weight: Option<u32>,
+    pub all: Vec<Weighted>,
+    pub healthy: Vec<Weighted>,
+}
+
+/// One priority while it is being arranged.
+pub(super) type Level = Vec<Group>;
+
+/// One priority.
+#[derive(Debug)]
+pub(super) struct Priority {
+    /// Its share of requests, percent.
+    share: u32,
+    localities: Vec<Balancer>,
+    /// Which locality comes next, where there are several.
+    turns: RefCell<Schedule>,
+    weights: Vec<f64>,
+}
+
+/// What decides how levels are arranged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrangement {
+    pub policy: LbPolicy,
+    pub locality: LocalityLb,
+    /// Percent.
+    pub panic_threshold: f64,
+    /// Percent.
+    pub overprovisioning: u32,
+}
+
+/// Arranges all levels.
+pub(super) fn arrange(
+    levels: Vec<Level>,
+    how: Arrangement,
+    mut random: impl FnMut() -> u64,
+) -> Vec<Priority> {
+    let counts: Vec<Count> = levels.iter().map(|level| Count::of(level)).collect();
+    let (shares, panics) = shares(&counts, how);
+    levels
+        .into_iter()
+        .zip(shares)
+        .zip(panics)
+        .map(|((level, share), panic)| Priority::new(level, share, panic, how, &mut random))
+        .collect()
+}
+
+impl Priority {
+    fn new(
+        level: Level,
+        share: u32,
+        panic: bool,
+        how: Arrangement,
+        random: &mut impl FnMut() -> u64,
+    ) -> Priority {
+        let used = |group: Group| if panic { group.all } else { group.healthy };
+        // In panic nobody looks at localities.
+        let weighted = how.locality == LocalityLb::Weighted && !panic;
+        let (mut localities, mut weights) = (Vec::new(), Vec::new());
+        let mut together = Vec::new();
+        for group in level {
+            if !weighted {
+                together.extend(used(group));
+                continue;
+            }
+            let weight = group.effective_weight(how.overprovisioning);
+            if weight <= 0.0 {
+                continue;
+            }
+            if how.policy.hashes() {
+                // One ring for all, in which a locality has places by its weight.
+                let sum: f64 = group.healthy.iter().map(|(_, weight)| weight).sum();
+                let part = |(host, own)| (host, own / sum * weight);
+                together.extend(group.healthy.into_iter().map(part));
+            } else {
+                weights.push(weight);
+                localities.push(Balancer::new(how.policy, group.healthy, random()));
+            }
+        }
+        if localities.is_empty() {
+            weights.push(1.0);
+            localities.push(Balancer::new(how.policy, together, random()));
+        }
+        let mut turns = Schedule::default();
+        for (index, weight) in weights.iter().enumerate() {
+            turns.add(index, *weight);
+        }
+        Priority {
+            share,
+            localities,
+            turns: RefCell::new(turns),
+            weights,
+        }
+    }
+
+    /// The locality whose turn it is.
+    pub(super) fn balancer(&self) -> Option<&Balancer> {
+        let index = match self.localities.len() {
+            0 | 1 => 0,
+            _ => {
+                let weight = |index: usize| self.weights.get(index).copied().unwrap_or(1.0);
+                self.turns.borrow_mut().next(weight)?
+            }
+        };
+        self.localities.get(index).filter(|b| !b.is_empty())
+    }
+}
+
+/// The priority that a number falls on.
+pub(super) fn choose(priorities: &[Priority], hash: u64) -> Option<&Priority> {
+    let mut left = (hash % 100) as u32;
+    for priority in priorities {
+        match left.checked_sub(priority.share) {
+            Some(rest) => left = rest,
+            None => return Some(priority),
+        }
+    }
+    None
+}
+
+impl Group {
+    /// The locality's weight, less where endpoints are missing that over-provisioning does not
+    /// make up for.
+    fn effective_weight(&self, overprovisioning: u32) -> f64 {
+        let weight = f64::from(self.weight.unwrap_or(0));
+        if self.all.is_empty() || self.healthy.is_empty() {
+            return 0.0;
+        }
+        let healthy = self.healthy.len() as f64 / self.all.len() as f64;
+        weight * (healthy * f64::from(overprovisioning) / 100.0).min(1.0)
+    }
+}
+
+/// Endpoints of a level.
+#[derive(Clone, Copy, Debug)]
+struct Count {
+    all: usize,
+    healthy: usize,
+}
+
+impl Count {
+    fn of(level: &Level) -> Count {
+        Count {
+            all: level.iter().map(|group| group.all.len()).sum(),
+            healthy: level.iter().map(|group| group.healthy.len()).sum(),
+        }
+    }
+
+    /// Percent, over-provisioned.
+    fn availability(self, overprovisioning: u32) -> u32 {
+        let percent = self.healthy as u64 * u64::from(overprovisioning) / self.all.max(1) as u64;
+        percent.min(100) as u32
+    }
+}
+
+/// Each priority's share of requests, and whether all of its endpoints are used. A priority takes
+/// what its healthy part, over-provisioned, can; what is left goes to the next. Where all of them
+/// together cannot take everything, a priority with too few healthy endpoints panics.
+fn shares(counts: &[Count], how: Arrangement) -> (Vec<u32>, Vec<bool>) {
+    let over = how.overprovisioning;
+    let available: Vec<u32> = counts.iter().map(|c| c.availability(over)).collect();
+    let total = available.iter().sum::<u32>().min(100);
+    let few = |count: &Count| {
+        let percent = 100.0 * count.healthy as f64 / count.all.max(1) as f64;
+        count.all == 0 || percent < how.panic_threshold
+    };
+    let panics: Vec<bool> = counts
+        .iter()
+        .map(|count| total < 100 && how.panic_threshold > 0.0 && few(count))
+        .collect();
+    let mut shares = if !panics.is_empty() && panics.iter().all(|panic| *panic) {
+        // Health says nothing any more: by the number of endpoints.
+        let all: usize = counts.iter().map(|count| count.all).sum();
+        counts
+            .iter()
+            .map(|count| (100 * count.all).checked_div(all).unwrap_or(0) as u32)
+            .collect()
+    } else {
+        let mut left = 100u32;
+        available
+            .iter()
+            .map(|percent| {
+                let share = left.min((percent * 100).checked_div(total).unwrap_or(0));
+                left -= share;
+                share
+            })
+            .collect::<Vec<u32>>()
+    };
+    // What rounding has left goes to the first that takes any; with none, the first gets all.
+    let rest = 100u32.saturating_sub(shares.iter().sum());
+    let first = shares.iter().position(|share| *share > 0).unwrap_or(0);
+    if let Some(first) = shares.get_mut(first) {
+        *first += rest;
+    }
+    (shares, panics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::Host;
+    use std::rc::Rc;
+
+    fn how(panic_threshold: f64, locality: LocalityLb) -> Arrangement {
+        Arrangement {
+            policy: LbPolicy::RoundRobin { slow_start: None },
+            locality,
+            panic_threshold,
+            overprovisioning: 140,
+        }
+    }
+
+    #[test]
+    fn traffic_fails_over_by_the_healthy_share_of_each_priority() {
+        for (counts, threshold, expect, panic) in [
+            (vec![(4, 4), (4, 4)], 50.0, vec![100, 0], vec![false, false]),
+            (vec![(3, 4), (4, 4)], 50.0, vec![100, 0], vec![false, false]),
+            (vec![(1, 2), (4, 4)], 50.0, vec![70, 30], vec![false, false]),
+            (vec![(0, 4), (4, 4)], 50.0, vec![0, 100], vec![false, false]),
+            (vec![(0, 4), (0, 4)], 50.0, vec![50, 50], vec![true, true]),
+            (vec![(0, 4), (0, 4)], 0.0, vec![100, 0], vec![false, false]),
+            (vec![(1, 4)], 50.0, vec![100], vec![true]),
+            (vec![(1, 4)], 0.0, vec![100], vec![false]),
+            (vec![(1, 4), (1, 4)], 0.0, vec![50, 50], vec![false, false]),
+            (vec![(2, 4), (1, 10)], 30.0, vec![84, 16], vec![false, true]),
+        ] {
+            let counts: Vec<Count> = counts
+                .into_iter()
+                .map(|(healthy, all)| Count { all, healthy })
+                .collect();
+            let found = shares(&counts, how(threshold, LocalityLb::None));
+            assert_eq!(found, (expect, panic), "{counts:?} {threshold}");
+        }
+    }
+
+    fn group(weight: u32, first: u16, healthy: usize, all: usize) -> Group {
+        let host = |i: usize| {
+            let address = ([127, 0, 0, 1], first + i as u16).into();
+            (Host::new(address, Box::default()), 1.0)
+        };
+        let all: Vec<(Rc<Host>, f64)> = (0..all).map(host).collect();
+        Group {
+            weight: Some(weight),
+            healthy: all[..healthy].to_vec(),
+            all,
+        }
+    }
+
+    #[test]
+    fn localities_are_taken_by_their_weight_and_health() {
+        for (locality, groups, expect) in [
+            (
+                LocalityLb::Weighted,
+                [group(3, 10, 1, 1), group(1, 20, 4, 4)],
+                300,
+            ),
+            (
+                LocalityLb::None,
+                [group(3, 10, 1, 1), group(1, 20, 4, 4)],
+                80,
+            ),
+            // Half of it, over-provisioned, is 70 %: 0.7 to 1.
+            (
+                LocalityLb::Weighted,
+                [group(1, 10, 2, 4), group(1, 20, 4, 4)],
+                165,
+            ),
+            (
+                LocalityLb::Weighted,
+                [group(1, 10, 0, 4), group(1, 20, 4, 4)],
+                0,
+            ),
+        ] {
+            let priorities = arrange(vec![groups.into()], how(0.0, locality), || 0);
+            let mut first = 0;
+            for _ in 0..400 {
+                let priority = choose(&priorities, 0).unwrap();
+                let host = priority.balancer().unwrap().pick(0, 0, || 0).unwrap();
+                first += usize::from(host.address.port() < 20);
+            }
+            assert_eq!(first, expect, "{locality:?}");
+        }
+    }
+}
