@@ -15,7 +15,7 @@ message! {
         effective subsets: Vec<Subset>,
         effective export_to "exportTo": Vec<String>,
         /// Client workloads that follow this rule; others in the namespace ignore it.
-        pending workload_selector "workloadSelector": Option<WorkloadSelector>,
+        effective workload_selector "workloadSelector": Option<WorkloadSelector>,
     }
 }
 
@@ -64,12 +64,12 @@ message! {
     pub struct LoadBalancerSettings {
         /// Excludes `consistentHash`.
         effective simple: Option<SimpleLb>,
-        pending consistent_hash "consistentHash": Option<ConsistentHashLb>,
+        effective consistent_hash "consistentHash": Option<ConsistentHashLb>,
         effective locality_lb_setting "localityLbSetting": Option<LocalityLoadBalancerSetting>,
         /// Istio 1.31.
         pending zone_aware_lb_setting "zoneAwareLbSetting": Option<ZoneAwareLoadBalancerSetting>,
-        pending warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
-        pending warmup: Option<WarmupConfiguration>,
+        effective warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
+        effective warmup: Option<WarmupConfiguration>,
     }
 }
 
@@ -189,7 +189,7 @@ message! {
         /// Default 10 s.
         effective connect_timeout "connectTimeout": Option<Duration>,
         effective tcp_keepalive "tcpKeepalive": Option<TcpKeepalive>,
-        pending max_connection_duration "maxConnectionDuration": Option<Duration>,
+        effective max_connection_duration "maxConnectionDuration": Option<Duration>,
         effective idle_timeout "idleTimeout": Option<Duration>,
     }
 }
@@ -212,9 +212,9 @@ message! {
         effective idle_timeout "idleTimeout": Option<Duration>,
         effective h2_upgrade_policy "h2UpgradePolicy": Option<H2UpgradePolicy>,
         effective use_client_protocol "useClientProtocol": Option<bool>,
-        pending max_concurrent_streams "maxConcurrentStreams": Option<i32>,
+        effective max_concurrent_streams "maxConcurrentStreams": Option<i32>,
         /// Istio 1.31.
-        pending http2_keep_alive "http2KeepAlive": Option<ConnectionKeepalive>,
+        effective http2_keep_alive "http2KeepAlive": Option<ConnectionKeepalive>,
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lateen_api as api;
 
 use crate::hostname;
+use crate::service::labels_match;
 use crate::settings::MeshSettings;
 use crate::visibility::Visibility;
 
@@ -111,6 +112,8 @@ pub struct DestinationRule {
     pub namespace: String,
     /// Fully qualified host or wildcard.
     pub host: String,
+    /// Labels of the client workloads it is for; empty: all.
+    pub selector: BTreeMap<String, String>,
     pub visibility: Visibility,
     pub traffic_policy: Option<api::destination_rule::TrafficPolicy>,
     pub subsets: Vec<api::destination_rule::Subset>,
@@ -137,10 +140,13 @@ impl DestinationRule {
     }
 }
 
+/// Rules of one namespace by host and by whom they are for.
+type OfNamespace<R> = BTreeMap<(String, BTreeMap<String, String>), R>;
+
 /// DestinationRules by namespace and host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DestinationRules {
-    by_namespace: BTreeMap<String, BTreeMap<String, Arc<DestinationRule>>>,
+    by_namespace: BTreeMap<String, OfNamespace<Arc<DestinationRule>>>,
 }
 
 impl DestinationRules {
@@ -149,12 +155,17 @@ impl DestinationRules {
         rules: impl Iterator<Item = (Origin, Arc<api::DestinationRule>)>,
         mesh: &MeshSettings,
     ) -> Self {
-        let mut merged: BTreeMap<String, BTreeMap<String, DestinationRule>> = BTreeMap::new();
+        let mut merged: BTreeMap<String, OfNamespace<DestinationRule>> = BTreeMap::new();
         for (origin, spec) in rules {
             let host = hostname::resolve(&spec.host, &origin.namespace, &mesh.domain_suffix);
             let rule = DestinationRule {
                 namespace: origin.namespace.clone(),
                 host: host.clone(),
+                selector: spec
+                    .workload_selector
+                    .as_ref()
+                    .map(|selector| selector.match_labels.clone())
+                    .unwrap_or_default(),
                 visibility: Visibility::with_default(
                     &spec.export_to,
                     &mesh.destination_rule_export_to,
@@ -165,14 +176,15 @@ impl DestinationRules {
                 origins: vec![origin],
             };
             let hosts = merged.entry(rule.namespace.clone()).or_default();
-            match hosts.get_mut(&host) {
+            let key = (host, rule.selector.clone());
+            match hosts.get_mut(&key) {
                 Some(older) => older.merge(rule),
                 None => {
-                    hosts.insert(host, rule);
+                    hosts.insert(key, rule);
                 }
             }
         }
-        let share = |hosts: BTreeMap<String, DestinationRule>| {
+        let share = |hosts: OfNamespace<DestinationRule>| {
             hosts
                 .into_iter()
                 .map(|(host, rule)| (host, Arc::new(rule)))
@@ -205,33 +217,52 @@ impl DestinationRules {
         self.by_namespace.values().flat_map(BTreeMap::values)
     }
 
-    /// The rule that a client in `client_namespace` uses for a service: looked for in the client's
+    /// The rule that a client uses for a service: looked for in the client's
     /// namespace, then the service's, then the root namespace; the first that has one decides,
-    /// rules are never merged across namespaces (fact 29).
+    /// rules are never merged across namespaces (fact 29). A rule that selects client workloads counts
+    /// for those of its own namespace, and there before one for all.
     pub fn pick(
         &self,
-        client_namespace: &str,
+        client: Client<'_>,
         service_host: &str,
         service_namespace: &str,
         root_namespace: &str,
     ) -> Option<&Arc<DestinationRule>> {
-        [client_namespace, service_namespace, root_namespace]
+        [client.namespace, service_namespace, root_namespace]
             .iter()
-            .find_map(|namespace| self.most_specific(namespace, service_host, client_namespace))
+            .find_map(|namespace| self.most_specific(namespace, service_host, client))
     }
 
     fn most_specific(
         &self,
         namespace: &str,
         host: &str,
-        client_namespace: &str,
+        client: Client<'_>,
     ) -> Option<&Arc<DestinationRule>> {
         self.by_namespace
             .get(namespace)?
             .values()
-            .filter(|rule| rule.visibility.reaches(client_namespace))
+            .filter(|rule| rule.visibility.reaches(client.namespace))
+            .filter(|rule| client.is_selected_by(rule))
             .filter(|rule| hostname::matches(&rule.host, host))
-            .min_by_key(|rule| hostname::specificity(&rule.host))
+            .min_by_key(|rule| (hostname::specificity(&rule.host), rule.selector.is_empty()))
+    }
+}
+
+/// Who asks for a DestinationRule.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    pub namespace: &'a str,
+    /// [`None`]: any workload of the namespace, for whom rules that select do not count.
+    pub labels: Option<&'a BTreeMap<String, String>>,
+}
+
+impl Client<'_> {
+    fn is_selected_by(&self, rule: &DestinationRule) -> bool {
+        rule.selector.is_empty()
+            || self.labels.is_some_and(|labels| {
+                rule.namespace == self.namespace && labels_match(&rule.selector, labels)
+            })
     }
 }
 

@@ -10,9 +10,10 @@ use lateen_api::{MeshConfig, Object, Spec};
 
 use crate::auto_allocate::Allocation;
 use crate::hostname;
+use crate::proxy::Proxy;
 use crate::registry::{self, Registered};
 use crate::rules::{
-    DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
+    Client, DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
 };
 use crate::secret::Secret;
 use crate::service::{Service, ServiceEndpoints, Workload, labels_match};
@@ -266,8 +267,29 @@ impl MeshSnapshot {
         namespace: &str,
         service: &Service,
     ) -> Option<&Arc<DestinationRule>> {
-        self.destination_rules.pick(
+        let client = Client {
             namespace,
+            labels: None,
+        };
+        self.pick_rule(client, service)
+    }
+
+    /// The DestinationRule that a proxy uses for a service.
+    pub fn destination_rule_for(
+        &self,
+        proxy: &Proxy,
+        service: &Service,
+    ) -> Option<&Arc<DestinationRule>> {
+        let client = Client {
+            namespace: &proxy.namespace,
+            labels: Some(&proxy.labels),
+        };
+        self.pick_rule(client, service)
+    }
+
+    fn pick_rule(&self, client: Client<'_>, service: &Service) -> Option<&Arc<DestinationRule>> {
+        self.destination_rules.pick(
+            client,
             &service.hostname,
             &service.namespace,
             &self.settings.root_namespace,

@@ -1,8 +1,8 @@
 //! The groups of a traffic policy as parts of a cluster: limits, balancing, outlier detection.
 
 use lateen_api::destination_rule::{
-    ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, RetryBudget, SimpleLb,
-    TcpKeepalive,
+    ConnectionPoolSettings, ConsistentHashLb, LoadBalancerSettings, OutlierDetection, RetryBudget,
+    SimpleLb, TcpKeepalive,
 };
 
 use crate::envoy::{self, cluster, core, matcher, percent, route, upstream_http};
@@ -14,6 +14,9 @@ use lateen_model::MeshSettings;
 
 /// Limits that nobody set are this: Istio lifts Envoy's 1024 (fact 34).
 const UNLIMITED: u32 = u32::MAX;
+
+/// The size of a hash ring that nobody set (Istio).
+const RING_SIZE: u64 = 1024;
 
 /// Connect timeout, keepalive and circuit breakers.
 pub fn connection_pool(made: &mut cluster::Cluster, policy: &Policy, mesh: &MeshSettings) {
@@ -96,6 +99,9 @@ pub fn balancer(made: &mut cluster::Cluster, policy: &Policy, mesh: &MeshSetting
         return;
     }
     let settings = policy.load_balancer.as_ref();
+    if let Some(hash) = settings.and_then(|lb| lb.consistent_hash.as_ref()) {
+        return consistent_hash(made, hash);
+    }
     let slow_start = settings.and_then(slow_start);
     match policy.simple_balancer() {
         SimpleLb::Random => made.lb_policy = LbPolicy::Random as i32,
@@ -128,6 +134,30 @@ pub fn original_destination(made: &mut cluster::Cluster) {
     made.lb_policy = LbPolicy::ClusterProvided as i32;
     made.eds_cluster_config = None;
     made.load_assignment = None;
+}
+
+fn consistent_hash(made: &mut cluster::Cluster, hash: &ConsistentHashLb) {
+    let size = |value: u64| Some(envoy_types::pb::google::protobuf::UInt64Value { value });
+    if let Some(maglev) = &hash.maglev {
+        made.lb_policy = LbPolicy::Maglev as i32;
+        made.lb_config = maglev.table_size.filter(|n| *n > 0).map(|table_size| {
+            LbConfig::MaglevLbConfig(cluster::cluster::MaglevLbConfig {
+                table_size: size(table_size),
+            })
+        });
+        return;
+    }
+    let minimum = match &hash.ring_hash {
+        Some(ring) => ring.minimum_ring_size,
+        None => hash.minimum_ring_size,
+    };
+    made.lb_policy = LbPolicy::RingHash as i32;
+    made.lb_config = Some(LbConfig::RingHashLbConfig(
+        cluster::cluster::RingHashLbConfig {
+            minimum_ring_size: size(minimum.filter(|n| *n > 0).unwrap_or(RING_SIZE)),
+            ..Default::default()
+        },
+    ));
 }
 
 fn slow_start(lb: &LoadBalancerSettings) -> Option<cluster::cluster::SlowStartConfig> {

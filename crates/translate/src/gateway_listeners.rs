@@ -166,7 +166,7 @@ fn auto_passthrough(
         if service.location == Location::External || !covered(&service.hostname) {
             continue;
         }
-        let rule = snapshot.destination_rule(&proxy.namespace, service);
+        let rule = snapshot.destination_rule_for(proxy, service);
         let subsets: Vec<&str> = rule
             .into_iter()
             .flat_map(|rule| &rule.subsets)

@@ -16,6 +16,7 @@ use lateen_model::{
 };
 
 use crate::connection_manager as connection;
+use crate::destination_policy;
 use crate::envoy::{self, core, listener, tcp};
 use crate::names;
 use crate::route_action::Destinations;
@@ -70,10 +71,10 @@ pub fn sidecar(
     };
     let default = || {
         let cluster = names::outbound_cluster(port.number, "", &service.hostname);
-        connection::tcp_proxy(
+        to_cluster(
             cluster.clone(),
             ClusterSpecifier::Cluster(cluster),
-            &snapshot.settings,
+            (snapshot, proxy),
         )
     };
     let of_host = rules.of_host(&service.hostname);
@@ -97,6 +98,17 @@ pub fn sidecar(
             chains
         }
     }
+}
+
+/// A TCP proxy as the policy of its destination wants it.
+fn to_cluster(
+    prefix: String,
+    to: ClusterSpecifier,
+    (snapshot, proxy): (&MeshSnapshot, &Proxy),
+) -> tcp::TcpProxy {
+    let mut made = connection::tcp_proxy(prefix, to, &snapshot.settings);
+    destination_policy::apply_to_connections(&mut made, snapshot, proxy);
+    made
 }
 
 /// Where a gateway's server sends its connections by the `tcp` routes of the first rule that has
@@ -346,11 +358,7 @@ impl Chooser<'_> {
                 (name, ClusterSpecifier::WeightedClusters(weighted))
             }
         };
-        Some(connection::tcp_proxy(
-            name,
-            specifier,
-            &self.snapshot.settings,
-        ))
+        Some(to_cluster(name, specifier, (self.snapshot, self.proxy)))
     }
 }
 

@@ -11,6 +11,7 @@ mod capture;
 mod cluster_policy;
 mod clusters;
 mod connection_manager;
+mod destination_policy;
 mod endpoints;
 mod envoy;
 mod filters;

@@ -12,6 +12,7 @@ use lateen_model::{
 use prost::Message;
 
 use crate::cache::ById;
+use crate::destination_policy::{self, Hashed};
 use crate::envoy::{core, route};
 use crate::route_match::Audience;
 use crate::sidecar::EgressPort;
@@ -138,9 +139,13 @@ pub(crate) fn mesh_host<'a>(
     let port = service
         .as_ref()
         .map_or(UNREGISTERED_PORT, |(_, port)| *port);
+    let own = service.iter().map(|(host, _)| host.as_str());
+    let mut hashed = destination_policy::hashed(snapshot, proxy, own);
+    hashed.extend(hashed_of(snapshot, proxy, &rules));
     Some(VirtualHostKey {
         name,
         domains,
+        hashed,
         single_ports: single_ports(snapshot, &rules),
         audience: audience(proxy, vec![MESH_GATEWAY.to_string()], port, &rules),
         rules,
@@ -219,6 +224,19 @@ fn audience(
         },
         port,
     }
+}
+
+/// DestinationRules of destinations that hash.
+pub fn hashed_of(snapshot: &MeshSnapshot, proxy: &Proxy, rules: &[ById<VirtualService>]) -> Hashed {
+    let mut hashed = Hashed::new();
+    for rule in rules {
+        let to = rule.spec.http.iter().flat_map(destinations);
+        let namespace = &rule.origin.namespace;
+        hashed.extend(destination_policy::hashed_destinations(
+            snapshot, proxy, namespace, to,
+        ));
+    }
+    hashed
 }
 
 /// Ports of the destination hosts that have exactly one.
@@ -324,6 +342,7 @@ pub fn gateway(
                 format!("{host}:{port}")
             },
             domains: vec![host],
+            hashed: hashed_of(snapshot, proxy, &rules),
             single_ports: single_ports(snapshot, &rules),
             audience: audience(proxy, made.gateways.into_iter().collect(), port, &rules),
             rules,

@@ -204,7 +204,7 @@ impl<R> Translator<R> {
         let by_server_name =
             proxy.kind == ProxyKind::Gateway && gateway::passes_by_name(snapshot, proxy);
         for service in scope.services() {
-            let rule = snapshot.destination_rule(&proxy.namespace, service);
+            let rule = snapshot.destination_rule_for(proxy, service);
             let subsets = rule.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
             for port in service
                 .ports
@@ -356,7 +356,7 @@ impl<R> Translator<R> {
                     cluster_names(
                         service,
                         snapshot
-                            .destination_rule(&proxy.namespace, service)
+                            .destination_rule_for(proxy, service)
                             .map(Arc::as_ref),
                     )
                 });
@@ -382,7 +382,7 @@ impl<R> Translator<R> {
         if !sent || service.port(port).is_none() {
             return None;
         }
-        let rule = snapshot.destination_rule(&proxy.namespace, service);
+        let rule = snapshot.destination_rule_for(proxy, service);
         let labels = match subset {
             "" => BTreeMap::new(),
             subset => rule?.subset(subset)?.labels.clone(),
@@ -614,6 +614,7 @@ impl<R> Translator<R> {
             let key = VirtualHostKey {
                 name: format!("{host}:{}", port.number),
                 domains: grpc::domains(service, port),
+                hashed: route_table::hashed_of(snapshot, proxy, &rules),
                 single_ports: route_table::single_ports(snapshot, &rules),
                 audience: Audience {
                     gateways: vec![lateen_model::MESH_GATEWAY.to_string()],

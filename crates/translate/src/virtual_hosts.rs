@@ -9,6 +9,7 @@ use prost::Message;
 use route::route::Action;
 
 use crate::cache::ById;
+use crate::destination_policy::{self, Hashed};
 use crate::envoy::route;
 use crate::names;
 use crate::route_action::{self, Destinations};
@@ -25,6 +26,8 @@ pub struct VirtualHostKey {
     pub service: Option<(String, u32)>,
     /// Ports of destination hosts that have exactly one.
     pub single_ports: BTreeMap<String, u32>,
+    /// DestinationRules of destinations that hash.
+    pub hashed: Hashed,
     pub audience: Audience,
     /// Plain requests are redirected to https.
     pub require_tls: bool,
@@ -67,7 +70,7 @@ pub fn append(field: u32, value: &[u8], bytes: &mut Vec<u8>) {
 }
 
 fn virtual_host(key: &VirtualHostKey) -> route::VirtualHost {
-    let routes = if key.rules.is_empty() {
+    let mut routes = if key.rules.is_empty() {
         key.service
             .iter()
             .map(|(host, port)| {
@@ -79,10 +82,11 @@ fn virtual_host(key: &VirtualHostKey) -> route::VirtualHost {
                 }
                 made
             })
-            .collect()
+            .collect::<Vec<_>>()
     } else {
         rule_routes(key)
     };
+    destination_policy::hash_routes(&mut routes, &key.hashed);
     route::VirtualHost {
         name: key.name.clone(),
         domains: key.domains.clone(),

@@ -49,6 +49,7 @@ macro_rules! on_stock_envoy {
 }
 
 mod capture;
+mod balancing;
 mod changes;
 mod cors;
 mod documents;

@@ -25,7 +25,7 @@ pub struct Sidecar {
     pub http: SocketAddr,
     pub tcp: SocketAddr,
     /// Stands for `database:3306`.
-    database: SocketAddr,
+    pub database: SocketAddr,
     _tcp_app: TcpEcho,
 }
 
@@ -76,6 +76,11 @@ impl Sidecar {
     pub async fn get(&self, host: &str, path: &str) -> Answer {
         let call = Call::through_proxy(host, path);
         call.send(self.proxy).await.unwrap()
+    }
+
+    /// What the application gets for a request through its proxy.
+    pub async fn send(&self, call: &Call) -> Result<Answer, String> {
+        call.send(self.proxy).await
     }
 
     async fn answers(&self, host: &str, name: &str) {
