@@ -48,8 +48,8 @@ macro_rules! on_stock_envoy {
     };
 }
 
-mod capture;
 mod balancing;
+mod capture;
 mod changes;
 mod cors;
 mod documents;
