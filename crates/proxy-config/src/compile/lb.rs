@@ -55,7 +55,7 @@ pub(crate) fn lb_policy(
     } = fields;
     let hashing = common_lb_config
         .as_ref()
-        .and_then(|common| common.consistent_hashing_lb_config.clone());
+        .and_then(|common| common.consistent_hashing_lb_config);
     let key = hash_key(hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing));
     let mut lb = common(common_lb_config, at);
     if let Some(policy) = load_balancing_policy {
@@ -248,11 +248,10 @@ fn maglev(
 ) -> Result<LbPolicy, ConfigError> {
     let at = at.field("table_size");
     let size = table_size.map_or(DEFAULT_TABLE_SIZE, |v| v.value);
-    let prime = size >= 2
-        && size <= MAX_TABLE_SIZE
+    let prime = (2..=MAX_TABLE_SIZE).contains(&size)
         && (2..)
             .take_while(|divisor| divisor * divisor <= size)
-            .all(|divisor| size % divisor != 0);
+            .all(|divisor| !size.is_multiple_of(divisor));
     match u32::try_from(size) {
         Ok(table_size) if prime => Ok(LbPolicy::Maglev { table_size, key }),
         _ => Err(at.error(format!("must be a prime number up to {MAX_TABLE_SIZE}"))),

@@ -149,7 +149,7 @@ struct Count {
 }
 
 impl Count {
-    fn of(level: &Level) -> Count {
+    fn of(level: &[Group]) -> Count {
         Count {
             all: level.iter().map(|group| group.all.len()).sum(),
             healthy: level.iter().map(|group| group.healthy.len()).sum(),
