@@ -418,3 +418,80 @@ fn a_connection_goes_to_the_listener_of_its_destination() {
     proxy.flush();
     ask("10.0.0.1 5 80", "x\n", "port:x\n");
 }
+
+/// Takes whatever the PROXY header names as its original destination.
+fn to_destination(proxy: &Proxy, cluster: Value) -> SocketAddr {
+    proxy.cluster(&merged(
+        json!({
+            "name": "passthrough", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED",
+            "connect_timeout": "1s",
+        }),
+        cluster,
+    ));
+    let mut http = to_http("http", json!({"application_protocols": ["http/1.1"]}));
+    let route = &mut http["filters"][0]["typed_config"]["route_config"]["virtual_hosts"][0];
+    route["routes"][0] = json!({"match": {"prefix": "/"}, "route": {"cluster": "passthrough"}});
+    proxy.listener(&listener(
+        vec![filter("ProxyProtocol", json!({})), http_inspector()],
+        vec![http, to_tcp("passthrough", json!({}))],
+        json!({}),
+    ))
+}
+
+fn proxied(to: SocketAddr) -> String {
+    format!("PROXY TCP4 10.9.9.9 {} 5 {}\r\n", to.ip(), to.port())
+}
+
+#[test]
+fn an_original_destination_is_where_the_client_was_going_or_what_a_header_says() {
+    let proxy = Proxy::start(1);
+    let (one, two) = (Upstream::fixed("one"), Upstream::fixed("two"));
+    let at = to_destination(
+        &proxy,
+        json!({"original_dst_lb_config": {"use_http_header": true}}),
+    );
+    let mut client = Client::new(at);
+    client.send(&proxied(one.address));
+    assert_eq!(client.get("/").text(), "one");
+    client.send(&format!(
+        "GET / HTTP/1.1\r\nhost: h\r\nx-envoy-original-dst-host: {}\r\n\r\n",
+        two.address
+    ));
+    assert_eq!(client.read().text(), "two");
+    // Nothing that is not an address leads anywhere else.
+    client.send("GET / HTTP/1.1\r\nhost: h\r\nx-envoy-original-dst-host: two\r\n\r\n");
+    assert_eq!(client.read().text(), "one");
+    let endpoints = |proxy: &Proxy| {
+        let scopes = proxy.workers.stats().scopes;
+        let of_cluster = scopes
+            .iter()
+            .filter(|s| matches!(s.scope, Scope::Endpoint(..)));
+        of_cluster.count()
+    };
+    assert_eq!(endpoints(&proxy), 2);
+    // Without connections they are forgotten.
+    let gone = server_first("x").address;
+    let mut nowhere = connect(at);
+    nowhere.write_all(proxied(gone).as_bytes()).unwrap();
+    nowhere.write_all(b"x\n").unwrap();
+    expect(&mut nowhere, b"x:x\n");
+    assert_eq!(endpoints(&proxy), 3);
+    drop(nowhere);
+    eventually("it is forgotten", || endpoints(&proxy) == 2);
+}
+
+#[test]
+fn connections_come_from_the_address_that_the_cluster_names() {
+    let proxy = Proxy::start(1);
+    let up = Upstream::raw(|mut stream, _| {
+        let from = stream.peer_addr().unwrap().ip().to_string();
+        stream.write_all(from.as_bytes()).unwrap();
+        let _ = stream.read(&mut [0; 16]);
+    });
+    let source = json!({"source_address": {"address": "127.0.0.6", "port_value": 0}});
+    let at = to_destination(&proxy, json!({"upstream_bind_config": source}));
+    let mut stream = connect(at);
+    stream.write_all(proxied(up.address).as_bytes()).unwrap();
+    stream.write_all(b"x\n").unwrap();
+    expect(&mut stream, b"127.0.0.6");
+}

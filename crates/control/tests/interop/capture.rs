@@ -46,6 +46,7 @@ in_namespaces!(
     inbound_connections_reach_the_application_on_every_port,
     a_connection_to_a_capture_port_itself_goes_nowhere,
     services_outside_are_found_by_address_range_and_by_server_name,
+    tcp_and_tls_routes_choose_by_address_and_server_name,
     a_sidecar_resource_leads_a_port_elsewhere,
 );
 
@@ -500,6 +501,61 @@ async fn services_outside_are_found_by_address_range_and_by_server_name(scene: S
     .await;
     let other = connect(&scene.front, scene.web.at(9000)).unwrap();
     assert!(is_closed(other).await);
+    scene.accepted().await;
+}
+
+/// To the database instead.
+const ROUTES: &str = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: secure, namespace: default}
+spec:
+  hosts: [secure.test]
+  tls:
+  - match: [{port: 443, sniHosts: [secure.test], sourceLabels: {app: front}}]
+    route: [{destination: {host: database, port: {number: 3306}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: range, namespace: default}
+spec:
+  hosts: [range.test]
+  tcp:
+  - match: [{destinationSubnets: [SUBNET]}]
+    route: [{destination: {host: database, port: {number: 3306}}}]
+---
+";
+
+async fn tcp_and_tls_routes_choose_by_address_and_server_name(scene: Scene) {
+    let hello = client_hello("secure.test");
+    scene.mesh.apply(OUTSIDE).await;
+    scene
+        .mesh
+        .apply(&ROUTES.replace("SUBNET", "10.77.0.7"))
+        .await;
+    scene.mesh.distributed(2).await;
+    settles("the route of the server name is taken", async || {
+        let mut stream = connect(&scene.front, SocketAddr::from(([10, 99, 0, 1], 443)))?;
+        stream.write_all(&hello).await.unwrap();
+        hears(&mut stream, b"database\n").await
+    })
+    .await;
+    // A route for other addresses, or for other clients, is not taken.
+    let mut stream = connect(&scene.front, scene.outside.at(9000)).unwrap();
+    hears(&mut stream, b"outside\n").await.unwrap();
+    let mut stream = connect(&scene.web, SocketAddr::from(([10, 99, 0, 1], 443))).unwrap();
+    stream.write_all(&hello).await.unwrap();
+    hears(&mut stream, b"secure\n").await.unwrap();
+    scene
+        .mesh
+        .apply(&ROUTES.replace("SUBNET", "10.77.0.4/32"))
+        .await;
+    scene.mesh.distributed(2).await;
+    settles("the route of the address is taken", async || {
+        let mut stream = connect(&scene.front, scene.outside.at(9000))?;
+        hears(&mut stream, b"database\n").await
+    })
+    .await;
     scene.accepted().await;
 }
 

@@ -58,18 +58,10 @@ impl ActiveCluster {
 
     /// The endpoint at an address a request named. Bounded: those without connections go first.
     pub(crate) fn host_at(&self, address: SocketAddr) -> Rc<Host> {
-        let mut named = self.named.borrow_mut();
-        if named.len() >= MAX_NAMED {
-            named.retain(|address, host| {
-                let used = host.connections.get() > 0;
-                if !used {
-                    self.shared
-                        .stats
-                        .forget_endpoint(&self.config.name, *address);
-                }
-                used
-            });
+        if self.named.borrow().len() >= MAX_NAMED {
+            self.forget_unused();
         }
+        let mut named = self.named.borrow_mut();
         if named.len() >= MAX_NAMED && !named.contains_key(&address) {
             return Host::passing(address);
         }
@@ -77,6 +69,19 @@ impl ActiveCluster {
             .entry(address)
             .or_insert_with(|| Host::new(address, Box::default()))
             .clone()
+    }
+
+    /// Forgets endpoints that requests named, and that nobody is connected or connecting to.
+    pub(super) fn forget_unused(&self) {
+        self.named.borrow_mut().retain(|address, host| {
+            let used = host.connections.get() > 0 || Rc::strong_count(host) > 1;
+            if !used {
+                self.shared
+                    .stats
+                    .forget_endpoint(&self.config.name, *address);
+            }
+            used
+        });
     }
 
     /// Closes all idle connections; busy ones close when they are done.

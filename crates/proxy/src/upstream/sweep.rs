@@ -2,7 +2,7 @@
 //!
 //! One task per worker. An idle connection keeps its interest in its socket; the event that says
 //! that the peer has closed wakes this task, which looks at all idle connections without a system
-//! call.
+//! call. Original destinations that are no longer used are forgotten on the way.
 
 use crate::stats::ClusterStat;
 use crate::worker::state::Worker;
@@ -43,7 +43,11 @@ pub(crate) async fn run(worker: Rc<Worker>) {
         if !same {
             *worker.sweeper.0.borrow_mut() = Some(cx.waker().clone());
         }
-        while tick.poll_tick(cx).is_ready() {}
+        while tick.poll_tick(cx).is_ready() {
+            worker
+                .clusters
+                .for_each_active(|cluster| cluster.forget_unused());
+        }
         sweep(&worker, cx);
         Poll::<()>::Pending
     })

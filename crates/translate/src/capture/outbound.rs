@@ -92,6 +92,8 @@ fn places(
     let places: Vec<Place> = service
         .addresses_for(proxy)
         .iter()
+        // The wildcard listeners, and the redirection, are of IPv4.
+        .filter(|address| !address.contains(':'))
         .filter_map(|address| match address.split_once('/') {
             Some((ip, "32")) if ip.parse::<IpAddr>().is_ok() => Some(own(ip.to_string())),
             Some(_) => Some(shared(vec![address.clone()])),
