@@ -35,7 +35,7 @@ message! {
         effective route: Vec<HttpRouteDestination>,
         effective redirect: Option<HttpRedirect>,
         effective direct_response "directResponse": Option<HttpDirectResponse>,
-        pending delegate: Option<Delegate>,
+        effective delegate: Option<Delegate>,
         effective rewrite: Option<HttpRewrite>,
         /// Of the whole request with all tries; none means no limit.
         effective timeout: Option<Duration>,
@@ -70,7 +70,7 @@ message! {
         /// A missing header counts as empty and so satisfies the condition.
         effective without_headers "withoutHeaders": BTreeMap<String, StringMatch>,
         effective source_namespace "sourceNamespace": String,
-        pending stat_prefix "statPrefix": String,
+        effective stat_prefix "statPrefix": String,
     }
 }
 

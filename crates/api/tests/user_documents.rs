@@ -38,7 +38,7 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
         (
             "08-gateway-myapp-gateway.yaml",
             1,
-            vec![pending("24:7", "spec.servers[1].tls.mode"), pending("25:7", "spec.servers[1].tls.credentialName")],
+            vec![],
         ),
         ("09-virtualservice-myapp.yaml", 1, vec![]),
         ("10-virtualservice-myapp-canary.yaml", 1, vec![]),
@@ -138,7 +138,7 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
         (
             "43-gateway-public-gateway.yaml",
             1,
-            vec![pending("25:9", "spec.servers[1].tls.mode"), pending("26:9", "spec.servers[1].tls.credentialName")],
+            vec![],
         ),
         ("44-virtualservice-api-virtualservice.yaml", 1, vec![]),
         (

@@ -4,6 +4,7 @@
 //! are answered here, so that translation asks questions and never scans objects.
 
 mod auto_allocate;
+mod delegate;
 pub mod hostname;
 mod protocol;
 mod proxy;

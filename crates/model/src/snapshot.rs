@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lateen_api::{MeshConfig, Object, Spec};
 
 use crate::auto_allocate::Allocation;
+use crate::delegate;
 use crate::hostname;
 use crate::proxy::Proxy;
 use crate::registry::{self, Registered};
@@ -75,7 +76,8 @@ impl MeshSnapshot {
             }
         }
         snapshot.register(parts.services, previous);
-        snapshot.virtual_services = parts.virtual_services.into_iter().map(Arc::new).collect();
+        let rules = delegate::merge(parts.virtual_services, &snapshot.settings.domain_suffix);
+        snapshot.virtual_services = rules.into_iter().map(Arc::new).collect();
         snapshot.gateways = parts.gateways.into_iter().map(Arc::new).collect();
         snapshot.sidecars = parts.sidecars.into_iter().map(Arc::new).collect();
         snapshot.destination_rules = parts.destination_rules;

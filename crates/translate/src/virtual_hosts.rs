@@ -172,10 +172,10 @@ fn route(
     key: &VirtualHostKey,
 ) -> route::Route {
     let item_name = item.map(|item| item.name.as_str()).unwrap_or_default();
-    let name = match (http.name.as_str(), item_name) {
-        (name, "") => name.to_string(),
-        ("", item_name) => item_name.to_string(),
-        (name, item_name) => format!("{name}.{item_name}"),
+    // With the point even where the rule has no name, as in Istio.
+    let name = match item_name {
+        "" => http.name.clone(),
+        item_name => format!("{}.{item_name}", http.name),
     };
     let config = format!(
         "/apis/networking.istio.io/v1/namespaces/{}/virtual-service/{}",
@@ -193,6 +193,9 @@ fn route(
     let mut made = route::Route {
         name,
         r#match: Some(matched),
+        stat_prefix: item
+            .map(|item| item.stat_prefix.clone())
+            .unwrap_or_default(),
         metadata: Some(crate::envoy::metadata("istio", &[("config", config)])),
         decorator: Some(route::Decorator {
             operation: operation(http, key),

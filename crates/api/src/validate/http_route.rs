@@ -13,6 +13,9 @@ use crate::virtual_service::*;
 pub fn validate(check: &mut Checker, route: &HttpRoute) {
     exclusive_actions(check, route);
     check.list("match", &route.matches, match_request);
+    if route.delegate.is_some() {
+        check.list("match", &route.matches, no_regex_beside_delegate);
+    }
     check.list("route", &route.route, |check, to| {
         optional_destination(check, &to.destination);
         weight(check, to.weight);
@@ -208,6 +211,31 @@ pub fn is_base64(text: &str) -> bool {
 fn http_status(check: &mut Checker, status: i64) {
     if !(200..=599).contains(&status) {
         check.error(format!("HTTP status {status} is not in range 200-599"));
+    }
+}
+
+/// Whether a delegate's conditions are narrower than a regex cannot be told.
+fn no_regex_beside_delegate(check: &mut Checker, matches: &HttpMatchRequest) {
+    let strings = [
+        &matches.uri,
+        &matches.scheme,
+        &matches.method,
+        &matches.authority,
+    ];
+    let maps = [
+        &matches.headers,
+        &matches.without_headers,
+        &matches.query_params,
+    ];
+    let mut all = strings
+        .into_iter()
+        .flatten()
+        .chain(maps.into_iter().flat_map(BTreeMap::values));
+    if all.any(|value| matches!(value, StringMatch::Regex(_))) {
+        check.error_hint(
+            "regex match is not supported in a rule with a delegate",
+            "use exact or prefix",
+        );
     }
 }
 

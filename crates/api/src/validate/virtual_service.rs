@@ -39,8 +39,15 @@ impl Validate for VirtualService {
 impl VirtualService {
     /// Without hosts it is one that another VirtualService delegates to.
     fn delegate(&self, check: &mut Checker) {
-        check.field("hosts", |check| {
-            check.warning("no hosts: only a VirtualService that delegates to this one can use it, and delegation has no effect yet");
+        check.list("http", &self.http, |check, route| {
+            if route.delegate.is_some() {
+                check.field("delegate", |check| {
+                    check.error_hint(
+                        "a delegate cannot delegate further",
+                        "give the VirtualService hosts, or the rule a route",
+                    )
+                });
+            }
         });
         if !self.gateways.is_empty() {
             check.field("gateways", |check| {

@@ -49,9 +49,11 @@ macro_rules! on_stock_envoy {
 }
 
 mod balancing;
+mod bindings;
 mod capture;
 mod changes;
 mod cors;
+mod delegates;
 mod documents;
 mod edges;
 mod faults;
@@ -70,5 +72,6 @@ mod secure_gateway;
 mod service_entries;
 mod sidecar;
 mod sniffing;
+mod upgrades;
 mod user_documents;
 mod wire;
