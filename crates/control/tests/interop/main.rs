@@ -50,6 +50,7 @@ macro_rules! on_stock_envoy {
 
 mod balancing;
 mod bindings;
+#[cfg(target_os = "linux")]
 mod capture;
 mod changes;
 mod cors;
