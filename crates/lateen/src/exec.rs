@@ -84,8 +84,15 @@ fn read(run_dir: &Path) -> Option<Value> {
 
 fn enter(place: &Value, command: Vec<OsString>) -> Outcome {
     let path = |key: &str| place[key].as_str().map(PathBuf::from);
+    let net = path("net").unwrap_or_default();
+    if let Err(error) = std::fs::File::open(&net)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        let message = "entering a workload's namespace needs root, as the mesh does: use sudo";
+        return Err(Failure::other(message));
+    }
     let entry = Entry {
-        net: path("net").unwrap_or_default(),
+        net,
         resolv_conf: path("resolvConf"),
         user: None,
         keep: Vec::new(),

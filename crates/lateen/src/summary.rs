@@ -122,6 +122,16 @@ impl Summary<'_> {
                 format!("{lateen} get services -A{server}"),
             ));
         }
+        if let (Some(_), Some(first)) =
+            (self.mesh.plan().network, self.mesh.plan().workloads.first())
+        {
+            let run_dir = quoted(self.mesh.run_dir().path());
+            let (shell, name) = (format!("{lateen} exec --run-dir {run_dir}"), &first.name);
+            commands.push((
+                "where a workload runs; curl any service by its name",
+                format!("{shell} {name} -- bash"),
+            ));
+        }
         commands.push((
             "has every proxy got it?",
             format!("{lateen} proxy-status{server}"),

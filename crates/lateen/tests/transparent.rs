@@ -277,6 +277,13 @@ fn programs_are_in_the_mesh_without_knowing(mesh: &Mesh<'_>) {
         head.starts_with("http/1.1 200") && head.contains("x-envoy-upstream"),
         "{head}"
     );
+    // Each proxy is there once, whatever else of it is connected.
+    let table = mesh.lateen(&["proxy-status"]);
+    assert_eq!(table.lines().count(), 1 + 7, "{table}");
+    assert!(
+        !table.contains("NOT SENT") && !table.contains("ERROR"),
+        "{table}"
+    );
     // An application is an ordinary process that was told nothing of a proxy.
     let pid = mesh.workload("reviews-v1")["pid"].as_u64().unwrap();
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();

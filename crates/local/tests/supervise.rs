@@ -24,6 +24,7 @@ fn shell(name: &str, script: &str) -> Spec {
         env_remove: Vec::new(),
         directory: None,
         readiness: Readiness::Running,
+        hint: None,
         grace: Duration::from_secs(5),
     }
 }

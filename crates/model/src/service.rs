@@ -94,9 +94,16 @@ impl Service {
     /// The virtual addresses that clients of this proxy connect to.
     pub fn addresses_for(&self, proxy: &Proxy) -> &[String] {
         match proxy.dns_capture && self.addresses.is_empty() {
-            true => &self.auto_addresses,
+            true => self.auto_addresses_of(proxy.address.contains(':')),
             false => &self.addresses,
         }
+    }
+
+    /// The address the mesh chose, of one family: a client could not connect to the other.
+    pub fn auto_addresses_of(&self, is_ipv6: bool) -> &[String] {
+        let own = |address: &String| address.contains(':') == is_ipv6;
+        let first = self.auto_addresses.iter().position(own);
+        first.map_or(&[], |at| std::slice::from_ref(&self.auto_addresses[at]))
     }
 
     /// A Kubernetes Service without a virtual address: its name stands for its endpoints.

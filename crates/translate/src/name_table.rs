@@ -13,8 +13,9 @@ pub const NAME: &str = "NameTable";
 /// Everything a name table is made of.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct NameTableKey {
-    /// Whether hosts without addresses of their own resolve to those the mesh chose.
-    auto: bool,
+    /// Whether hosts without addresses of their own resolve to those the mesh chose, and of which
+    /// family: IPv6 or not.
+    auto: Option<bool>,
     /// Services that the proxy sees; those without a virtual address with their endpoints.
     services: Vec<(ById<Service>, Option<ById<ServiceEndpoints>>)>,
 }
@@ -29,7 +30,7 @@ impl NameTableKey {
             (ById(service.clone()), endpoints)
         });
         NameTableKey {
-            auto: proxy.dns_capture,
+            auto: proxy.dns_capture.then(|| proxy.address.contains(':')),
             services: services.collect(),
         }
     }
@@ -66,10 +67,10 @@ pub fn name_table(key: &NameTableKey) -> NameTable {
 }
 
 /// Without CIDRs, which no name can resolve to.
-fn virtual_addresses(service: &Service, auto: bool) -> Vec<String> {
-    let addresses = match service.addresses.is_empty() && auto {
-        true => &service.auto_addresses,
-        false => &service.addresses,
+fn virtual_addresses(service: &Service, auto: Option<bool>) -> Vec<String> {
+    let addresses = match auto {
+        Some(is_ipv6) if service.addresses.is_empty() => service.auto_addresses_of(is_ipv6),
+        _ => &service.addresses,
     };
     let ips = addresses.iter().filter(|text| is_ip(text));
     ips.cloned().collect()

@@ -60,14 +60,18 @@ async fn index() -> Json<Value> {
 }
 
 async fn syncz(State(monitor): State<Monitor>) -> Json<Value> {
-    Json(
-        monitor
-            .server
-            .status()
-            .iter()
-            .map(ProxyStatus::to_json)
-            .collect(),
-    )
+    Json(proxies(&monitor).iter().map(ProxyStatus::to_json).collect())
+}
+
+/// Connected proxies. A DNS server beside a stock Envoy has the Envoy's node and asks for nothing
+/// but names: it is no proxy.
+fn proxies(monitor: &Monitor) -> Vec<ProxyStatus> {
+    let mut all = monitor.server.status();
+    let only_names = |proxy: &ProxyStatus| {
+        !proxy.types.is_empty() && proxy.types.keys().all(|url| url == type_url::NAME_TABLE)
+    };
+    all.retain(|proxy| !only_names(proxy));
+    all
 }
 
 async fn connections(State(monitor): State<Monitor>) -> Json<Value> {
@@ -88,7 +92,7 @@ async fn connections(State(monitor): State<Monitor>) -> Json<Value> {
 /// yet accepted everything.
 async fn pushz(State(monitor): State<Monitor>) -> Json<Value> {
     let pushed: u64 = monitor.server.version().parse().unwrap_or_default();
-    let proxies = monitor.server.status();
+    let proxies = proxies(&monitor);
     let behind =
         |p: &&ProxyStatus| !p.synced() || p.version.parse::<u64>().unwrap_or_default() < pushed;
     let pending = proxies.iter().filter(behind).map(|p| p.node.short_id());

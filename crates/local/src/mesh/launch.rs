@@ -170,6 +170,7 @@ impl Launcher {
             env_remove: Vec::new(),
             directory: None,
             readiness,
+            hint: None,
             grace: GRACE,
         }
     }
@@ -204,6 +205,14 @@ impl Launcher {
             args,
             directory: Some(workload.directory.clone()),
             readiness: app_readiness(workload, self.namespaces.is_some()),
+            hint: self
+                .namespaces
+                .as_ref()
+                .and(workload.ports.first())
+                .map(|port| {
+                    let to = port.app;
+                    format!("does it listen on 0.0.0.0:{to}, as LISTEN_ADDRESS and PORT tell it?")
+                }),
             grace: APP_GRACE,
             env_remove: match self.namespaces {
                 // In a namespace the application needs no proxy, and ours is not reachable there.

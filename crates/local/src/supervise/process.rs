@@ -35,6 +35,8 @@ pub struct Spec {
     pub env_remove: Vec<String>,
     pub directory: Option<PathBuf>,
     pub readiness: Readiness,
+    /// What a person may have to do when it runs and does not become ready.
+    pub hint: Option<String>,
     /// Time between SIGTERM and SIGKILL.
     pub grace: Duration,
 }
@@ -114,7 +116,10 @@ pub(super) async fn supervise(
                         ready_since = ready.is_ok().then(Instant::now);
                         cell.set(|status| status.state = match ready {
                             Ok(()) => State::Ready,
-                            Err(reason) => State::Unready(reason),
+                            Err(reason) => State::Unready(match &spec.hint {
+                                Some(hint) => format!("{reason}; {hint}"),
+                                None => reason,
+                            }),
                         });
                     }) => match never {},
                     _ = reached(&mut stop, Stop::Gracefully) => {
