@@ -30,7 +30,7 @@ struct Machine {
 
 /// Loopback with the address of the DNS server, and a `resolv.conf` that names it.
 const SET_UP: &str = "set -e; mount --make-rprivate /; mount --bind \"$0\" /etc/resolv.conf; \
-    ip link set lo up; ip addr add 198.51.100.53/32 dev lo; echo up; exec cat";
+    echo 0 > /proc/sys/net/ipv4/ip_forward; ip link set lo up; ip addr add 198.51.100.53/32 dev lo; echo up; exec cat";
 
 /// `public.test` is 198.51.100.9, and nothing else exists.
 const NAMES: &str = r#"

@@ -91,7 +91,7 @@ fn names_are_virtual_addresses_ready_endpoints_and_allocated_ones() {
         &proxy("true"),
         expect![[r#"
             *.fixed.test = 10.9.0.1 fd00::9 (External)
-            auto.test = 240.240.205.100 2001:2::f0f0:cd64 (External)
+            auto.test = 240.240.205.100 (External)
             istio-ingressgateway.istio-system.svc.cluster.local = 127.0.0.1 (Kubernetes istio-ingressgateway istio-system)
             reviews.default.svc.cluster.local = 127.0.0.1 10.0.0.4 (Kubernetes reviews default)
             vip.other.svc.cluster.local = 10.96.0.7 (Kubernetes vip other)
