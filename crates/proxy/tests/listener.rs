@@ -394,6 +394,13 @@ fn a_connection_goes_to_the_listener_of_its_destination() {
             to_tcp("port", json!({})),
         ],
     ));
+    // It has no socket, and is shown as any other.
+    let shown = proxy.workers.listeners();
+    let exact = shown
+        .iter()
+        .find(|l| &*l.listener == "10.0.0.1_80")
+        .unwrap();
+    assert_eq!(exact.addresses, ["10.0.0.1:80".parse().unwrap()]);
     let at = proxy.listener(&listener(
         vec![filter("ProxyProtocol", json!({}))],
         vec![to_tcp("rest", json!({}))],

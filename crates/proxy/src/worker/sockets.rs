@@ -54,7 +54,9 @@ pub(super) struct Sockets {
 }
 
 struct Open {
+    /// Empty for a listener without sockets.
     configured: Vec<SocketAddr>,
+    /// As `/listeners` shows them.
     bound: Vec<SocketAddr>,
 }
 
@@ -68,6 +70,16 @@ impl Sockets {
         workers: usize,
     ) -> Result<Opened, BindError> {
         let configured = socket_addresses(listener)?;
+        if !listener.bind_to_port {
+            // Only others hand connections to it.
+            self.close(&listener.name);
+            let open = Open {
+                configured: Vec::new(),
+                bound: configured,
+            };
+            self.open.insert(listener.name.clone(), open);
+            return Ok((0..workers).map(|_| Some(Vec::new())).collect());
+        }
         if self
             .open
             .get(&listener.name)
@@ -166,7 +178,9 @@ impl Sockets {
     }
 
     pub(super) fn close(&mut self, name: &str) {
-        if let Some(open) = self.open.remove(name) {
+        if let Some(open) = self.open.remove(name)
+            && !open.configured.is_empty()
+        {
             // Bounded: only the latest matter, since workers close within milliseconds.
             self.closing.extend(open.bound);
             let excess = self.closing.len().saturating_sub(1024);
@@ -193,9 +207,6 @@ impl Sockets {
 }
 
 fn socket_addresses(listener: &Arc<Listener>) -> Result<Vec<SocketAddr>, BindError> {
-    if !listener.bind_to_port {
-        return Ok(Vec::new());
-    }
     listener
         .addresses
         .iter()
