@@ -19,6 +19,10 @@ pub trait RequestView {
     /// Not called with pseudo headers.
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>>;
 
+    /// Whether any of the values of a header passes a test, each for itself: a match looks at them
+    /// like that in Envoy 1.40. `None` when there is none. Not called with pseudo headers.
+    fn any_value(&self, name: &str, test: impl FnMut(&[u8]) -> bool) -> Option<bool>;
+
     /// The value of a header or of a pseudo header (`:method`, `:path`, `:authority`, `:scheme`).
     fn header_or_pseudo(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         let pseudo = match name {

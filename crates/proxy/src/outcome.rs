@@ -32,13 +32,15 @@ pub enum Outcome {
     NoHealthyUpstream,
     /// A circuit breaker of the cluster is open.
     Overflow,
-    /// Connecting to the endpoint was refused or failed.
+    /// The endpoint refused the connection.
+    ConnectRefused,
+    /// Connecting to the endpoint failed in another way.
     ConnectFailure,
     /// Connecting to the endpoint took longer than the cluster's connect timeout.
     ConnectTimeout,
     /// The upstream connection ended before the response began.
     UpstreamClosedBeforeResponse,
-    /// The upstream reset the stream before the response began (HTTP/2 `RST_STREAM`, TCP reset).
+    /// The upstream reset the stream before the response began (HTTP/2 `RST_STREAM`).
     UpstreamReset,
     /// The upstream refused the stream without having looked at it (HTTP/2 `REFUSED_STREAM`).
     UpstreamRefusedStream,
@@ -46,6 +48,8 @@ pub enum Outcome {
     UpstreamProtocolError,
     /// The upstream connection ended in the middle of the response.
     UpstreamClosedMidResponse,
+    /// An HTTP/1 upstream ended its connection before the end of the body it had announced.
+    UpstreamBrokenMidResponse,
     /// The route's timeout passed before the response began.
     RouteTimeout,
     /// The last try's timeout passed before the response began.
@@ -60,8 +64,20 @@ pub enum Outcome {
     RequestTimeout,
     /// The request could not be parsed, or its framing is ambiguous.
     BadRequest,
-    /// The request head is longer, or has more headers, than the listener takes.
+    /// The request head is longer than the listener takes.
     HeadTooLarge,
+    /// The request head has more headers than the listener takes.
+    TooManyHeaders,
+    /// A header's value has characters that no value may have.
+    BadCharacters,
+    /// The target is none that the method can have.
+    BadUrl,
+    /// The target's scheme is neither http nor https.
+    SchemeUnknown,
+    /// `host` is no authority.
+    BadAuthority,
+    /// Both `content-length` and `transfer-encoding`.
+    LengthAndEncoding,
     /// HTTP/1.0 where the listener does not accept it.
     HttpVersionNotAccepted,
     /// A target `https://...` on a connection without TLS.
@@ -108,6 +124,11 @@ const fn row(status: u16, flag: &'static str, details: &'static str, body: &'sta
     }
 }
 
+/// A head that is refused.
+const fn bad_request(details: &'static str) -> Row {
+    row(400, "DPE", details, "Bad Request").http(HttpStat::DownstreamCxProtocolError)
+}
+
 impl Row {
     const fn cluster(mut self, stat: ClusterStat) -> Row {
         self.cluster_stat = Some(stat);
@@ -132,6 +153,7 @@ impl Outcome {
         Outcome::NoCluster,
         Outcome::NoHealthyUpstream,
         Outcome::Overflow,
+        Outcome::ConnectRefused,
         Outcome::ConnectFailure,
         Outcome::ConnectTimeout,
         Outcome::UpstreamClosedBeforeResponse,
@@ -139,6 +161,7 @@ impl Outcome {
         Outcome::UpstreamRefusedStream,
         Outcome::UpstreamProtocolError,
         Outcome::UpstreamClosedMidResponse,
+        Outcome::UpstreamBrokenMidResponse,
         Outcome::RouteTimeout,
         Outcome::PerTryTimeout,
         Outcome::TimeoutMidResponse,
@@ -147,6 +170,12 @@ impl Outcome {
         Outcome::RequestTimeout,
         Outcome::BadRequest,
         Outcome::HeadTooLarge,
+        Outcome::TooManyHeaders,
+        Outcome::BadCharacters,
+        Outcome::BadUrl,
+        Outcome::SchemeUnknown,
+        Outcome::BadAuthority,
+        Outcome::LengthAndEncoding,
         Outcome::HttpVersionNotAccepted,
         Outcome::SchemeNotAccepted,
         Outcome::TransferEncodingUnknown,
@@ -181,6 +210,14 @@ impl Outcome {
                 "upstream connect error or disconnect/reset before headers. reset reason: overflow",
             )
             .cluster(C::UpstreamRqPendingOverflow),
+            Outcome::ConnectRefused => row(
+                503,
+                "UF",
+                "upstream_reset_before_response_started\
+                 {remote_connection_failure|delayed_connect_error:_Connection_refused}",
+                "upstream connect error or disconnect/reset before headers. \
+                 reset reason: remote connection failure",
+            ),
             Outcome::ConnectFailure => row(
                 503,
                 "UF",
@@ -234,6 +271,13 @@ impl Outcome {
                 "",
             )
             .cluster(C::UpstreamRqRxReset),
+            Outcome::UpstreamBrokenMidResponse => row(
+                0,
+                "UPE",
+                "upstream_reset_after_response_started{protocol_error}",
+                "",
+            )
+            .cluster(C::UpstreamCxProtocolError),
             Outcome::RouteTimeout => row(504, "UT", "response_timeout", "upstream request timeout")
                 .cluster(C::UpstreamRqTimeout),
             Outcome::PerTryTimeout => row(
@@ -257,8 +301,7 @@ impl Outcome {
             .http(H::DownstreamRqHeaderTimeout),
             Outcome::RequestTimeout => row(408, "DT", "request_overall_timeout", "request timeout")
                 .http(H::DownstreamRqTimeout),
-            Outcome::BadRequest => row(400, "DPE", "http1.codec_error", "Bad Request")
-                .http(H::DownstreamCxProtocolError),
+            Outcome::BadRequest => bad_request("http1.codec_error"),
             Outcome::HeadTooLarge => row(
                 431,
                 "DPE",
@@ -266,9 +309,28 @@ impl Outcome {
                 "Request Header Fields Too Large",
             )
             .http(H::DownstreamCxProtocolError),
+            Outcome::TooManyHeaders => row(
+                431,
+                "DPE",
+                "http1.too_many_headers",
+                "Request Header Fields Too Large",
+            )
+            .http(H::DownstreamCxProtocolError),
+            Outcome::BadCharacters => bad_request("http1.invalid_characters"),
+            Outcome::BadUrl => bad_request("http1.invalid_url"),
+            Outcome::SchemeUnknown => bad_request("http1.invalid_scheme"),
+            Outcome::BadAuthority => bad_request("http.invalid_authority"),
+            Outcome::LengthAndEncoding => {
+                bad_request("http1.content_length_and_chunked_not_allowed")
+            }
             Outcome::HttpVersionNotAccepted => row(426, "DPE", "low_version", "Upgrade Required"),
-            Outcome::SchemeNotAccepted => row(403, "DPE", "http1.invalid_scheme", "Forbidden")
-                .http(H::DownstreamCxProtocolError),
+            Outcome::SchemeNotAccepted => row(
+                403,
+                "DPE",
+                "http1.https_url_on_plaintext_connection",
+                "Forbidden",
+            )
+            .http(H::DownstreamCxProtocolError),
             Outcome::TransferEncodingUnknown => row(
                 501,
                 "DPE",
@@ -277,7 +339,7 @@ impl Outcome {
             )
             .http(H::DownstreamCxProtocolError),
             Outcome::UpgradeNotAllowed => row(403, "", "upgrade_failed", ""),
-            Outcome::PathRefused => row(400, "DPE", "path_normalization_failed", ""),
+            Outcome::PathRefused => row(400, "", "path_normalization_failed", ""),
             Outcome::StreamTooLong => row(
                 504,
                 "DT",
@@ -292,11 +354,20 @@ impl Outcome {
         }
     }
 
+    /// What the transport said, for `%UPSTREAM_TRANSPORT_FAILURE_REASON%`; empty for nothing.
+    pub const fn transport_failure(self) -> &'static str {
+        match self {
+            Outcome::ConnectRefused => "delayed_connect_error:_Connection_refused",
+            _ => "",
+        }
+    }
+
     /// Whether the failure lies between this proxy and the upstream, before a response began.
     pub const fn before_response(self) -> bool {
         matches!(
             self,
-            Outcome::ConnectFailure
+            Outcome::ConnectRefused
+                | Outcome::ConnectFailure
                 | Outcome::ConnectTimeout
                 | Outcome::UpstreamClosedBeforeResponse
                 | Outcome::UpstreamReset

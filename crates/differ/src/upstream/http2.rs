@@ -66,7 +66,7 @@ async fn request_of(
     let case = upstream.shared.case_of(value("x-case"), authority);
     let attempt = upstream.next(plane, case.as_deref());
     if attempt.early {
-        act(&upstream, &attempt, &mut respond, &wishes).await;
+        act(&upstream, &attempt, &head.method, &mut respond, &wishes).await;
     }
     let mut fields = vec![(
         ":authority".to_owned(),
@@ -87,13 +87,14 @@ async fn request_of(
     });
     upstream.record(plane, case, seen);
     if !attempt.early {
-        act(&upstream, &attempt, &mut respond, &wishes).await;
+        act(&upstream, &attempt, &head.method, &mut respond, &wishes).await;
     }
 }
 
 async fn act(
     upstream: &Upstream,
     attempt: &Attempt,
+    method: &http::Method,
     respond: &mut SendResponse<Bytes>,
     wishes: &mpsc::Sender<Wish>,
 ) {
@@ -101,7 +102,7 @@ async fn act(
         match step {
             Step::Wait(time) => tokio::time::sleep(*time).await,
             Step::Respond(with) => {
-                let _ = answer(with, &upstream.name, respond).await;
+                let _ = answer(with, method, &upstream.name, respond).await;
             }
             Step::ResetStream(code) => respond.send_reset(Reason::from(*code)),
             Step::Goaway => drop(wishes.send(Wish::Goaway).await),
@@ -116,6 +117,7 @@ async fn act(
 
 async fn answer(
     with: &Respond,
+    method: &http::Method,
     name: &str,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), h2::Error> {
@@ -126,6 +128,7 @@ async fn answer(
     let trailers = fields_of(&with.trailers);
     let body = match with.status {
         204 | 304 => Vec::new(),
+        _ if method == http::Method::HEAD => Vec::new(),
         _ => body_of(with, name),
     };
     let empty = body.is_empty() && trailers.is_empty();

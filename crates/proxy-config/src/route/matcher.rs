@@ -121,29 +121,37 @@ impl HeaderMatcher {
     /// Whether the request passes. A header that is missing (and not taken as empty) passes no test
     /// on its value, inverted or not (Envoy, `HeaderUtility::matchHeaders`).
     pub fn matches(&self, request: &impl RequestView) -> bool {
-        let value = request.header_or_pseudo(&self.name);
-        self.matches_value(value.as_deref())
+        if self.name.starts_with(':') || &*self.name == "host" {
+            let value = request.header_or_pseudo(&self.name);
+            return self.matches_value(value.as_deref());
+        }
+        match request.any_value(&self.name, |value| self.passes(value)) {
+            Some(passes) => passes != self.invert,
+            None => self.matches_value(None),
+        }
     }
 
     /// The same for a value already at hand (response headers).
     pub fn matches_value(&self, value: Option<&[u8]>) -> bool {
-        let value = match (value, &self.test) {
-            (value, HeaderTest::Present(present)) => {
-                return (value.is_some() == *present) != self.invert;
-            }
-            (Some(value), _) => value,
-            (None, _) if self.treat_missing_as_empty => b"",
+        let passes = match (value, &self.test) {
+            (None, HeaderTest::Present(present)) => !present,
+            (Some(value), _) => self.passes(value),
+            (None, _) if self.treat_missing_as_empty => self.passes(b""),
             (None, _) => return false,
         };
-        let passes = match &self.test {
-            HeaderTest::Present(_) => true,
+        passes != self.invert
+    }
+
+    /// The test on a header that is there, before it is inverted.
+    fn passes(&self, value: &[u8]) -> bool {
+        match &self.test {
+            HeaderTest::Present(present) => *present,
             HeaderTest::String(test) => test.matches(value),
             HeaderTest::Range(range) => std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.trim_ascii().parse::<i64>().ok())
                 .is_some_and(|n| range.contains(&n)),
-        };
-        passes != self.invert
+        }
     }
 }
 

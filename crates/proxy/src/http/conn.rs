@@ -1,5 +1,6 @@
 //! A client's HTTP/1 connection: one request after the other, until either side has enough.
 
+use super::exchange::Exchange;
 use super::request;
 use super::service::HttpService;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -10,7 +11,7 @@ use crate::http1::server::{NoRequest, ServerConn};
 use crate::io::Io;
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
-use crate::stats::{HttpStat, Page, count_http_status};
+use crate::stats::{HttpStat, Page};
 use crate::worker::state::{PIECE, Worker};
 use crate::worker::timers::Deadline;
 use lateen_proxy_config::Codec;
@@ -91,14 +92,29 @@ pub(crate) async fn serve(io: Io, info: Rc<ConnInfo>, worker: Rc<Worker>, deadli
         End::Closed => {}
         End::Idle => service.stats.inc(HttpStat::DownstreamCxIdleTimeout),
         End::Drained => close(conn, &service, &worker).await,
-        End::HeadTimeout => refuse(conn, &service, &worker, Outcome::RequestHeadersTimeout).await,
-        End::Bad(error) => refuse(conn, &service, &worker, outcome_of(error)).await,
+        End::HeadTimeout => {
+            refuse(
+                conn,
+                &service,
+                &info,
+                &worker,
+                Outcome::RequestHeadersTimeout,
+            )
+            .await;
+        }
+        End::Bad(error) => refuse(conn, &service, &info, &worker, outcome_of(error)).await,
     }
 }
 
 fn outcome_of(error: HeadError) -> Outcome {
     match error {
         HeadError::TooLarge => Outcome::HeadTooLarge,
+        HeadError::TooMany => Outcome::TooManyHeaders,
+        HeadError::Characters => Outcome::BadCharacters,
+        HeadError::Url => Outcome::BadUrl,
+        HeadError::UnknownScheme => Outcome::SchemeUnknown,
+        HeadError::Authority => Outcome::BadAuthority,
+        HeadError::LengthAndEncoding => Outcome::LengthAndEncoding,
         HeadError::Http10 => Outcome::HttpVersionNotAccepted,
         HeadError::Scheme => Outcome::SchemeNotAccepted,
         HeadError::TransferEncoding => Outcome::TransferEncodingUnknown,
@@ -165,13 +181,21 @@ async fn next_request(
     .await
 }
 
-/// Answers what is not a request, and closes.
-async fn refuse(mut conn: ServerConn, service: &HttpService, worker: &Worker, outcome: Outcome) {
+/// Answers what is not a request, and closes. It is counted and logged like a request, of which
+/// nothing but the answer is known.
+async fn refuse(
+    mut conn: ServerConn,
+    service: &Rc<HttpService>,
+    info: &Rc<ConnInfo>,
+    worker: &Rc<Worker>,
+    outcome: Outcome,
+) {
     let row = outcome.row();
-    if let Some(stat) = row.http_stat {
-        service.stats.inc(stat);
-    }
-    count_http_status(&service.stats, row.status);
+    let mut x = Exchange::begin(worker, service, info, RequestHead::new(worker.block()));
+    x.outcome = outcome;
+    x.status = row.status;
+    x.sent = row.body.len() as u64;
+    x.finish(None);
     let mut headers = HeaderBlock::default();
     encode::set_length(&mut headers, row.body.len() as u64);
     if !row.body.is_empty() {

@@ -130,7 +130,7 @@ fn remove_nominated(headers: &mut HeaderBlock) {
 /// `x-envoy-*` headers that only a trusted proxy may send. No address is internal unless it is
 /// configured to be (Envoy since 1.33), so they never come from one.
 fn remove_internal(headers: &mut HeaderBlock, edge: bool) {
-    headers.remove_if(|known, _, _| match known {
+    headers.remove_if(|known, name, _| match known {
         Known::EnvoyInternal
         | Known::EnvoyRetryOn
         | Known::EnvoyRetryGrpcOn
@@ -141,10 +141,32 @@ fn remove_internal(headers: &mut HeaderBlock, edge: bool) {
         | Known::EnvoyAltResponse
         | Known::EnvoyRetriableStatusCodes
         | Known::EnvoyRetriableHeaderNames => true,
-        Known::EnvoyDecorator | Known::EnvoyExternalAddress => edge,
+        Known::EnvoyDecorator
+        | Known::EnvoyExternalAddress
+        | Known::EnvoyOriginalHost
+        | Known::EnvoyOriginalPath => edge,
+        Known::Other => {
+            INTERNAL.iter().any(|own| name.eq_ignore_ascii_case(own))
+                || (edge && OF_THE_EDGE.iter().any(|own| name.eq_ignore_ascii_case(own)))
+        }
         _ => false,
     });
 }
+
+/// What [`remove_internal`] removes besides the names that have an id.
+const INTERNAL: [&[u8]; 5] = [
+    b"x-envoy-force-trace",
+    b"x-envoy-hedge-on-per-try-timeout",
+    b"x-envoy-ip-tags",
+    b"x-envoy-upstream-alt-stat-name",
+    b"x-envoy-upstream-stream-duration-ms",
+];
+
+/// What it removes where the mesh begins.
+const OF_THE_EDGE: [&[u8]; 2] = [
+    b"x-envoy-downstream-service-cluster",
+    b"x-envoy-downstream-service-node",
+];
 
 fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
     let headers = &mut x.request.headers;
@@ -200,6 +222,7 @@ fn append_address(headers: &mut HeaderBlock, address: IpAddr) {
 fn append_list(headers: &mut HeaderBlock, known: Known, member: &[u8]) {
     match headers.joined(known.name().as_bytes()) {
         None => headers.push(known, member),
+        Some(have) if have.is_empty() => headers.set(known, member),
         Some(have) => {
             let value = [have.as_ref(), b",", member].concat();
             headers.set(known, &value);

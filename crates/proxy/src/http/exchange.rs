@@ -138,8 +138,8 @@ impl Exchange {
         let mut flags = Flags::default();
         for (set, word) in [
             (self.marks.as_ref().is_some_and(|m| m.delayed), "DI"),
-            (true, self.outcome.row().flag),
             (self.retries_exhausted, "URX"),
+            (true, self.outcome.row().flag),
         ] {
             if set && !word.is_empty() {
                 flags.words[flags.len] = word;
@@ -283,6 +283,10 @@ impl Source for Facts<'_> {
                 Some(_) => Value::Text(b"HTTP/1.1"),
                 None => Value::Absent,
             },
+            Field::UpstreamTransportFailureReason => {
+                let reason = x.outcome.transport_failure();
+                Value::text(Some(reason).filter(|reason| !reason.is_empty()))
+            }
             Field::UpstreamRequestAttemptCount => Value::Number(u64::from(x.tries)),
             Field::DownstreamRemoteAddress => Value::Address(x.conn.peer),
             Field::DownstreamDirectRemoteAddress => Value::Address(x.conn.direct_peer()),

@@ -137,7 +137,10 @@ async fn tries<D: Downstream>(
     let mut retries = Retries::new(routed.route.retry.as_deref(), &x.request);
     let mut retry_ticket: Option<RetryTicket> = None;
     let mut fresh = false;
+    // As in Envoy, looking for an endpoint is part of a try.
+    x.tries = 0;
     loop {
+        x.tries += u32::from(!fresh);
         let reselections = retries.reselections();
         let host = select(
             x,
@@ -149,7 +152,6 @@ async fn tries<D: Downstream>(
         .ok_or(Outcome::NoHealthyUpstream)?;
         retries.note(&host);
         x.host = Some(host.clone());
-        x.tries += u32::from(!fresh);
         count_tries(x, routed, to);
         due.per_try = None;
         let wanted = Wanted {
@@ -594,8 +596,11 @@ async fn expect_continue<D: Downstream>(x: &mut Exchange, down: &mut D) {
     }
     let expect = x.request.headers.get(Known::Expect).unwrap_or_default();
     let wants = expect.eq_ignore_ascii_case(b"100-continue");
+    if !wants {
+        return;
+    }
     x.request.headers.remove(Known::Expect);
-    if !wants || x.request.body == BodyLength::None {
+    if x.request.body == BodyLength::None {
         return;
     }
     let head = ResponseHead::new(100, x.worker.block());

@@ -100,7 +100,6 @@ pub(crate) struct RequestHead {
 }
 
 impl RequestHead {
-    #[cfg(test)]
     pub(crate) fn new(headers: HeaderBlock) -> RequestHead {
         RequestHead {
             method: Method::Get,
@@ -171,6 +170,9 @@ impl RequestView for RequestHead {
     }
     fn header(&self, name: &str) -> Option<Cow<'_, [u8]>> {
         self.headers.joined(name.as_bytes())
+    }
+    fn any_value(&self, name: &str, test: impl FnMut(&[u8]) -> bool) -> Option<bool> {
+        self.headers.any_value(name.as_bytes(), test)
     }
 }
 

@@ -247,6 +247,25 @@ impl HeaderBlock {
             .map(|e| self.bytes(e.value))
     }
 
+    /// Whether any value of a header passes; `None` when there is none.
+    pub(crate) fn any_value(
+        &self,
+        name: &[u8],
+        mut test: impl FnMut(&[u8]) -> bool,
+    ) -> Option<bool> {
+        let known = Known::of(name);
+        let mut found = None;
+        for entry in &self.0.entries {
+            if self.is_named(entry, known, name) {
+                if test(self.bytes(entry.value)) {
+                    return Some(true);
+                }
+                found = Some(false);
+            }
+        }
+        found
+    }
+
     /// All values of a header, joined with `,`; borrowed when there is only one.
     pub(crate) fn joined(&self, name: &[u8]) -> Option<Cow<'_, [u8]>> {
         let known = Known::of(name);

@@ -55,7 +55,9 @@ pub(super) fn ended(
     ended: Result<(), Outcome>,
 ) {
     match ended {
-        Err(Outcome::UpstreamClosedMidResponse) => host.note(cluster, Seen::LocalFailure),
+        Err(Outcome::UpstreamClosedMidResponse | Outcome::UpstreamBrokenMidResponse) => {
+            host.note(cluster, Seen::LocalFailure)
+        }
         Err(Outcome::TimeoutMidResponse) => host.note(cluster, Seen::LocalTimeout),
         Err(_) => {}
         Ok(()) => {

@@ -30,12 +30,18 @@ pub(super) async fn refuse_as<D: Downstream>(
 ) {
     let row = outcome.row();
     x.outcome = outcome;
-    let head = if row.body.is_empty() {
+    let mut body = std::borrow::Cow::Borrowed(row.body);
+    if outcome.before_response() && x.tries > 1 {
+        body = body
+            .replace("reset reason", "retried and the latest reset reason")
+            .into();
+    }
+    let head = if body.is_empty() {
         head(x, status, None, 0)
     } else {
-        head(x, status, Some("text/plain"), row.body.len())
+        head(x, status, Some("text/plain"), body.len())
     };
-    send(x, down, routed, head, row.body.as_bytes()).await;
+    send(x, down, routed, head, body.as_bytes()).await;
 }
 
 pub(super) async fn redirect<D: Downstream>(
@@ -61,8 +67,9 @@ pub(super) fn head(
     length: usize,
 ) -> ResponseHead {
     let mut headers = x.worker.block();
-    encode::set_length(&mut headers, length as u64);
+    // Of an empty body HTTP/1 says so where it has to, and HTTP/2 never needs to.
     if length > 0 {
+        encode::set_length(&mut headers, length as u64);
         headers.push(
             Known::ContentType,
             content_type.unwrap_or("text/plain").as_bytes(),
@@ -101,7 +108,7 @@ pub(super) async fn send_as<D: Downstream>(
 ) {
     edit::response_to_client(x, routed, &mut head);
     let mut body = body;
-    let as_it_is = matches!(x.outcome, Outcome::DirectResponse | Outcome::CorsPreflight);
+    let as_it_is = x.outcome == Outcome::CorsPreflight;
     if x.request.is_grpc() && !as_it_is {
         as_grpc(&mut head, body, grpc);
         body = b"";

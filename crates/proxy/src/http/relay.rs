@@ -138,7 +138,10 @@ async fn transfer<D: Downstream>(
                 Poll::Ready(Ok(())) => flushed = true,
                 Poll::Ready(Err(Broken::Sink(_))) => return Poll::Ready(Err(Outcome::ClientGone)),
                 Poll::Ready(Err(Broken::Source(_))) => {
-                    return Poll::Ready(Err(Outcome::UpstreamClosedMidResponse));
+                    return Poll::Ready(Err(match source.upstream {
+                        Upstream::Http1(_) => Outcome::UpstreamBrokenMidResponse,
+                        Upstream::Http2(_) => Outcome::UpstreamClosedMidResponse,
+                    }));
                 }
                 Poll::Pending => {}
             }
@@ -237,7 +240,7 @@ fn finish<D: Downstream>(
     }
     match upstream {
         Upstream::Http1(mut conn) => {
-            conn.ticket.lost_with_request = x.outcome == Outcome::UpstreamClosedMidResponse;
+            conn.ticket.lost_with_request = x.outcome == Outcome::UpstreamBrokenMidResponse;
             cluster.stats.add(
                 ClusterStat::UpstreamCxRxBytes,
                 std::mem::take(&mut conn.received),

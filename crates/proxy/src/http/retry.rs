@@ -132,7 +132,9 @@ impl<'a> Retries<'a> {
             }
             _ if on(RetryOn::RESET_BEFORE_REQUEST) && !failure.sent => true,
             Outcome::UpstreamRefusedStream => on(RetryOn::REFUSED_STREAM),
-            Outcome::ConnectFailure | Outcome::ConnectTimeout => on(RetryOn::CONNECT_FAILURE),
+            Outcome::ConnectRefused | Outcome::ConnectFailure | Outcome::ConnectTimeout => {
+                on(RetryOn::CONNECT_FAILURE)
+            }
             _ => false,
         }
     }
@@ -223,6 +225,7 @@ mod tests {
         for (on, outcome, sent, expect) in [
             ("connect-failure", Outcome::ConnectFailure, false, true),
             ("connect-failure", Outcome::ConnectTimeout, false, true),
+            ("connect-failure", Outcome::ConnectRefused, false, true),
             ("connect-failure", Outcome::UpstreamReset, true, false),
             ("refused-stream", Outcome::UpstreamRefusedStream, true, true),
             ("5xx", Outcome::UpstreamClosedBeforeResponse, true, true),

@@ -13,7 +13,6 @@ use crate::http::stream::{Data, Piece, Sink, Source, StreamError, UpstreamStream
 use crate::io::{Backlog, Io};
 use crate::upstream::ticket::ConnTicket;
 use crate::worker::state::{PIECE, Worker};
-use std::io::ErrorKind;
 use std::task::{Context, Poll, ready};
 
 /// Reads that look for a head ask for no more, so that little of a body has to be copied aside.
@@ -140,7 +139,7 @@ impl ClientConn {
                 worker.recycle(block);
                 return Ok(None);
             }
-            Err(HeadError::TooLarge) => return Err(StreamError::TooLarge),
+            Err(HeadError::TooLarge | HeadError::TooMany) => return Err(StreamError::TooLarge),
             Err(_) => return Err(StreamError::Protocol),
         };
         self.left.clear();
@@ -283,8 +282,9 @@ impl UpstreamStream for ClientConn {
             };
             let n = match self.io.poll_read(cx, into) {
                 Poll::Ready(Ok(n)) if n > 0 => n,
-                Poll::Ready(Err(e)) if e.kind() == ErrorKind::ConnectionReset => {
-                    return Poll::Ready(Err(StreamError::Reset));
+                // A head that was cut short is no answer, whatever cut it.
+                Poll::Ready(_) if have > 0 => {
+                    return Poll::Ready(Err(StreamError::Protocol));
                 }
                 Poll::Ready(_) => return Poll::Ready(Err(StreamError::Closed)),
                 Poll::Pending => {

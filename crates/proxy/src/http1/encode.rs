@@ -51,8 +51,11 @@ pub(crate) fn request_head(
     if encoding == Encoding::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
-    // RFC 9110 section 8.6: some servers answer 411 without it.
-    let expects_body = matches!(head.method, Method::Post | Method::Put | Method::Patch);
+    // RFC 9110 section 8.6: some servers answer 411 without it. Envoy's list of methods.
+    let expects_body = !matches!(
+        head.method,
+        Method::Get | Method::Head | Method::Delete | Method::Trace | Method::Connect
+    ) && !head.upgrade;
     if expects_body && head.body == BodyLength::None && !head.headers.has(Known::ContentLength) {
         out.extend_from_slice(b"content-length: 0\r\n");
     }

@@ -28,8 +28,18 @@ pub(crate) enum HeadError {
     Syntax,
     #[error("a line ends with a bare LF")]
     BareLf,
-    #[error("the head is too long or has too many headers")]
+    #[error("the head is too long")]
     TooLarge,
+    #[error("there are too many headers")]
+    TooMany,
+    #[error("a header's value has characters that no value may have")]
+    Characters,
+    #[error("the target is none that this method can have")]
+    Url,
+    #[error("the target's scheme is not http")]
+    UnknownScheme,
+    #[error("host is no authority")]
+    Authority,
     #[error("content-length is not one number")]
     ContentLength,
     #[error("content-length beside transfer-encoding")]
@@ -61,7 +71,8 @@ pub(crate) fn request(
     let used = match parsed.parse_with_uninit_headers(bytes, &mut lines) {
         Ok(httparse::Status::Complete(used)) => used,
         Ok(httparse::Status::Partial) => return partial(bytes, limits),
-        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooMany),
+        Err(httparse::Error::HeaderValue) => return Err(HeadError::Characters),
         Err(_) => return Err(HeadError::Syntax),
     };
     load(bytes, used, parsed.headers, block, limits)?;
@@ -197,8 +208,11 @@ fn load(
     block: &mut HeaderBlock,
     limits: Limits,
 ) -> Result<(), HeadError> {
-    if used > limits.head_bytes || lines.len() > limits.headers {
+    if used > limits.head_bytes {
         return Err(HeadError::TooLarge);
+    }
+    if lines.len() > limits.headers {
+        return Err(HeadError::TooMany);
     }
     let head = bytes.get(..used).ok_or(HeadError::Syntax)?;
     // `httparse` takes a bare LF as a line end. A line ends where the next begins, so it is enough
@@ -253,7 +267,9 @@ fn target_form(
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
         // The application would take it for a request that came over TLS; none does so far.
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(HeadError::Scheme),
-        _ => return Err(HeadError::Target),
+        Some(_) => return Err(HeadError::UnknownScheme),
+        None if target == "*" => return Err(HeadError::Url),
+        None => return Err(HeadError::Target),
     };
     if !options.allow_absolute_url {
         return Err(HeadError::Target);
@@ -321,7 +337,7 @@ fn check_host(
     if is_authority(host) {
         Ok(())
     } else {
-        Err(HeadError::Host)
+        Err(HeadError::Authority)
     }
 }
 

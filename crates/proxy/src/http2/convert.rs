@@ -198,7 +198,10 @@ pub(super) fn error(error: &h2::Error) -> StreamError {
         return StreamError::Closed;
     }
     if error.is_reset() && error.is_remote() {
-        StreamError::Reset
+        match error.reason() {
+            Some(h2::Reason::PROTOCOL_ERROR) => StreamError::Protocol,
+            _ => StreamError::Reset,
+        }
     } else {
         StreamError::Protocol
     }

@@ -190,6 +190,9 @@ impl ActiveCluster {
                 }
                 Ok(Io::new(tcp))
             }
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Err(failed(None, Outcome::ConnectRefused))
+            }
             Ok(Err(_)) => Err(failed(None, Outcome::ConnectFailure)),
             Err(_) => {
                 let stat = ClusterStat::UpstreamCxConnectTimeout;
