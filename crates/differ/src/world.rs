@@ -48,7 +48,7 @@ impl Plane {
 }
 
 /// How long the world may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Ports that both planes open at their own addresses.
 #[derive(Clone, Copy, Debug)]
@@ -266,6 +266,7 @@ impl World {
                 Err(error) => error,
             };
             if started.elapsed() > PATIENCE {
+                self.accepted().await?;
                 return Err(Failure(format!("not ready within {PATIENCE:?}: {problem}")));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

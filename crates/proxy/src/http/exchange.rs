@@ -273,10 +273,12 @@ impl Source for Facts<'_> {
                     .filter(|h| !h.is_empty()),
             ),
             Field::UpstreamCluster => {
-                Value::text(x.cluster.as_ref().map(|cluster| &*cluster.config.stat_name))
+                let chosen = x.cluster.as_ref().map(|cluster| &*cluster.config.stat_name);
+                Value::text(chosen.or_else(|| self.cluster_of_route()))
             }
             Field::UpstreamClusterRaw => {
-                Value::text(x.cluster.as_ref().map(|cluster| &*cluster.config.name))
+                let chosen = x.cluster.as_ref().map(|cluster| &*cluster.config.name);
+                Value::text(chosen.or_else(|| self.cluster_of_route()))
             }
             Field::UpstreamProtocol => match &x.host {
                 Some(_) if x.upstream_http2 => Value::Text(b"HTTP/2"),
@@ -313,6 +315,20 @@ impl Source for Facts<'_> {
 }
 
 impl Facts<'_> {
+    /// Where the request would have gone, had a filter not answered it.
+    fn cluster_of_route(&self) -> Option<&str> {
+        if self.x.outcome == Outcome::NoCluster {
+            return None;
+        }
+        match &self.routed?.route.action {
+            RouteAction::Forward(to) => match &to.cluster {
+                ClusterTarget::One(name) => Some(name),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn grpc_status(&self) -> Option<u64> {
         let trailer = self
             .x
