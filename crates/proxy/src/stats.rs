@@ -55,6 +55,8 @@ stat_set! {
         UpstreamCxDestroyRemoteWithActiveRq Counter "upstream_cx_destroy_remote_with_active_rq",
         UpstreamCxIdleTimeout Counter "upstream_cx_idle_timeout",
         UpstreamCxMaxRequests Counter "upstream_cx_max_requests",
+        UpstreamCxMaxDuration Counter "upstream_cx_max_duration_reached",
+        UpstreamHttp2KeepaliveTimeout Counter "http2.keepalive_timeout",
         UpstreamCxNoneHealthy Counter "upstream_cx_none_healthy",
         UpstreamCxProtocolError Counter "upstream_cx_protocol_error",
         UpstreamCxRxBytes Counter "upstream_cx_rx_bytes_total",

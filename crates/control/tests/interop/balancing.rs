@@ -13,22 +13,22 @@ use crate::gateway::{assert_share, rule, say_hello, served};
 use crate::mesh::{Gateway, Mesh, service};
 use crate::sidecar::Sidecar;
 
-const HOST: &str = "balancing.test";
+pub const HOST: &str = "balancing.test";
 
 /// A service `pool` with named endpoints behind a gateway.
-struct Pool {
-    mesh: Mesh,
-    gateway: Gateway,
-    echoes: BTreeMap<&'static str, Echo>,
+pub struct Pool {
+    pub mesh: Mesh,
+    pub gateway: Gateway,
+    pub echoes: BTreeMap<&'static str, Echo>,
     /// How many proxies are connected.
     proxies: usize,
 }
 
 /// An endpoint: name, locality, weight.
-type Place = (&'static str, &'static str, u32);
+pub type Place = (&'static str, &'static str, u32);
 
 impl Pool {
-    async fn start(plane: Plane, test: &str, places: &[Place], policy: &str) -> Option<Pool> {
+    pub async fn start(plane: Plane, test: &str, places: &[Place], policy: &str) -> Option<Pool> {
         let mesh = Mesh::start().await;
         let gateway = Gateway::start(plane, &mesh, test, true).await?;
         mesh.create(&service("pool", "http", 80)).await;
@@ -77,7 +77,7 @@ impl Pool {
     }
 
     /// `policy` is the body of `trafficPolicy`.
-    async fn set_policy(&self, policy: &str) {
+    pub async fn set_policy(&self, policy: &str) {
         let document = format!(
             "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
              metadata: {{name: pool, namespace: default}}\n\
@@ -87,7 +87,7 @@ impl Pool {
         self.mesh.distributed(self.proxies).await;
     }
 
-    async fn send(&self, call: &Call) -> Answer {
+    pub async fn send(&self, call: &Call) -> Answer {
         call.send(self.gateway.http).await.unwrap()
     }
 

@@ -108,6 +108,11 @@ pub(crate) fn http_connection_manager(
         delayed_close_timeout,
     };
     let common = common_options(common_http_protocol_options, at)?;
+    if common.max_connection_duration.is_some() {
+        at.field("common_http_protocol_options")
+            .field("max_connection_duration")
+            .notice("connections of clients may live for ever");
+    }
     header_value(&server_name, at.field("server_name"))?;
     header_value(&via, at.field("via"))?;
     Ok(HttpConnectionManager {
@@ -280,7 +285,7 @@ pub(crate) fn common_options(
         headers_with_underscores_action,
         max_requests_per_connection,
     } = message.unwrap_or_default();
-    report!(at, "connections may live for ever"; max_connection_duration, max_connection_duration_jitter);
+    report!(at, "connections end at the limit exactly"; max_connection_duration_jitter);
     Ok(CommonOptions {
         idle_timeout: limit(
             idle_timeout,
@@ -334,7 +339,12 @@ fn http2(
     at: At<'_>,
 ) -> Result<Http2Options, ConfigError> {
     message.map_or(Ok(Http2Options::default()), |m| {
-        http2_options(m, at.field("http2_protocol_options"))
+        let at = at.field("http2_protocol_options");
+        if m.connection_keepalive.is_some() {
+            at.field("connection_keepalive")
+                .notice("no PINGs are sent to clients");
+        }
+        http2_options(m, at)
     })
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct ClientConn {
     pub requests: u32,
     /// Whether any byte of the current response has come.
     pub response_begun: bool,
+    /// When it was made, in the worker's milliseconds.
+    pub opened: u64,
     /// When it was put into the pool, in the worker's milliseconds.
     pub idle_since: u64,
     pub received: u64,
@@ -67,6 +69,7 @@ impl ClientConn {
             tunnel: false,
             requests: 0,
             response_begun: false,
+            opened: 0,
             idle_since: 0,
             received: 0,
             sent: 0,

@@ -7,18 +7,20 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::stream::{End, Piece, Sink, Source, StreamError, UpstreamStream};
 use crate::io::{Io, Rewound};
 use crate::outcome::Outcome;
+use crate::stats::ClusterStat;
 use crate::upstream::ticket::ConnTicket;
 use crate::upstream::{ActiveCluster, Host};
 use crate::worker::state::Worker;
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, RecvStream};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::task::spawn_local;
 
 /// One connection.
@@ -31,6 +33,8 @@ pub(crate) struct Http2Conn {
     max_streams: u32,
     /// Requests at the sweeper's last look, and since when there were no others.
     seen: Cell<(u32, u64)>,
+    /// When it was made, in the worker's milliseconds.
+    pub opened: u64,
 }
 
 impl fmt::Debug for Http2Conn {
@@ -64,7 +68,7 @@ pub(crate) async fn handshake(
         .enable_push(false)
         .handshake::<_, Bytes>(Rewound::new(Vec::new(), io));
     let limited = tokio::time::timeout(cluster.config.connect_timeout, handshake).await;
-    let (send, connection) = match limited {
+    let (send, mut connection) = match limited {
         Ok(Ok(made)) => made,
         Ok(Err(_)) => return Err(Outcome::ConnectFailure),
         Err(_) => return Err(Outcome::ConnectTimeout),
@@ -76,11 +80,23 @@ pub(crate) async fn handshake(
         max_requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
         max_streams: http.http2.max_concurrent_streams,
         seen: Cell::new((0, worker.timers.now())),
+        opened: worker.timers.now(),
     });
     let driven = Rc::downgrade(&conn);
+    let pings = http.http2.keepalive_interval.zip(connection.ping_pong());
+    let patience = http.http2.keepalive_timeout.unwrap_or(Duration::MAX);
+    let stats = cluster.stats.clone();
     spawn_local(async move {
         // How it ended is told to each stream; here there is nothing left to do but to let go.
-        let _ = connection.await;
+        match pings {
+            None => drop(connection.await),
+            Some((interval, pings)) => tokio::select! {
+                _ = &mut connection => {}
+                () = unanswered(pings, interval, patience) => {
+                    stats.inc(ClusterStat::UpstreamHttp2KeepaliveTimeout);
+                }
+            },
+        }
         if let Some(conn) = driven.upgrade() {
             conn.retire();
         }
@@ -92,11 +108,27 @@ pub(crate) async fn handshake(
     Ok(conn)
 }
 
+/// Pings the peer regularly; returns when an answer did not come in time.
+async fn unanswered(mut pings: PingPong, interval: Duration, patience: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let ping = pings.ping(Ping::opaque());
+        if !matches!(tokio::time::timeout(patience, ping).await, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
 impl Http2Conn {
     /// Takes no new streams from now on.
     pub(crate) fn retire(&self) {
         let send = self.send.borrow_mut().take();
         drop(send);
+    }
+
+    /// Whether it takes new streams.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.send.borrow().is_some()
     }
 
     /// Whether nothing has happened for `limit` milliseconds. Asked now and then.

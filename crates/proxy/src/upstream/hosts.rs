@@ -45,6 +45,8 @@ pub(crate) struct Host {
     pub http2: RefCell<Vec<Rc<Http2Conn>>>,
     /// An HTTP/2 connection is being made; others wait for it rather than make their own.
     pub http2_connecting: Cell<bool>,
+    /// How often making one has failed.
+    pub http2_failed: Cell<u32>,
     pub(super) http2_waiting: super::wait::WaitLine,
     stats: OnceCell<Arc<Page>>,
     /// Where the cluster has outlier detection.
@@ -63,6 +65,7 @@ impl Host {
             idle: RefCell::default(),
             http2: RefCell::default(),
             http2_connecting: Cell::new(false),
+            http2_failed: Cell::new(0),
             http2_waiting: super::wait::WaitLine::default(),
             stats: OnceCell::new(),
             health: RefCell::default(),

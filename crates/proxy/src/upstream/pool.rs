@@ -101,7 +101,11 @@ impl ActiveCluster {
                 .await
                 .map(Acquired::Http2);
         }
-        self.connect_http1(host, wanted).await.map(Acquired::Http1)
+        let mut conn = self.connect_http1(host, wanted).await?;
+        if conn.requests == 0 {
+            conn.opened = worker.timers.now();
+        }
+        Ok(Acquired::Http1(conn))
     }
 
     async fn connect_http1(
@@ -148,8 +152,9 @@ impl ActiveCluster {
                 pending = Some(ticket.ok_or(Outcome::Overflow)?);
             }
             if host.http2_connecting.get() {
+                let before = host.http2_failed.get();
                 host.http2_waiting.wait().await;
-                failures += 1;
+                failures += u32::from(host.http2_failed.get() != before);
                 // Whoever was connecting failed again and again; fail with them.
                 if failures > 3 && http2::usable(host).is_none() {
                     return Err(Outcome::ConnectFailure);
@@ -160,9 +165,10 @@ impl ActiveCluster {
                 self.waiting.wait().await;
                 continue;
             };
-            let _connecting = Connecting::begin(host);
+            let mut connecting = Connecting::begin(host);
             let io = self.connect(host).await?;
             let conn = http2::handshake(worker, self, io, ticket).await?;
+            connecting.failed = false;
             self.stats.inc(ClusterStat::UpstreamCxHttp2Total);
             if !host.retired.get() {
                 host.http2.borrow_mut().push(conn.clone());
@@ -222,6 +228,16 @@ impl ActiveCluster {
         socket.connect(to).await
     }
 
+    /// Whether a connection made at `opened` has reached its age; counts it.
+    pub(super) fn is_too_old(&self, opened: u64, now: u64) -> bool {
+        let limit = self.config.http.max_connection_duration;
+        let old = limit.is_some_and(|limit| now >= opened + limit.as_millis() as u64);
+        if old {
+            self.stats.inc(ClusterStat::UpstreamCxMaxDuration);
+        }
+        old
+    }
+
     /// Puts a connection back, if another request may use it; otherwise closes it.
     pub(crate) fn release(self: &Rc<Self>, worker: &Worker, mut conn: Box<ClientConn>) {
         let max = self
@@ -234,6 +250,9 @@ impl ActiveCluster {
         }
         if conn.requests >= max {
             self.stats.inc(ClusterStat::UpstreamCxMaxRequests);
+            return;
+        }
+        if self.is_too_old(conn.opened, worker.timers.now()) {
             return;
         }
         let host = conn.ticket.host().clone();
@@ -264,19 +283,26 @@ fn take_idle(host: &Host) -> Option<Box<ClientConn>> {
 }
 
 /// Marks that a connection is being made, and lets the others go on when it is made or not.
-struct Connecting<'a>(&'a Host);
+struct Connecting<'a> {
+    host: &'a Host,
+    failed: bool,
+}
 
 impl<'a> Connecting<'a> {
     fn begin(host: &'a Host) -> Connecting<'a> {
         host.http2_connecting.set(true);
-        Connecting(host)
+        Connecting { host, failed: true }
     }
 }
 
 impl Drop for Connecting<'_> {
     fn drop(&mut self) {
-        self.0.http2_connecting.set(false);
-        self.0.http2_waiting.call_all();
+        let failed = self.host.http2_failed.get();
+        self.host
+            .http2_failed
+            .set(failed.wrapping_add(u32::from(self.failed)));
+        self.host.http2_connecting.set(false);
+        self.host.http2_waiting.call_all();
     }
 }
 

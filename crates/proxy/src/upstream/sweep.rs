@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// How often idle times are looked at while there are idle connections.
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(1);
 
 /// The waker of the sweeping task.
 #[derive(Default)]
@@ -64,9 +64,12 @@ fn sweep(worker: &Rc<Worker>, cx: &mut Context<'_>) {
             .map(|d| d.as_millis() as u64);
         let mut dropped = Vec::new();
         for host in cluster.pooled_hosts() {
-            for conn in host.http2.borrow().iter() {
+            for conn in host.http2.borrow().iter().filter(|conn| conn.is_in_use()) {
                 if limit.is_some_and(|limit| conn.is_idle(now, limit)) {
                     cluster.stats.inc(ClusterStat::UpstreamCxIdleTimeout);
+                    conn.retire();
+                } else if cluster.is_too_old(conn.opened, now) {
+                    // What is on it ends as it would.
                     conn.retire();
                 }
             }
@@ -80,7 +83,7 @@ fn sweep(worker: &Rc<Worker>, cx: &mut Context<'_>) {
                 if old {
                     cluster.stats.inc(ClusterStat::UpstreamCxIdleTimeout);
                 }
-                if old || conn.is_stale(cx) {
+                if old || cluster.is_too_old(conn.opened, now) || conn.is_stale(cx) {
                     dropped.push(idle.remove(at));
                 } else {
                     at += 1;
