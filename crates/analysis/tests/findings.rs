@@ -232,3 +232,66 @@ fn several_sidecars_for_one_workload_are_told() {
         "#]],
     );
 }
+
+#[test]
+fn servers_that_cannot_share_a_port_and_credentials_that_are_not_there_are_found() {
+    let gateway = |name: &str, server: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec: {{selector: {{istio: ingressgateway}}, servers: [{{{server}}}]}}\n---\n"
+        )
+    };
+    let https = |host: &str| {
+        format!(
+            "port: {{number: 80, name: a, protocol: HTTPS}}, hosts: [{host}], tls: {{mode: SIMPLE, credentialName: web}}"
+        )
+    };
+    check(
+        &[
+            gateway("g1", &https("a.test")),
+            gateway("g2", &https("a.test")),
+            gateway(
+                "g3",
+                "port: {number: 80, name: a, protocol: HTTP}, hosts: [b.test]",
+            ),
+        ]
+        .concat(),
+        expect![[r#"
+            spec.servers[0].tls.credentialName: Error [IST0101] (Gateway default/g1) Referenced credentialName not found: "web"; the gateway reads Secrets of its own namespace, istio-system. What it was given before keeps serving.
+            spec.servers[0]: Error [IST0145] (Gateway default/g2) Conflict with gateways default/g1 (workload istio-system/istio-ingressgateway, port 80, hosts a.test): the hosts a.test are served already. servers[0] of default/g1 wins, being older or first; this server is left out.
+            spec.servers[0].tls.credentialName: Error [IST0101] (Gateway default/g2) Referenced credentialName not found: "web"; the gateway reads Secrets of its own namespace, istio-system. What it was given before keeps serving.
+            spec.servers[0]: Error [IST0145] (Gateway default/g3) Conflict with gateways default/g1 (workload istio-system/istio-ingressgateway, port 80, hosts b.test): a port speaks either HTTP, or TCP, or TLS. servers[0] of default/g1 wins, being older or first; this server is left out.
+        "#]],
+    );
+}
+
+#[test]
+fn tls_routes_that_no_server_looks_at_are_found() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: web, namespace: default}\n\
+         spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: a, protocol: TLS}, hosts: [a.test], tls: {mode: PASSTHROUGH}}]}\n---\n";
+    let route = |more: &str| {
+        virtual_service(
+            "web",
+            &format!(
+                "hosts: [a.test], gateways: [web], tls: [{{match: [{{sniHosts: [a.test]{more}}}], route: [{{destination: {{host: reviews}}}}]}}]"
+            ),
+        )
+    };
+    check(&(gateway.to_owned() + &route("")), expect![[""]]);
+    check(
+        &(gateway.to_owned() + &route(", port: 443")),
+        expect![[r#"
+        spec.tls[0].match[0]: Warning [IST0130] (VirtualService default/web) VirtualService rule tls[0] not used (no PASSTHROUGH server of its gateways has this port).
+    "#]],
+    );
+    let simple = gateway.replace(
+        "mode: PASSTHROUGH",
+        "mode: SIMPLE, serverCertificate: /c, privateKey: /k",
+    );
+    check(
+        &(simple + &route("")),
+        expect![[r#"
+        spec.tls[0].match[0]: Warning [IST0130] (VirtualService default/web) VirtualService rule tls[0] not used (only servers with tls.mode PASSTHROUGH look at tls routes, and its gateways have none).
+    "#]],
+    );
+}

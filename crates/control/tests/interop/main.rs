@@ -71,6 +71,7 @@ mod pools;
 mod requests;
 mod retries;
 mod scope;
+mod secrets;
 mod secure_gateway;
 mod service_entries;
 mod sidecar;
