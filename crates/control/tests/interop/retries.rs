@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call};
+use lateen_testkit::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -176,6 +177,8 @@ async fn each_condition_is_tried_again_and_no_other(plane: Plane) {
     let failing = Failing::start().await;
     let objects = service("failing", "http", 80);
     let objects = objects + &workload("failing", "v1", "http", failing.address.port());
+    let closed = workload("closed", "v1", "http", ports::reserve());
+    let objects = objects + &service("closed", "http", 80) + &closed;
     mesh.create(&objects).await;
     there(&gateway, "retry.test", "/ok").await;
 
@@ -199,6 +202,10 @@ async fn each_condition_is_tried_again_and_no_other(plane: Plane) {
         (503, 4),
         "{answer:?}"
     );
+    assert_eq!(answer.header("x-why"), "URX");
+    let answer = gateway.get("retry.test", "/closed").await;
+    let found = (answer.status, answer.header("x-why"));
+    assert_eq!(found, (503, "URX,UF".to_owned()), "{answer:?}");
     // Without attempts there are none.
     let answer = gateway
         .send(&get("/503/1/none").header("x-case", "none"))
@@ -262,7 +269,18 @@ const RETRIES: &str = "
   - match: [{uri: {prefix: /yes-other-host}}]
     retries: {attempts: 1, retryOn: '503', retryIgnorePreviousHosts: true}
     route: [{destination: {host: half}}]
+  - match: [{uri: {prefix: /closed}}]
+    retries: {attempts: 1, retryOn: connect-failure}
+    headers: {response: {set: {x-why: '%RESPONSE_FLAGS%'}}}
+    route: [{destination: {host: closed}}]
+  - match: [{uri: {prefix: /near}}]
+    retries: {attempts: 3, retryOn: '503'}
+    route: [{destination: {host: spread}}]
+  - match: [{uri: {prefix: /far}}]
+    retries: {attempts: 3, retryOn: '503', retryRemoteLocalities: true}
+    route: [{destination: {host: spread}}]
   - retries: {attempts: 3, retryOn: '503'}
+    headers: {response: {set: {x-why: '%RESPONSE_FLAGS%'}}}
     route: [{destination: {host: failing}}]";
 
 async fn there(gateway: &Gateway, host: &str, path: &str) {
@@ -334,6 +352,58 @@ async fn bad_server() -> (SocketAddr, tokio::task::JoinHandle<()>) {
     (address, task)
 }
 
+async fn after_two_tries_another_locality_is_tried_where_the_rule_says_so(plane: Plane) {
+    let test = "after_two_tries_another_locality_is_tried_where_the_rule_says_so";
+    let Some((mesh, gateway, _reviews)) =
+        gateway_with(plane, test, &[("retry.test", RETRIES)]).await
+    else {
+        return;
+    };
+    let (near, far) = (Echo::start("near").await, Echo::start("far").await);
+    near.always(503);
+    let place = |name: &str, labels: &str, ports: String, locality: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name}\n\
+             spec: {{address: 127.0.0.1, ports: {{{ports}}}, labels: {labels}, locality: {locality}}}\n---\n"
+        )
+    };
+    let own = format!(
+        "http2: {}, tcp: {}",
+        gateway.http.port(),
+        gateway.tcp.port()
+    );
+    let gateway_name = "{name: istio-ingressgateway, namespace: istio-system}";
+    let gateway_labels = "{app: istio-ingressgateway, istio: ingressgateway}";
+    let mut objects = place(gateway_name, gateway_labels, own, "r1/z1");
+    for (name, echo, locality) in [("near", &near, "r1/z1"), ("far", &far, "r2/z1")] {
+        let named = format!("{{name: spread-{name}, namespace: default}}");
+        let port = format!("http: {}", echo.port());
+        objects += &place(&named, "{app: spread}", port, locality);
+    }
+    objects += &service("spread", "http", 80);
+    // Priorities by locality come with outlier detection (fact 36), which here ejects nobody.
+    objects += "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+        metadata: {name: spread, namespace: default}\n\
+        spec: {host: spread, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 1000000}}}\n";
+    mesh.apply(&objects).await;
+    mesh.distributed(1).await;
+    lateen_testkit::settles("the far endpoint is reached", async || {
+        let answer = gateway.get("retry.test", "/far").await;
+        match (
+            answer.status,
+            &*answer.name(),
+            &*answer.got("x-envoy-attempt-count"),
+        ) {
+            (200, "far", "3") => Ok(()),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(gateway.get("retry.test", "/near").await.status, 503);
+    }
+}
+
 const TIMEOUTS: &str = "
   - match: [{headers: {x-case: {exact: capped}}}]
     timeout: 0.3s
@@ -392,5 +462,6 @@ async fn a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows
 on_both!(
     each_condition_is_tried_again_and_no_other,
     another_try_goes_to_another_endpoint_unless_the_rule_says_otherwise,
+    after_two_tries_another_locality_is_tried_where_the_rule_says_so,
     a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows,
 );

@@ -6,7 +6,7 @@
 use super::body::BodyReader;
 use super::encode::{self, Encoding};
 use super::parse::{self, HeadError, Limits};
-use super::server::{body_end, poll_raw};
+use super::server::{body_end, ends_head, poll_raw};
 use crate::http::head::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use crate::http::headers::{Known, has_token};
 use crate::http::stream::{Data, Piece, Sink, Source, StreamError, UpstreamStream};
@@ -36,6 +36,8 @@ pub(crate) struct ClientConn {
     request_done: bool,
     /// The response head has come.
     answered: bool,
+    /// What has come of a head is not all of it.
+    partial: bool,
     close: bool,
     tunnel: bool,
     /// Requests sent on this connection.
@@ -65,6 +67,7 @@ impl ClientConn {
             absolute,
             request_done: true,
             answered: false,
+            partial: false,
             close: false,
             tunnel: false,
             requests: 0,
@@ -124,6 +127,7 @@ impl ClientConn {
         self.request_done = false;
         self.answered = false;
         self.response_begun = false;
+        self.partial = false;
         self.encoding = match head.body {
             BodyLength::Unknown if !head.is_tunnel() => Encoding::Chunked,
             _ => Encoding::Plain,
@@ -270,10 +274,14 @@ impl UpstreamStream for ClientConn {
         let mut scratch = worker.scratch.borrow_mut();
         let mut have = self.left.len().min(scratch.len());
         scratch[..have].copy_from_slice(&self.left[..have]);
-        let mut look = have > 0;
+        let mut look = have > 0 && !self.partial;
         loop {
-            if look && let Some(head) = self.parse(&scratch[..have], worker)? {
-                return Poll::Ready(Ok(head));
+            if look {
+                let parsed = self.parse(&scratch[..have], worker)?;
+                self.partial = parsed.is_none();
+                if let Some(head) = parsed {
+                    return Poll::Ready(Ok(head));
+                }
             }
             let end = if have < HEAD_READ / 2 {
                 HEAD_READ
@@ -300,8 +308,11 @@ impl UpstreamStream for ClientConn {
             };
             self.received += n as u64;
             self.response_begun = true;
+            // As with requests: a head in small pieces is parsed when its end has come.
+            look = have == 0
+                || have + n >= self.limits.head_bytes
+                || ends_head(&scratch[have.saturating_sub(3)..have + n]);
             have += n;
-            look = true;
         }
     }
 }

@@ -274,7 +274,7 @@ fn keep(left: &mut Vec<u8>, rest: &[u8]) {
 }
 
 /// Whether an empty line, be it with bare LFs, ends within `bytes`.
-fn ends_head(bytes: &[u8]) -> bool {
+pub(super) fn ends_head(bytes: &[u8]) -> bool {
     bytes
         .iter()
         .enumerate()
