@@ -48,6 +48,16 @@ impl Allocation {
             .extend(hosts.map(|host| (origin.clone(), host.to_ascii_lowercase())));
     }
 
+    /// What several want together.
+    pub fn joined<'a>(all: impl Iterator<Item = &'a Allocation>) -> Allocation {
+        let mut joined = Allocation::default();
+        for one in all {
+            joined.wanted.extend(one.wanted.iter().cloned());
+            joined.taken.extend(&one.taken);
+        }
+        joined
+    }
+
     /// The addresses by object and host. A host that finds the range full gets none.
     pub fn allocate(mut self) -> BTreeMap<(Origin, String), Addresses> {
         self.wanted.sort();

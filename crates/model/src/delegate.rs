@@ -13,44 +13,59 @@ use lateen_api::virtual_service::{
 use crate::hostname;
 use crate::rules::VirtualService;
 
-type ByName = BTreeMap<(String, String), VirtualService>;
-
-/// Puts delegates into the rules that name them. A rule whose delegate is missing, or not exported
-/// to its namespace, vanishes.
-pub(crate) fn merge(all: Vec<VirtualService>, domain_suffix: &str) -> Vec<VirtualService> {
-    let names_one = |rule: &VirtualService| rule.spec.http.iter().any(|r| r.delegate.is_some());
-    if !all.iter().any(|v| v.spec.hosts.is_empty() || names_one(v)) {
-        return all;
-    }
-    let (delegates, mut rules): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|v| v.spec.hosts.is_empty());
-    let key = |v: &VirtualService| (v.origin.namespace.clone(), v.origin.name.clone());
-    let delegates: ByName = delegates.into_iter().map(|v| (key(&v), v)).collect();
-    for root in rules.iter_mut().filter(|rule| names_one(rule)) {
-        let mut spec = (*root.spec).clone();
-        let namespace = root.origin.namespace.clone();
-        let rules = std::mem::take(&mut spec.http).into_iter();
-        spec.http = rules
-            .flat_map(|rule| match &rule.delegate {
-                None => vec![rule],
-                Some(to) => match find(&delegates, to, &namespace) {
-                    Some(delegate) => narrowed(&rule, delegate, domain_suffix),
-                    None => Vec::new(),
-                },
-            })
-            .collect();
-        root.spec = Arc::new(spec);
-    }
-    rules
+/// Whether a rule leaves rules to others.
+pub(crate) fn delegates(rule: &VirtualService) -> bool {
+    rule.spec.http.iter().any(|http| http.delegate.is_some())
 }
 
-fn find<'a>(delegates: &'a ByName, to: &Delegate, namespace: &str) -> Option<&'a VirtualService> {
+/// Whether a rule is there for others to leave rules to.
+pub(crate) fn is_delegate(rule: &VirtualService) -> bool {
+    rule.spec.hosts.is_empty()
+}
+
+/// Namespace and name of the delegates that a rule names.
+pub(crate) fn named(root: &VirtualService) -> impl Iterator<Item = (String, String)> {
+    let delegates = root
+        .spec
+        .http
+        .iter()
+        .filter_map(|http| http.delegate.as_ref());
+    delegates.map(|to| key(to, &root.origin.namespace))
+}
+
+fn key(to: &Delegate, namespace: &str) -> (String, String) {
     let of = match to.namespace.as_str() {
         "" => namespace,
         named => named,
     };
-    let found = delegates.get(&(of.to_owned(), to.name.clone()))?;
-    found.visibility.reaches(namespace).then_some(found)
+    (of.to_owned(), to.name.clone())
+}
+
+/// Puts delegates into the rule that names them. An item whose delegate is missing, or not exported
+/// to its namespace, vanishes.
+pub(crate) fn merge<'a>(
+    root: &VirtualService,
+    find: impl Fn(&(String, String)) -> Option<&'a Arc<VirtualService>>,
+    domain_suffix: &str,
+) -> VirtualService {
+    let namespace = &root.origin.namespace;
+    let mut spec = (*root.spec).clone();
+    let rules = std::mem::take(&mut spec.http).into_iter();
+    spec.http = rules
+        .flat_map(|rule| match &rule.delegate {
+            None => vec![rule],
+            Some(to) => match find(&key(to, namespace)) {
+                Some(delegate) if delegate.visibility.reaches(namespace) => {
+                    narrowed(&rule, delegate, domain_suffix)
+                }
+                _ => Vec::new(),
+            },
+        })
+        .collect();
+    VirtualService {
+        spec: Arc::new(spec),
+        ..root.clone()
+    }
 }
 
 /// The delegate's rules as the root lets them through; one that conflicts with it is left out.

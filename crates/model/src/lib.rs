@@ -5,6 +5,7 @@
 
 mod auto_allocate;
 mod delegate;
+mod host_index;
 pub mod hostname;
 mod protocol;
 mod proxy;
@@ -18,6 +19,7 @@ mod sidecar;
 mod snapshot;
 mod visibility;
 
+pub use host_index::HostIndex;
 pub use protocol::Protocol;
 pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
 pub use rules::{
@@ -34,5 +36,5 @@ pub use settings::{
     default_access_log_json,
 };
 pub use sidecar::{Egress, Import, Scope, Sidecar};
-pub use snapshot::{Changes, HostIndex, MeshSnapshot, NamespacedName};
+pub use snapshot::{Changes, Identity, MeshSnapshot, NamespacedName, ObjectChange};
 pub use visibility::Visibility;

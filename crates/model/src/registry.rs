@@ -6,7 +6,6 @@ use std::sync::Arc;
 use lateen_api as api;
 use lateen_api::Object;
 
-use crate::auto_allocate::Allocation;
 use crate::hostname;
 use crate::protocol::Protocol;
 use crate::rules::Origin;
@@ -36,6 +35,7 @@ pub fn origin(object: &Object) -> Origin {
 
 /// A service that a Kubernetes Service or ServiceEntry stands for, with the endpoints that are
 /// written in the object itself.
+#[derive(Debug)]
 pub struct Registered {
     pub service: Service,
     pub inline: Vec<Arc<Workload>>,
@@ -145,26 +145,6 @@ pub fn service_entry(
         inline: inline.clone(),
     });
     entries.collect()
-}
-
-/// Gives hosts of ServiceEntries the addresses that were found for them.
-pub fn give_addresses(services: &mut [Registered], allocation: Allocation) {
-    let mut found = allocation.allocate();
-    if found.is_empty() {
-        return;
-    }
-    for Registered { service, .. } in services {
-        if service.source != Source::ServiceEntry {
-            continue;
-        }
-        let origin = Origin {
-            created: service.created.clone(),
-            name: service.name.clone(),
-            namespace: service.namespace.clone(),
-        };
-        let addresses = found.remove(&(origin, service.hostname.to_string()));
-        service.auto_addresses = addresses.map(Vec::from).unwrap_or_default();
-    }
 }
 
 fn inline_workloads(origin: &Origin, spec: &api::ServiceEntry) -> Vec<Arc<Workload>> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lateen_api as api;
+use rpds::RedBlackTreeMapSync;
 
 use crate::hostname;
 use crate::service::labels_match;
@@ -22,6 +23,17 @@ pub struct Origin {
     pub created: String,
     pub name: String,
     pub namespace: String,
+}
+
+impl Origin {
+    /// Before every other, where a range begins.
+    pub(crate) fn least() -> Origin {
+        Origin {
+            created: String::new(),
+            name: String::new(),
+            namespace: String::new(),
+        }
+    }
 }
 
 /// A VirtualService whose hosts and gateways are resolved.
@@ -120,6 +132,33 @@ pub struct DestinationRule {
 }
 
 impl DestinationRule {
+    fn resolve(
+        host: &str,
+        origin: &Origin,
+        spec: &api::DestinationRule,
+        mesh: &MeshSettings,
+    ) -> DestinationRule {
+        DestinationRule {
+            namespace: origin.namespace.clone(),
+            host: host.to_string(),
+            selector: selector_of(spec),
+            visibility: Visibility::with_default(
+                &spec.export_to,
+                &mesh.destination_rule_export_to,
+                &origin.namespace,
+            ),
+            traffic_policy: spec.traffic_policy.clone(),
+            subsets: spec.subsets.clone(),
+            origins: vec![origin.clone()],
+        }
+    }
+
+    /// What it is merged by.
+    pub fn key(&self) -> RuleKey {
+        let (namespace, host) = (self.namespace.clone(), self.host.clone());
+        (namespace, host, self.selector.clone())
+    }
+
     /// The subset of this name.
     pub fn subset(&self, name: &str) -> Option<&api::destination_rule::Subset> {
         self.subsets.iter().find(|subset| subset.name == name)
@@ -140,81 +179,141 @@ impl DestinationRule {
     }
 }
 
-/// Rules of one namespace by host and by whom they are for.
-type OfNamespace<R> = BTreeMap<(String, BTreeMap<String, String>), R>;
+/// Which rules are merged: those of one namespace for one host and the same client workloads.
+pub type RuleKey = (String, String, BTreeMap<String, String>);
 
-/// DestinationRules by namespace and host.
-#[derive(Clone, Debug, Default, PartialEq)]
+fn selector_of(spec: &api::DestinationRule) -> BTreeMap<String, String> {
+    let selector = spec.workload_selector.as_ref();
+    selector
+        .map(|selector| selector.match_labels.clone())
+        .unwrap_or_default()
+}
+
+/// DestinationRules by namespace, host and whom they are for.
+#[derive(Clone, Debug, Default)]
 pub struct DestinationRules {
-    by_namespace: BTreeMap<String, OfNamespace<Arc<DestinationRule>>>,
+    /// What each object says, oldest first.
+    written: RedBlackTreeMapSync<(RuleKey, Origin), Arc<api::DestinationRule>>,
+    merged: RedBlackTreeMapSync<RuleKey, Arc<DestinationRule>>,
+    /// How many merged rules each namespace has.
+    namespaces: RedBlackTreeMapSync<String, usize>,
 }
 
 impl DestinationRules {
-    /// Merges rules given oldest first.
-    pub fn merge(
-        rules: impl Iterator<Item = (Origin, Arc<api::DestinationRule>)>,
+    /// Adds what an object says; answers the namespace and host to settle.
+    pub fn add(
+        &mut self,
+        origin: &Origin,
+        spec: &Arc<api::DestinationRule>,
         mesh: &MeshSettings,
-    ) -> Self {
-        let mut merged: BTreeMap<String, OfNamespace<DestinationRule>> = BTreeMap::new();
-        for (origin, spec) in rules {
-            let host = hostname::resolve(&spec.host, &origin.namespace, &mesh.domain_suffix);
-            let rule = DestinationRule {
-                namespace: origin.namespace.clone(),
-                host: host.clone(),
-                selector: spec
-                    .workload_selector
-                    .as_ref()
-                    .map(|selector| selector.match_labels.clone())
-                    .unwrap_or_default(),
-                visibility: Visibility::with_default(
-                    &spec.export_to,
-                    &mesh.destination_rule_export_to,
-                    &origin.namespace,
-                ),
-                traffic_policy: spec.traffic_policy.clone(),
-                subsets: spec.subsets.clone(),
-                origins: vec![origin],
-            };
-            let hosts = merged.entry(rule.namespace.clone()).or_default();
-            let key = (host, rule.selector.clone());
-            match hosts.get_mut(&key) {
-                Some(older) => older.merge(rule),
-                None => {
-                    hosts.insert(key, rule);
-                }
+    ) -> RuleKey {
+        let key = Self::key(origin, spec, mesh);
+        let written = (key.clone(), origin.clone());
+        self.written.insert_mut(written, spec.clone());
+        key
+    }
+
+    /// Takes away what an object said; answers the namespace and host to settle.
+    pub fn remove(
+        &mut self,
+        origin: &Origin,
+        spec: &api::DestinationRule,
+        mesh: &MeshSettings,
+    ) -> RuleKey {
+        let key = Self::key(origin, spec, mesh);
+        let written = (key.clone(), origin.clone());
+        self.written.remove_mut(&written);
+        key
+    }
+
+    fn key(origin: &Origin, spec: &api::DestinationRule, mesh: &MeshSettings) -> RuleKey {
+        let host = hostname::resolve(&spec.host, &origin.namespace, &mesh.domain_suffix);
+        (origin.namespace.clone(), host, selector_of(spec))
+    }
+
+    /// Merges the rules of a namespace for a host anew; an equal result keeps the identity of
+    /// `before`. Answers whether it is the same as that.
+    pub fn settle(
+        &mut self,
+        key: &RuleKey,
+        before: Option<&Arc<DestinationRule>>,
+        mesh: &MeshSettings,
+    ) -> bool {
+        let (namespace, host, _) = key;
+        let from = (key.clone(), Origin::least());
+        let mut rules = self
+            .written
+            .range(from..)
+            .take_while(|((of, _), _)| of == key)
+            .map(|((_, origin), spec)| DestinationRule::resolve(host, origin, spec, mesh));
+        let merged = rules.next().map(|mut oldest| {
+            rules.for_each(|younger| oldest.merge(younger));
+            oldest
+        });
+        let known = self.merged.contains_key(key);
+        let Some(merged) = merged else {
+            if known {
+                self.merged.remove_mut(key);
+                self.count(namespace, false);
             }
-        }
-        let share = |hosts: OfNamespace<DestinationRule>| {
-            hosts
-                .into_iter()
-                .map(|(host, rule)| (host, Arc::new(rule)))
-                .collect()
+            return before.is_none();
         };
-        DestinationRules {
-            by_namespace: merged
-                .into_iter()
-                .map(|(ns, hosts)| (ns, share(hosts)))
-                .collect(),
+        let same = before.filter(|before| ***before == merged);
+        let rule = same.cloned().unwrap_or_else(|| Arc::new(merged));
+        self.merged.insert_mut(key.clone(), rule);
+        if !known {
+            self.count(namespace, true);
+        }
+        same.is_some()
+    }
+
+    fn count(&mut self, namespace: &str, more: bool) {
+        let now = self.namespaces.get(namespace).copied().unwrap_or(0);
+        let next = if more { now + 1 } else { now.saturating_sub(1) };
+        match next {
+            0 => {
+                self.namespaces.remove_mut(namespace);
+            }
+            next => self.namespaces.insert_mut(namespace.to_string(), next),
         }
     }
 
-    /// Takes over the identity of rules that did not change.
-    pub fn keep_identities(&mut self, previous: &DestinationRules) {
-        for (namespace, hosts) in &mut self.by_namespace {
-            let Some(before) = previous.by_namespace.get(namespace) else {
-                continue;
-            };
-            for (host, rule) in hosts {
-                if let Some(old) = before.get(host).filter(|old| *old == rule) {
-                    *rule = old.clone();
-                }
-            }
-        }
+    /// The merged rule of a namespace for a host.
+    pub fn get(&self, key: &RuleKey) -> Option<&Arc<DestinationRule>> {
+        self.merged.get(key)
     }
 
     /// Every merged rule.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
-        self.by_namespace.values().flat_map(BTreeMap::values)
+        self.merged.values()
+    }
+
+    /// The rules of any namespace that cover a host.
+    pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<DestinationRule>> {
+        self.namespaces
+            .keys()
+            .flat_map(move |namespace| self.covering_in(namespace, host))
+    }
+
+    /// The rules of a namespace that cover a host: that of the host itself, and wildcards.
+    fn covering_in<'a>(
+        &'a self,
+        namespace: &'a str,
+        host: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<DestinationRule>> {
+        let from = |host: &str| (namespace.to_string(), host.to_string(), BTreeMap::new());
+        let exact = self
+            .merged
+            .range(from(host)..)
+            .take_while(move |((of, on, _), _)| of == namespace && on == host)
+            .map(|(_, rule)| rule);
+        let wildcards = self
+            .merged
+            .range(from("*")..)
+            .take_while(move |((of, on, _), _)| of == namespace && on.starts_with('*'))
+            .map(|(_, rule)| rule)
+            .filter(move |rule| rule.host != host && hostname::matches(&rule.host, host));
+        exact.chain(wildcards)
     }
 
     /// The rule that a client uses for a service: looked for in the client's
@@ -239,13 +338,13 @@ impl DestinationRules {
         host: &str,
         client: Client<'_>,
     ) -> Option<&Arc<DestinationRule>> {
-        self.by_namespace
-            .get(namespace)?
-            .values()
+        let found = self
+            .covering_in(namespace, host)
             .filter(|rule| rule.visibility.reaches(client.namespace))
             .filter(|rule| client.is_selected_by(rule))
-            .filter(|rule| hostname::matches(&rule.host, host))
-            .min_by_key(|rule| (hostname::specificity(&rule.host), rule.selector.is_empty()))
+            .min_by_key(|rule| (hostname::specificity(&rule.host), rule.selector.is_empty()))?;
+        // Found by names that end with this call; asked for again, it lives as long as the rules.
+        self.merged.get(&found.key())
     }
 }
 

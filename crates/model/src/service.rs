@@ -29,7 +29,7 @@ pub enum Location {
 }
 
 /// Which kind of object a service came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
     Kubernetes,
     ServiceEntry,

@@ -1,0 +1,69 @@
+//! What differs between two snapshots, with what was there before: the work that follows a change
+//! is proportional to this, not to the mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::NamespacedName;
+use crate::rules::{DestinationRule, Origin, RuleKey, VirtualService};
+use crate::service::{Service, ServiceEndpoints};
+
+/// What differs. Each map has what came, went or changed, and its value before.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// The settings changed, so anything may differ.
+    pub everything: bool,
+    pub services: BTreeMap<Arc<str>, Option<Arc<Service>>>,
+    pub endpoints: BTreeMap<Arc<str>, Option<Arc<ServiceEndpoints>>>,
+    pub virtual_services: BTreeMap<Origin, Option<Arc<VirtualService>>>,
+    pub destination_rules: BTreeMap<RuleKey, Option<Arc<DestinationRule>>>,
+    pub gateways: bool,
+    pub sidecars: bool,
+    pub secrets: BTreeSet<NamespacedName>,
+    /// Workloads that came, went or changed in what listeners read: names, labels, ports, place.
+    pub workloads: BTreeSet<NamespacedName>,
+}
+
+impl Changes {
+    /// For when nothing is known of what was before.
+    pub fn everything() -> Changes {
+        Changes {
+            everything: true,
+            ..Changes::default()
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.everything && self.only_endpoints() && self.endpoints.is_empty()
+    }
+
+    /// Whether nothing but endpoints differs.
+    pub fn only_endpoints(&self) -> bool {
+        !self.everything
+            && self.services.is_empty()
+            && self.virtual_services.is_empty()
+            && self.destination_rules.is_empty()
+            && self.secrets.is_empty()
+            && self.workloads.is_empty()
+            && !self.gateways
+            && !self.sidecars
+    }
+
+    /// Joins later changes into these: what was before is what was before the first.
+    pub fn merge(&mut self, later: Changes) {
+        fn join<K: Ord, V>(into: &mut BTreeMap<K, V>, later: BTreeMap<K, V>) {
+            for (key, before) in later {
+                into.entry(key).or_insert(before);
+            }
+        }
+        self.everything |= later.everything;
+        join(&mut self.services, later.services);
+        join(&mut self.endpoints, later.endpoints);
+        join(&mut self.virtual_services, later.virtual_services);
+        join(&mut self.destination_rules, later.destination_rules);
+        self.gateways |= later.gateways;
+        self.sidecars |= later.sidecars;
+        self.secrets.extend(later.secrets);
+        self.workloads.extend(later.workloads);
+    }
+}

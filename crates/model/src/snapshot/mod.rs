@@ -1,0 +1,339 @@
+//! The mesh at one moment: an immutable value with the indexes that translation reads.
+//!
+//! Its parts are persistent maps: the next snapshot shares all but what changed, so an update costs
+//! in proportion to the change ([`update`]).
+//!
+//! Invariant: a part that did not change between two snapshots keeps its identity (the same
+//! `Arc`), so everything derived from it can be found again by identity.
+
+mod changes;
+mod update;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rpds::RedBlackTreeMapSync;
+
+pub use changes::Changes;
+pub use update::ObjectChange;
+
+use crate::auto_allocate::{Addresses, Allocation};
+use crate::hostname;
+use crate::proxy::Proxy;
+use crate::registry::Registered;
+use crate::rules::{
+    Client, DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
+};
+use crate::secret::Secret;
+use crate::service::{Service, ServiceEndpoints, Source, Workload, labels_match};
+use crate::settings::MeshSettings;
+use crate::sidecar::Sidecar;
+
+/// Namespace and name of an object.
+pub type NamespacedName = (String, String);
+/// Namespace and a name within it.
+type Key = (String, String);
+/// Namespace, label, value, and what has it.
+type LabelIndex<T> = RedBlackTreeMapSync<(String, String, String, T), ()>;
+/// Addresses given out, by object and host.
+type Allocated = BTreeMap<(Origin, String), Addresses>;
+
+/// The mesh at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct MeshSnapshot {
+    /// Revision of the store it was made from.
+    pub revision: u64,
+    /// Another one for each snapshot.
+    pub identity: Arc<Identity>,
+    pub settings: Arc<MeshSettings>,
+    services: RedBlackTreeMapSync<Arc<str>, Arc<Service>>,
+    endpoints: RedBlackTreeMapSync<Arc<str>, Arc<ServiceEndpoints>>,
+    workloads: RedBlackTreeMapSync<NamespacedName, Arc<Workload>>,
+    /// Oldest first.
+    virtual_services: RedBlackTreeMapSync<Origin, Arc<VirtualService>>,
+    destination_rules: DestinationRules,
+    /// Oldest first.
+    gateways: RedBlackTreeMapSync<Origin, Arc<Gateway>>,
+    /// Oldest first.
+    sidecars: RedBlackTreeMapSync<Origin, Arc<Sidecar>>,
+    secrets: RedBlackTreeMapSync<NamespacedName, Arc<Secret>>,
+    namespaces: RedBlackTreeMapSync<String, ()>,
+
+    /// What claims each host, oldest first: the first is its service.
+    registered: RedBlackTreeMapSync<(Arc<str>, Origin, Source), Arc<Registered>>,
+    /// Services by the first label of their selector.
+    selecting: LabelIndex<Arc<str>>,
+    /// Workloads by each of their labels.
+    labelled: LabelIndex<String>,
+    /// VirtualServices as they are written: their delegates are not in them yet.
+    written: RedBlackTreeMapSync<Origin, Arc<VirtualService>>,
+    /// VirtualServices that others leave rules to.
+    delegates: RedBlackTreeMapSync<NamespacedName, Arc<VirtualService>>,
+    /// Who names a delegate.
+    delegating: RedBlackTreeMapSync<(NamespacedName, Origin), ()>,
+    /// VirtualServices by each of their hosts, oldest first.
+    rules_by_host: RedBlackTreeMapSync<(String, Origin), Arc<VirtualService>>,
+    /// How many VirtualServices depend on the labels of the client.
+    labelled_rules: usize,
+    /// What each ServiceEntry wants in addresses, and what was given.
+    allocations: RedBlackTreeMapSync<Origin, Arc<Allocation>>,
+    allocated: Arc<Allocated>,
+}
+
+/// A thing of which each is another.
+#[derive(Debug, Default)]
+pub struct Identity(
+    // Not of size zero: allocations of no size share an address.
+    #[allow(dead_code, reason = "its address is what counts")] u8,
+);
+
+impl MeshSnapshot {
+    /// Every service, by host name.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// Services that `namespace` sees.
+    pub fn visible_services<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<Service>> {
+        self.services
+            .values()
+            .filter(move |service| service.visibility.reaches(namespace))
+    }
+
+    /// The service of a fully qualified host.
+    pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
+        self.services.get(host)
+    }
+
+    /// The addresses the mesh gave to the hosts of a ServiceEntry: host and address.
+    pub fn auto_addresses<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        hosts: impl Iterator<Item = &'a str>,
+    ) -> Vec<(String, String)> {
+        let services = hosts.filter_map(|host| self.services.get(host.to_lowercase().as_str()));
+        services
+            .filter(|service| service.namespace == namespace && service.name == name)
+            .flat_map(|service| {
+                let addresses = service.auto_addresses.iter();
+                addresses.map(|address| (service.hostname.to_string(), address.clone()))
+            })
+            .collect()
+    }
+
+    /// Endpoints of a service; empty when it is unknown.
+    pub fn endpoints(&self, host: &str) -> Arc<ServiceEndpoints> {
+        self.endpoints.get(host).cloned().unwrap_or_default()
+    }
+
+    /// Every workload.
+    pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.workloads.values()
+    }
+
+    /// One workload.
+    pub fn workload(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
+        self.workloads
+            .get(&(namespace.to_string(), name.to_string()))
+    }
+
+    /// Services that select a workload, by host name.
+    pub fn services_of<'a>(
+        &'a self,
+        workload: &'a Workload,
+    ) -> impl Iterator<Item = &'a Arc<Service>> {
+        let candidates = workload.labels.iter().flat_map(|(label, value)| {
+            labels_of(&self.selecting, &workload.namespace, label, value)
+        });
+        let services = candidates.filter_map(|host| self.services.get(host));
+        let mut selecting: Vec<_> = services
+            .filter(|service| labels_match(&service.selector, &workload.labels))
+            .collect();
+        selecting.sort_by(|a, b| a.hostname.cmp(&b.hostname));
+        selecting.into_iter()
+    }
+
+    /// Every VirtualService, oldest first.
+    pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
+        self.virtual_services.values()
+    }
+
+    /// VirtualServices for sidecars that `namespace` sees, oldest first.
+    pub fn mesh_virtual_services<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        self.virtual_services.values().filter(move |rule| {
+            rule.visibility.reaches(namespace) && rule.is_bound_to(MESH_GATEWAY)
+        })
+    }
+
+    /// VirtualServices with exactly this host, oldest first.
+    pub fn rules_of_host<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        self.rules_by_host
+            .range((host.to_string(), Origin::least())..)
+            .take_while(move |((of, _), _)| of == host)
+            .map(|(_, rule)| rule)
+    }
+
+    /// VirtualServices with a wildcard host, with that host; of one host the oldest first.
+    pub fn wildcard_rules(&self) -> impl Iterator<Item = (&str, &Arc<VirtualService>)> {
+        let from = ("*".to_string(), Origin::least());
+        self.rules_by_host
+            .range(from..)
+            .take_while(|((host, _), _)| host.starts_with('*'))
+            .map(|((host, _), rule)| (host.as_str(), rule))
+    }
+
+    /// Whether any rule depends on the labels of the client.
+    pub fn rules_ask_for_labels(&self) -> bool {
+        self.labelled_rules > 0
+    }
+
+    /// Gateways whose selector picks a proxy with these labels, oldest first.
+    pub fn gateways_for<'a>(
+        &'a self,
+        labels: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<Gateway>> {
+        self.gateways
+            .values()
+            .filter(move |gateway| labels_match(&gateway.spec.selector, labels))
+    }
+
+    /// Every Gateway, oldest first.
+    pub fn gateways(&self) -> impl Iterator<Item = &Arc<Gateway>> {
+        self.gateways.values()
+    }
+
+    /// Every Sidecar, oldest first.
+    pub fn sidecars(&self) -> impl Iterator<Item = &Arc<Sidecar>> {
+        self.sidecars.values()
+    }
+
+    /// The Sidecars of a namespace, oldest first.
+    pub fn sidecars_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Sidecar>> {
+        self.sidecars
+            .values()
+            .filter(move |sidecar| sidecar.origin.namespace == namespace)
+    }
+
+    /// Every merged DestinationRule.
+    pub fn destination_rules(&self) -> impl Iterator<Item = &Arc<DestinationRule>> {
+        self.destination_rules.iter()
+    }
+
+    /// The DestinationRules of any namespace that cover a host.
+    pub fn destination_rules_for<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<DestinationRule>> {
+        self.destination_rules.covering(host)
+    }
+
+    /// The DestinationRule that any client in `namespace` uses for a service.
+    pub fn destination_rule(
+        &self,
+        namespace: &str,
+        service: &Service,
+    ) -> Option<&Arc<DestinationRule>> {
+        let client = Client {
+            namespace,
+            labels: None,
+        };
+        self.pick_rule(client, service)
+    }
+
+    /// The DestinationRule that a proxy uses for a service.
+    pub fn destination_rule_for(
+        &self,
+        proxy: &Proxy,
+        service: &Service,
+    ) -> Option<&Arc<DestinationRule>> {
+        let client = Client {
+            namespace: &proxy.namespace,
+            labels: Some(&proxy.labels),
+        };
+        self.pick_rule(client, service)
+    }
+
+    fn pick_rule(&self, client: Client<'_>, service: &Service) -> Option<&Arc<DestinationRule>> {
+        self.destination_rules.pick(
+            client,
+            &service.hostname,
+            &service.namespace,
+            &self.settings.root_namespace,
+        )
+    }
+
+    /// Services that a pattern (exact or `*.suffix`) covers.
+    pub fn services_like<'a>(&'a self, pattern: &'a str) -> Vec<&'a Arc<Service>> {
+        if !pattern.starts_with('*') {
+            return self.services.get(pattern).into_iter().collect();
+        }
+        let all = self.services.values();
+        all.filter(|service| hostname::matches(pattern, &service.hostname))
+            .collect()
+    }
+
+    /// A Secret.
+    pub fn secret(&self, namespace: &str, name: &str) -> Option<&Arc<Secret>> {
+        self.secrets.get(&(namespace.to_string(), name.to_string()))
+    }
+
+    /// Whether a namespace object exists.
+    pub fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.contains_key(name)
+    }
+}
+
+/// What an index has for a label and value, in order.
+fn labels_of<'a, T: Ord + Least + 'a>(
+    index: &'a LabelIndex<T>,
+    namespace: &'a str,
+    label: &'a str,
+    value: &'a str,
+) -> impl Iterator<Item = &'a T> {
+    let from = (
+        namespace.to_string(),
+        label.to_string(),
+        value.to_string(),
+        T::least(),
+    );
+    index
+        .range(from..)
+        .take_while(move |((n, l, v, _), ())| n == namespace && l == label && v == value)
+        .map(|((_, _, _, what), ())| what)
+}
+
+/// The first entry of a host.
+fn range_of<'a, V>(
+    map: &'a RedBlackTreeMapSync<(Arc<str>, Origin, Source), V>,
+    host: &Arc<str>,
+) -> Option<(&'a (Arc<str>, Origin, Source), &'a V)> {
+    let from = (host.clone(), Origin::least(), Source::Kubernetes);
+    map.range(from..).next().filter(|(key, _)| key.0 == *host)
+}
+
+/// A value before all others, where a range begins.
+trait Least {
+    fn least() -> Self;
+}
+
+impl Least for String {
+    fn least() -> String {
+        String::new()
+    }
+}
+
+impl Least for Arc<str> {
+    fn least() -> Arc<str> {
+        Arc::from("")
+    }
+}

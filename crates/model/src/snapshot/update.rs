@@ -1,0 +1,588 @@
+//! From one snapshot to the next: only what the changed objects contribute to is made again.
+//!
+//! A full build is the same work with every object as a change, so that there is one way to be
+//! right; a property test compares the two over random sequences.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lateen_api::{MeshConfig, Object, Spec};
+
+use super::{Changes, Key, MeshSnapshot, labels_of, range_of};
+use crate::auto_allocate::Allocation;
+use crate::delegate;
+use crate::registry::{self, Registered};
+use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
+use crate::secret::Secret;
+use crate::service::{Service, Workload};
+use crate::settings::MeshSettings;
+use crate::sidecar::Sidecar;
+
+/// One object, before and after a change.
+#[derive(Clone, Copy)]
+pub struct ObjectChange<'a> {
+    pub before: Option<&'a Object>,
+    pub after: Option<&'a Object>,
+}
+
+impl MeshSnapshot {
+    /// Makes a snapshot of all objects; `settings` are those that no object changes. `previous`
+    /// lends the identity of what stayed the same.
+    pub fn build<'a>(
+        objects: impl IntoIterator<Item = &'a Object>,
+        revision: u64,
+        settings: Arc<MeshSettings>,
+        previous: Option<&MeshSnapshot>,
+    ) -> MeshSnapshot {
+        let objects: Vec<&Object> = objects.into_iter().collect();
+        let mut settings = configured(&objects, settings);
+        if let Some(previous) = previous {
+            keep(&mut settings, Some(&previous.settings));
+        }
+        let mut next = MeshSnapshot {
+            revision,
+            settings,
+            ..MeshSnapshot::default()
+        };
+        let changes = objects.iter().map(|object| ObjectChange {
+            before: None,
+            after: Some(object),
+        });
+        Update::new(&mut next, previous).apply(changes);
+        next
+    }
+
+    /// The snapshot after some objects changed, and what differs from this one. `None` when the
+    /// settings may have changed, on which everything depends: then [`MeshSnapshot::build`].
+    pub fn updated(
+        &self,
+        changes: &[ObjectChange<'_>],
+        revision: u64,
+    ) -> Option<(MeshSnapshot, Changes)> {
+        let sets =
+            |object: &&Object| matches!(object.spec, Spec::ConfigMap(_) | Spec::IstioOperator(_));
+        if changes.iter().any(|change| {
+            change.before.is_some_and(|o| sets(&o)) || change.after.is_some_and(|o| sets(&o))
+        }) {
+            return None;
+        }
+        let mut next = MeshSnapshot {
+            revision,
+            identity: Arc::default(),
+            ..self.clone()
+        };
+        let differs = Update::new(&mut next, Some(self)).apply(changes.iter().copied());
+        Some((next, differs))
+    }
+}
+
+/// The settings with what IstioOperators and the mesh's ConfigMap say.
+fn configured(objects: &[&Object], base: Arc<MeshSettings>) -> Arc<MeshSettings> {
+    let mut operators: Vec<_> = Vec::new();
+    let mut config_map = None;
+    for object in objects {
+        match &object.spec {
+            Spec::IstioOperator(operator) => operators.push((registry::origin(object), operator)),
+            Spec::ConfigMap(map)
+                if object.meta.name == MESH_CONFIG_MAP
+                    && object.meta.namespace == base.root_namespace =>
+            {
+                config_map = map.data.get("mesh");
+            }
+            _ => {}
+        }
+    }
+    operators.sort_by(|a, b| a.0.cmp(&b.0));
+    let operators = operators
+        .iter()
+        .filter_map(|(_, operator)| operator.mesh_config.clone());
+    let configs: Vec<MeshConfig> = operators
+        .chain(config_map.and_then(|text| MeshConfig::read(text)))
+        .collect();
+    if configs.is_empty() {
+        return base;
+    }
+    let mut settings = (*base).clone();
+    for config in &configs {
+        settings.configure(config);
+    }
+    Arc::new(settings)
+}
+
+/// Name of the ConfigMap that holds the mesh's settings.
+const MESH_CONFIG_MAP: &str = "istio";
+
+/// One update in work.
+struct Update<'a> {
+    next: &'a mut MeshSnapshot,
+    previous: Option<&'a MeshSnapshot>,
+    changes: Changes,
+    /// Hosts whose objects changed.
+    hosts: BTreeSet<Arc<str>>,
+    /// Workloads that came, went or changed, as they were and as they are.
+    workloads: Vec<Arc<Workload>>,
+    /// Which DestinationRules have to be merged again.
+    destination_rules: BTreeSet<RuleKey>,
+    /// VirtualServices that changed, or whose delegates did.
+    rules: BTreeSet<Origin>,
+    /// Whether addresses have to be given out again.
+    allocate: bool,
+}
+
+impl<'a> Update<'a> {
+    fn new(next: &'a mut MeshSnapshot, previous: Option<&'a MeshSnapshot>) -> Self {
+        Update {
+            next,
+            previous,
+            changes: Changes::default(),
+            hosts: BTreeSet::new(),
+            workloads: Vec::new(),
+            destination_rules: BTreeSet::new(),
+            rules: BTreeSet::new(),
+            allocate: false,
+        }
+    }
+
+    fn apply<'o>(mut self, changes: impl Iterator<Item = ObjectChange<'o>>) -> Changes {
+        for change in changes {
+            if let Some(object) = change.before {
+                self.remove(object);
+            }
+            if let Some(object) = change.after {
+                self.add(object);
+            }
+        }
+        self.allocate();
+        for origin in std::mem::take(&mut self.rules) {
+            self.settle_rule(origin);
+        }
+        for key in std::mem::take(&mut self.destination_rules) {
+            self.settle_destination_rule(key);
+        }
+        let hosts = std::mem::take(&mut self.hosts);
+        for host in &hosts {
+            self.settle_service(host);
+        }
+        let mut affected = hosts;
+        for workload in std::mem::take(&mut self.workloads) {
+            let selecting = self.next.services_of(&workload);
+            affected.extend(selecting.map(|service| service.hostname.clone()));
+        }
+        for host in &affected {
+            self.settle_endpoints(host);
+        }
+        self.changes
+    }
+
+    fn remove(&mut self, object: &Object) {
+        let origin = registry::origin(object);
+        match &object.spec {
+            Spec::Service(spec) => {
+                let one = registry::kubernetes_service(&origin, spec, &self.next.settings);
+                self.unregister(&origin, one);
+            }
+            Spec::ServiceEntry(spec) => {
+                for one in registry::service_entry(&origin, spec, &self.next.settings) {
+                    self.unregister(&origin, one);
+                }
+                self.next.allocations.remove_mut(&origin);
+                self.allocate = true;
+            }
+            Spec::WorkloadEntry(_) => self.remove_workload((origin.namespace, origin.name)),
+            Spec::VirtualService(_) => self.remove_rule(origin),
+            Spec::DestinationRule(spec) => {
+                let key = self
+                    .next
+                    .destination_rules
+                    .remove(&origin, spec, &self.next.settings);
+                self.destination_rules.insert(key);
+            }
+            Spec::Gateway(_) => {
+                self.next.gateways.remove_mut(&origin);
+                self.changes.gateways = true;
+            }
+            Spec::Sidecar(_) => {
+                self.next.sidecars.remove_mut(&origin);
+                self.changes.sidecars = true;
+            }
+            Spec::Secret(_) => {
+                let key = (origin.namespace, origin.name);
+                self.next.secrets.remove_mut(&key);
+                self.changes.secrets.insert(key);
+            }
+            Spec::Namespace(_) => {
+                self.next.namespaces.remove_mut(&origin.name);
+            }
+            // The settings are read from these, see `configured`.
+            Spec::ConfigMap(_) | Spec::IstioOperator(_) => {}
+        }
+    }
+
+    fn add(&mut self, object: &Object) {
+        let origin = registry::origin(object);
+        match &object.spec {
+            Spec::Service(spec) => {
+                let one = registry::kubernetes_service(&origin, spec, &self.next.settings);
+                self.register(&origin, one);
+            }
+            Spec::ServiceEntry(spec) => {
+                for one in registry::service_entry(&origin, spec, &self.next.settings) {
+                    self.register(&origin, one);
+                }
+                let mut wanted = Allocation::default();
+                wanted.note(&origin, object, spec);
+                self.next.allocations.insert_mut(origin, Arc::new(wanted));
+                self.allocate = true;
+            }
+            Spec::WorkloadEntry(spec) => {
+                let workload = registry::workload_entry(&origin, object, spec);
+                self.add_workload((origin.namespace, origin.name), workload);
+            }
+            Spec::VirtualService(spec) => {
+                let mesh = &self.next.settings;
+                let rule = VirtualService::resolve(origin.clone(), spec.clone(), mesh);
+                self.add_rule(origin, rule);
+            }
+            Spec::DestinationRule(spec) => {
+                let key = self
+                    .next
+                    .destination_rules
+                    .add(&origin, spec, &self.next.settings);
+                self.destination_rules.insert(key);
+            }
+            Spec::Gateway(spec) => {
+                let mut gateway = Arc::new(Gateway {
+                    origin: origin.clone(),
+                    spec: spec.clone(),
+                });
+                keep(
+                    &mut gateway,
+                    self.previous.and_then(|p| p.gateways.get(&origin)),
+                );
+                self.next.gateways.insert_mut(origin, gateway);
+                self.changes.gateways = true;
+            }
+            Spec::Sidecar(spec) => {
+                let mut sidecar = Arc::new(Sidecar::resolve(origin.clone(), spec.clone()));
+                keep(
+                    &mut sidecar,
+                    self.previous.and_then(|p| p.sidecars.get(&origin)),
+                );
+                self.next.sidecars.insert_mut(origin, sidecar);
+                self.changes.sidecars = true;
+            }
+            Spec::Secret(spec) => {
+                let key = (origin.namespace.clone(), origin.name.clone());
+                let old = self.previous.and_then(|p| p.secrets.get(&key));
+                // One that is the same object as before is not read again.
+                let secret = match old.filter(|old| old.is_of(&origin, spec)) {
+                    Some(old) => old.clone(),
+                    None => {
+                        let mut secret = Arc::new(Secret::read(origin, spec.clone()));
+                        keep(&mut secret, old);
+                        secret
+                    }
+                };
+                self.next.secrets.insert_mut(key.clone(), secret);
+                self.changes.secrets.insert(key);
+            }
+            Spec::Namespace(_) => {
+                self.next.namespaces.insert_mut(origin.name, ());
+            }
+            Spec::ConfigMap(_) | Spec::IstioOperator(_) => {}
+        }
+    }
+
+    fn register(&mut self, origin: &Origin, one: Registered) {
+        let host = one.service.hostname.clone();
+        let key = (host.clone(), origin.clone(), one.service.source);
+        self.next.registered.insert_mut(key, Arc::new(one));
+        self.hosts.insert(host);
+    }
+
+    fn unregister(&mut self, origin: &Origin, one: Registered) {
+        let host = one.service.hostname.clone();
+        let key = (host.clone(), origin.clone(), one.service.source);
+        self.next.registered.remove_mut(&key);
+        self.hosts.insert(host);
+    }
+
+    /// Addresses depend on all ServiceEntries that want some; hosts whose address changes are
+    /// settled again.
+    fn allocate(&mut self) {
+        if !self.allocate {
+            return;
+        }
+        let all = Allocation::joined(self.next.allocations.values().map(|one| &**one));
+        let found = all.allocate();
+        let before = std::mem::take(&mut self.next.allocated);
+        let differs = |a: &super::Allocated, b: &super::Allocated| -> Vec<Arc<str>> {
+            let gone = a
+                .iter()
+                .filter(|(key, addresses)| b.get(*key) != Some(*addresses));
+            gone.map(|((_, host), _)| Arc::from(host.as_str()))
+                .collect()
+        };
+        self.hosts.extend(differs(&before, &found));
+        self.hosts.extend(differs(&found, &before));
+        self.next.allocated = Arc::new(found);
+    }
+
+    fn add_rule(&mut self, origin: Origin, rule: VirtualService) {
+        let mut rule = Arc::new(rule);
+        keep(
+            &mut rule,
+            self.previous.and_then(|p| p.written.get(&origin)),
+        );
+        if delegate::is_delegate(&rule) {
+            let name = (origin.namespace.clone(), origin.name.clone());
+            self.dirty_roots_of(&name);
+            self.next.delegates.insert_mut(name, rule.clone());
+        }
+        for name in delegate::named(&rule) {
+            self.next.delegating.insert_mut((name, origin.clone()), ());
+        }
+        self.next.written.insert_mut(origin.clone(), rule);
+        self.rules.insert(origin);
+    }
+
+    fn remove_rule(&mut self, origin: Origin) {
+        let Some(rule) = self.next.written.get(&origin).cloned() else {
+            return;
+        };
+        if delegate::is_delegate(&rule) {
+            let name = (origin.namespace.clone(), origin.name.clone());
+            self.dirty_roots_of(&name);
+            self.next.delegates.remove_mut(&name);
+        }
+        for name in delegate::named(&rule) {
+            self.next.delegating.remove_mut(&(name, origin.clone()));
+        }
+        self.next.written.remove_mut(&origin);
+        self.rules.insert(origin);
+    }
+
+    /// A delegate changed, and so do the rules that name it.
+    fn dirty_roots_of(&mut self, name: &Key) {
+        let from = (name.clone(), Origin::least());
+        let roots = self.next.delegating.range(from..);
+        let roots = roots.take_while(|((of, _), ())| of == name);
+        self.rules.extend(roots.map(|((_, root), ())| root.clone()));
+    }
+
+    /// The rule of an object with its delegates in it.
+    fn settle_rule(&mut self, origin: Origin) {
+        let before = self.previous.and_then(|p| p.virtual_services.get(&origin));
+        let written = self.next.written.get(&origin);
+        let made = written
+            .filter(|rule| !delegate::is_delegate(rule))
+            .map(|rule| {
+                if !delegate::delegates(rule) {
+                    return rule.clone();
+                }
+                let find = |name: &Key| self.next.delegates.get(name);
+                let merged = delegate::merge(rule, find, &self.next.settings.domain_suffix);
+                let mut merged = Arc::new(merged);
+                keep(&mut merged, before);
+                merged
+            });
+        if let Some(old) = self.next.virtual_services.get(&origin).cloned() {
+            for host in &old.hosts {
+                let key = (host.clone(), origin.clone());
+                self.next.rules_by_host.remove_mut(&key);
+            }
+            self.next.labelled_rules -= usize::from(asks_for_labels(&old));
+            self.next.virtual_services.remove_mut(&origin);
+        }
+        let same = match (&made, before) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            _ => false,
+        };
+        if let Some(rule) = made {
+            for host in &rule.hosts {
+                let key = (host.clone(), origin.clone());
+                self.next.rules_by_host.insert_mut(key, rule.clone());
+            }
+            self.next.labelled_rules += usize::from(asks_for_labels(&rule));
+            self.next.virtual_services.insert_mut(origin.clone(), rule);
+        }
+        if !same {
+            self.changes
+                .virtual_services
+                .insert(origin, before.cloned());
+        }
+    }
+
+    fn settle_destination_rule(&mut self, key: RuleKey) {
+        let before = self.previous.and_then(|p| p.destination_rules.get(&key));
+        let same = self
+            .next
+            .destination_rules
+            .settle(&key, before, &self.next.settings);
+        if !same {
+            self.changes.destination_rules.insert(key, before.cloned());
+        }
+    }
+
+    fn remove_workload(&mut self, key: Key) {
+        let Some(workload) = self.next.workloads.get(&key).cloned() else {
+            return;
+        };
+        for (label, value) in &workload.labels {
+            let index = (key.0.clone(), label.clone(), value.clone(), key.1.clone());
+            self.next.labelled.remove_mut(&index);
+        }
+        self.next.workloads.remove_mut(&key);
+        self.note_workload(key);
+        self.workloads.push(workload);
+    }
+
+    fn add_workload(&mut self, key: Key, workload: Workload) {
+        for (label, value) in &workload.labels {
+            let index = (key.0.clone(), label.clone(), value.clone(), key.1.clone());
+            self.next.labelled.insert_mut(index, ());
+        }
+        let mut workload = Arc::new(workload);
+        keep(
+            &mut workload,
+            self.previous.and_then(|p| p.workloads.get(&key)),
+        );
+        self.next
+            .workloads
+            .insert_mut(key.clone(), workload.clone());
+        self.note_workload(key);
+        self.workloads.push(workload);
+    }
+
+    /// Listeners read a workload's name, labels and ports: a change there is more than a change of
+    /// endpoints.
+    fn note_workload(&mut self, key: Key) {
+        let shape =
+            |one: &Arc<Workload>| (one.labels.clone(), one.ports.clone(), one.locality.clone());
+        let before = self.previous.and_then(|p| p.workloads.get(&key)).map(shape);
+        match before == self.next.workloads.get(&key).map(shape) {
+            true => self.changes.workloads.remove(&key),
+            false => self.changes.workloads.insert(key),
+        };
+    }
+
+    /// The oldest object of a host makes its service.
+    fn settle_service(&mut self, host: &Arc<str>) {
+        let made = self.next.owner(host).map(|(origin, registered)| {
+            let mut service = registered.service.clone();
+            if service.source == crate::service::Source::ServiceEntry {
+                let key = (origin.clone(), host.to_string());
+                let given = self.next.allocated.get(&key);
+                service.auto_addresses = given.map(|found| found.to_vec()).unwrap_or_default();
+            }
+            let mut service = Arc::new(service);
+            keep(
+                &mut service,
+                self.previous.and_then(|p| p.services.get(host)),
+            );
+            service
+        });
+        if let Some(old) = self.next.services.get(host).cloned() {
+            self.index_selector(&old, false);
+        }
+        match &made {
+            Some(service) => {
+                self.next.services.insert_mut(host.clone(), service.clone());
+                self.index_selector(service, true);
+            }
+            None => {
+                self.next.services.remove_mut(host);
+            }
+        }
+        let before = self.previous.and_then(|p| p.services.get(host));
+        let same = match (&made, before) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            self.changes.services.insert(host.clone(), before.cloned());
+        }
+    }
+
+    fn index_selector(&mut self, service: &Service, present: bool) {
+        let Some((label, value)) = service.selector.iter().next() else {
+            return;
+        };
+        let host = service.hostname.clone();
+        let index = (
+            service.namespace.clone(),
+            label.clone(),
+            value.clone(),
+            host,
+        );
+        match present {
+            true => self.next.selecting.insert_mut(index, ()),
+            false => {
+                self.next.selecting.remove_mut(&index);
+            }
+        }
+    }
+
+    fn settle_endpoints(&mut self, host: &Arc<str>) {
+        let made = self.next.owner(host).map(|(_, registered)| {
+            let service = &registered.service;
+            let workloads = self.next.selected_by(service);
+            let mut made = Arc::new(registry::endpoints(registered, &workloads));
+            keep(&mut made, self.previous.and_then(|p| p.endpoints.get(host)));
+            made
+        });
+        let before = self.previous.and_then(|p| p.endpoints.get(host));
+        let same = match (&made, before) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            _ => false,
+        };
+        match made {
+            Some(made) => self.next.endpoints.insert_mut(host.clone(), made),
+            None => {
+                self.next.endpoints.remove_mut(host);
+            }
+        }
+        if !same {
+            self.changes.endpoints.insert(host.clone(), before.cloned());
+        }
+    }
+}
+
+impl MeshSnapshot {
+    /// The oldest of the objects that claim a host.
+    fn owner(&self, host: &Arc<str>) -> Option<(&Origin, &Arc<Registered>)> {
+        let (key, registered) = range_of(&self.registered, host)?;
+        Some((&key.1, registered))
+    }
+
+    /// The workloads that a service's selector picks, by name.
+    fn selected_by(&self, service: &Service) -> Vec<Arc<Workload>> {
+        let Some((label, value)) = service.selector.iter().next() else {
+            return Vec::new();
+        };
+        labels_of(&self.labelled, &service.namespace, label, value)
+            .filter_map(|name| self.workload(&service.namespace, name).cloned())
+            .collect()
+    }
+}
+
+/// Whether routes of the rule depend on the labels of the client.
+fn asks_for_labels(rule: &VirtualService) -> bool {
+    let http = rule.spec.http.iter().flat_map(|http| &http.matches);
+    let tls = rule.spec.tls.iter().flat_map(|tls| &tls.matches);
+    let tcp = rule.spec.tcp.iter().flat_map(|tcp| &tcp.matches);
+    http.map(|item| &item.source_labels)
+        .chain(tls.map(|item| &item.source_labels))
+        .chain(tcp.map(|item| &item.source_labels))
+        .any(|labels| !labels.is_empty())
+}
+
+/// Takes over the old identity when the value is equal.
+pub(super) fn keep<T: PartialEq>(value: &mut Arc<T>, old: Option<&Arc<T>>) {
+    if let Some(old) = old.filter(|old| *old == value) {
+        *value = old.clone();
+    }
+}

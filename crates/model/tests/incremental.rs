@@ -1,0 +1,324 @@
+//! The safety net of the incremental snapshot: after any sequence of changes it is equal to one
+//! that is built from all objects at once, what is said to have changed covers what did, and all
+//! else keeps its identity.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests stop at what is not as expected"
+)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lateen_api::Object;
+use lateen_model::{Changes, MeshSettings, MeshSnapshot, ObjectChange, Workload};
+use proptest::prelude::*;
+
+type Objects = BTreeMap<(usize, usize, usize), Object>;
+
+/// One step: an object by kind, namespace and name takes a variant of its content, or goes.
+#[derive(Clone, Debug)]
+struct Step {
+    key: (usize, usize, usize),
+    variant: Option<usize>,
+}
+
+const NAMESPACES: [&str; 3] = ["shop", "web", "istio-system"];
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// The form of each kind; `%N` is the variant.
+const KINDS: [fn(&str, usize) -> (&'static str, String); 7] = [
+    |name, v| {
+        let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
+        (
+            "v1/Service",
+            format!(
+                "{{selector: {selector}, ports: [{{name: http, port: {}}}]}}",
+                80 + v + name.len()
+            ),
+        )
+    },
+    |_, v| {
+        let hosts = [
+            "[x.test]",
+            "[x.test, y.test]",
+            "[x.test, z.test]",
+            "[a.shop.svc.cluster.local]",
+        ][v % 4];
+        let rest = [
+            "resolution: DNS",
+            "resolution: STATIC, workloadSelector: {labels: {app: a}}",
+            "resolution: STATIC, endpoints: [{address: 10.0.0.1}]",
+            "resolution: DNS, exportTo: ['.']",
+        ][v / 4 % 4];
+        (
+            "networking.istio.io/v1/ServiceEntry",
+            format!(
+                "{{hosts: {hosts}, {rest}, ports: [{{name: tcp, number: 90, protocol: TCP}}]}}"
+            ),
+        )
+    },
+    |_, v| {
+        let labels = [
+            "{app: a}",
+            "{app: b, version: v1}",
+            "{app: b}",
+            "{other: x}",
+        ][v % 4];
+        (
+            "networking.istio.io/v1/WorkloadEntry",
+            format!(
+                "{{address: 10.0.1.{}, labels: {labels}, weight: {}}}",
+                v % 5,
+                v % 2 + 1
+            ),
+        )
+    },
+    |_, v| {
+        let hosts = [
+            "[a]",
+            "[b, a.shop.svc.cluster.local]",
+            "['*.shop.svc.cluster.local']",
+            "[x.test]",
+            "['*.svc.cluster.local']",
+        ][v % 5];
+        let matches = ["", "match: [{sourceLabels: {app: a}}], "][v / 5 % 2];
+        let route = "route: [{destination: {host: b}}]";
+        let spec = match v / 10 % 4 {
+            // Leaves its rules to another, and is one that others leave theirs to.
+            1 => format!("{{hosts: {hosts}, http: [{{delegate: {{name: b, namespace: shop}}}}]}}"),
+            2 => format!("{{http: [{{{matches}{route}}}]}}"),
+            _ => format!("{{hosts: {hosts}, http: [{{{matches}{route}}}]}}"),
+        };
+        ("networking.istio.io/v1/VirtualService", spec)
+    },
+    |_, v| {
+        let host = [
+            "a",
+            "a.shop.svc.cluster.local",
+            "'*.shop.svc.cluster.local'",
+            "'*'",
+        ][v % 4];
+        let rest = [
+            "subsets: [{name: v1, labels: {version: v1}}]",
+            "workloadSelector: {matchLabels: {app: a}}, subsets: [{name: v2, labels: {version: v2}}]",
+            "trafficPolicy: {connectionPool: {tcp: {maxConnections: 3}}}",
+        ][v / 4 % 3];
+        (
+            "networking.istio.io/v1/DestinationRule",
+            format!("{{host: {host}, {rest}}}"),
+        )
+    },
+    |_, v| {
+        (
+            "networking.istio.io/v1/Gateway",
+            format!(
+                "{{selector: {{istio: x}}, servers: [{{port: {{number: {}, name: http, protocol: HTTP}}, hosts: ['*']}}]}}",
+                80 + v
+            ),
+        )
+    },
+    |_, v| {
+        (
+            "networking.istio.io/v1/Sidecar",
+            format!(
+                "{{egress: [{{hosts: [{}]}}]}}",
+                ["./*", "'*/*'", "shop/*"][v % 3]
+            ),
+        )
+    },
+];
+
+fn object(key: (usize, usize, usize), variant: usize) -> Object {
+    let (kind, namespace, name) = key;
+    let name = NAMES[name % NAMES.len()];
+    let (of, spec) = KINDS[kind](name, variant);
+    let (version, kind) = of.rsplit_once('/').unwrap();
+    let yaml = format!(
+        "apiVersion: {version}\nkind: {kind}\n\
+         metadata: {{name: {name}, namespace: {}, creationTimestamp: \"2026-01-0{}T00:00:00Z\"}}\nspec: {spec}\n",
+        NAMESPACES[namespace],
+        variant % 3 + 1,
+    );
+    let parsed = lateen_api::parse("test.yaml", &yaml, lateen_api::Mode::Strict);
+    assert!(!parsed.has_errors(), "{yaml}{:?}", parsed.diagnostics);
+    parsed.objects.into_iter().next().unwrap().object
+}
+
+/// Everything a snapshot answers, in a form that compares.
+fn content(snapshot: &MeshSnapshot) -> String {
+    let mut lines = Vec::new();
+    for service in snapshot.services() {
+        lines.push(format!(
+            "{service:?} {:?}",
+            snapshot.endpoints(&service.hostname)
+        ));
+        for client in NAMESPACES {
+            lines.push(format!(
+                "{client} {:?}",
+                snapshot.destination_rule(client, service)
+            ));
+        }
+        let covering: Vec<_> = snapshot.destination_rules_for(&service.hostname).collect();
+        lines.push(format!("{covering:?}"));
+        let rules: Vec<_> = snapshot.rules_of_host(&service.hostname).collect();
+        lines.push(format!("{rules:?}"));
+    }
+    for workload in snapshot.workloads() {
+        let of: Vec<_> = snapshot
+            .services_of(workload)
+            .map(|s| &s.hostname)
+            .collect();
+        lines.push(format!("{workload:?} {of:?}"));
+    }
+    lines.push(format!(
+        "{:?}",
+        snapshot.virtual_services().collect::<Vec<_>>()
+    ));
+    lines.push(format!(
+        "{:?}",
+        snapshot.wildcard_rules().collect::<Vec<_>>()
+    ));
+    lines.push(format!(
+        "{:?}",
+        snapshot.destination_rules().collect::<Vec<_>>()
+    ));
+    lines.push(format!("{:?}", snapshot.gateways().collect::<Vec<_>>()));
+    lines.push(format!("{:?}", snapshot.sidecars().collect::<Vec<_>>()));
+    lines.push(snapshot.rules_ask_for_labels().to_string());
+    lines.join("\n")
+}
+
+fn build(objects: &Objects, previous: Option<&MeshSnapshot>) -> MeshSnapshot {
+    MeshSnapshot::build(
+        objects.values(),
+        1,
+        Arc::new(MeshSettings::default()),
+        previous,
+    )
+}
+
+fn covers(changes: &Changes, before: &MeshSnapshot, after: &MeshSnapshot) {
+    for service in before.services().chain(after.services()) {
+        let host = &service.hostname;
+        let (old, new) = (before.service(host), after.service(host));
+        let same = match (old, new) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        assert_eq!(!same, changes.services.contains_key(host), "service {host}");
+        let same = before.endpoints(host) == after.endpoints(host);
+        assert!(
+            same || changes.endpoints.contains_key(host),
+            "endpoints {host}"
+        );
+        let kept = Arc::ptr_eq(&before.endpoints(host), &after.endpoints(host));
+        assert!(kept || changes.endpoints.contains_key(host) || old.is_none() || new.is_none());
+    }
+    for rule in before.virtual_services().chain(after.virtual_services()) {
+        let find = |snapshot: &MeshSnapshot| {
+            let mut all = snapshot.virtual_services();
+            all.find(|other| other.origin == rule.origin).cloned()
+        };
+        let (old, new) = (find(before), find(after));
+        let same = matches!((&old, &new), (Some(old), Some(new)) if Arc::ptr_eq(old, new));
+        assert!(
+            same || changes.virtual_services.contains_key(&rule.origin),
+            "{:?}",
+            rule.origin
+        );
+    }
+    for rule in before.destination_rules().chain(after.destination_rules()) {
+        let key = rule.key();
+        let find = |snapshot: &MeshSnapshot| {
+            let mut all = snapshot.destination_rules();
+            all.find(|other| other.key() == key).cloned()
+        };
+        let (old, new) = (find(before), find(after));
+        let same = matches!((&old, &new), (Some(old), Some(new)) if Arc::ptr_eq(old, new));
+        assert_eq!(
+            !same,
+            changes.destination_rules.contains_key(&key),
+            "{key:?}"
+        );
+    }
+    let shape = |one: Option<&Arc<Workload>>| one.map(|w| (w.labels.clone(), w.ports.clone()));
+    for workload in before.workloads().chain(after.workloads()) {
+        let key = (workload.namespace.clone(), workload.name.clone());
+        let (old, new) = (
+            before.workload(&key.0, &key.1),
+            after.workload(&key.0, &key.1),
+        );
+        assert!(
+            shape(old) == shape(new) || changes.workloads.contains(&key),
+            "{key:?}"
+        );
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    let key = (0..KINDS.len(), 0..NAMESPACES.len(), 0..NAMES.len());
+    let step = (key, prop::option::weighted(0.75, 0..40usize))
+        .prop_map(|(key, variant)| Step { key, variant });
+    prop::collection::vec(prop::collection::vec(step, 1..5), 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_updated_snapshot_is_one_that_is_built_anew(batches in steps()) {
+        let mut objects = Objects::new();
+        let mut snapshot = build(&objects, None);
+        for batch in batches {
+            let before = objects.clone();
+            for step in &batch {
+                match step.variant {
+                    Some(variant) => objects.insert(step.key, object(step.key, variant)),
+                    None => objects.remove(&step.key),
+                };
+            }
+            let keys: std::collections::BTreeSet<_> = batch.iter().map(|step| step.key).collect();
+            let changes: Vec<ObjectChange<'_>> = keys
+                .iter()
+                .map(|key| ObjectChange { before: before.get(key), after: objects.get(key) })
+                .collect();
+            let (next, differs) = snapshot.updated(&changes, 1).unwrap();
+            prop_assert_eq!(content(&next), content(&build(&objects, None)));
+            covers(&differs, &snapshot, &next);
+            // A full build that may borrow identities borrows all of them.
+            let rebuilt = build(&objects, Some(&next));
+            let same = rebuilt.services().zip(next.services()).all(|(a, b)| Arc::ptr_eq(a, b));
+            prop_assert!(same);
+            snapshot = next;
+        }
+    }
+}
+
+#[test]
+fn settings_are_not_updated_piecemeal() {
+    let parsed = lateen_api::parse(
+        "test.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+         data: {mesh: 'accessLogFile: /dev/stdout'}\n",
+        lateen_api::Mode::Strict,
+    );
+    let object = &parsed.objects[0].object;
+    let snapshot = build(&Objects::new(), None);
+    let change = ObjectChange {
+        before: None,
+        after: Some(object),
+    };
+    assert!(snapshot.updated(&[change], 2).is_none());
+    let next = MeshSnapshot::build(
+        [object],
+        2,
+        Arc::new(MeshSettings::default()),
+        Some(&snapshot),
+    );
+    assert_eq!(
+        next.settings.access_log_file.as_deref(),
+        Some("/dev/stdout")
+    );
+}
