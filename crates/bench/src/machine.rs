@@ -14,6 +14,19 @@ pub fn file_stem() -> String {
     format!("{}-{:02}{:02}", now.date(), now.hour(), now.minute())
 }
 
+/// Title and machine, for a run without peers.
+pub fn describe_briefly() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "# Benchmark, {}\n\n- machine: {}\n- kernel: {}\n- commit: {}\n- load average at start: {}\n\n",
+        file_stem(),
+        machine(cores),
+        first_line("/proc/sys/kernel/osrelease"),
+        commit(),
+        first_line("/proc/loadavg"),
+    )
+}
+
 /// Title, machine, versions and conditions of a run.
 pub fn describe(ground: &Ground, pace: Pace) -> String {
     let mut text = format!("# Benchmark, {}\n\n", file_stem());

@@ -10,6 +10,7 @@
 mod ads;
 mod backend;
 mod contestant;
+mod control;
 mod error;
 mod ground;
 mod load;
@@ -33,6 +34,22 @@ use ground::Ground;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Args {
+    /// What to measure instead of proxies
+    #[arg(value_enum, value_name = "WHAT")]
+    what: Option<What>,
+
+    /// Of the control plane: numbers of services
+    #[arg(long, value_delimiter = ',', default_value = "100,1000,2500,5000")]
+    services: Vec<usize>,
+
+    /// Of the control plane: connected proxies
+    #[arg(long, default_value_t = 100)]
+    clients: usize,
+
+    /// Of the control plane: changes of each kind
+    #[arg(long, default_value_t = 30)]
+    changes: usize,
+
     /// Smoke run: one round of one second, 1,000 idle connections, nothing saved
     #[arg(long)]
     quick: bool,
@@ -64,6 +81,13 @@ struct Args {
     /// Directory with the release binaries `lateen` and `lateen-proxy`
     #[arg(long, value_name = "DIR", env = "LATEEN_BENCH_BINARIES")]
     binaries: PathBuf,
+}
+
+/// What else than proxies can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// The control plane with many proxies, services and rules
+    Control,
 }
 
 /// A part of the run.
@@ -100,6 +124,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result {
+    if args.what == Some(What::Control) {
+        return run_control(args);
+    }
     let pace = if args.quick {
         Pace {
             round: Duration::from_secs(1),
@@ -145,16 +172,31 @@ fn run(args: &Args) -> Result {
         done(scenario::size::run(&ground));
     }
     if !args.quick && !args.no_save {
-        save(args, &head, &sections)?;
+        save(args, "", &head, &sections)?;
     }
     Ok(())
 }
 
-fn save(args: &Args, head: &str, sections: &[String]) -> Result {
+fn run_control(args: &Args) -> Result {
+    let plan = control::Plan {
+        sizes: args.services.clone(),
+        clients: args.clients,
+        changes: if args.quick { 5 } else { args.changes },
+    };
+    let head = machine::describe_briefly();
+    let table = control::run(&args.binaries, &plan)?;
+    println!("{head}{table}");
+    if !args.quick && !args.no_save {
+        save(args, "control-", &head, &[table])?;
+    }
+    Ok(())
+}
+
+fn save(args: &Args, prefix: &str, head: &str, sections: &[String]) -> Result {
     let Some(directory) = &args.save else {
         return Ok(());
     };
-    let path = directory.join(format!("{}.md", machine::file_stem()));
+    let path = directory.join(format!("{prefix}{}.md", machine::file_stem()));
     let mut text = head.to_owned();
     for section in sections {
         text.push('\n');

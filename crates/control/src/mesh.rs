@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lateen_api::{Mode, Object};
-use lateen_model::{MeshSettings, MeshSnapshot};
-use lateen_store::{Event, ObjectKey, Store};
+use lateen_model::{Changes, MeshSettings, MeshSnapshot, ObjectChange};
+use lateen_store::{Event, ObjectKey, Revision, Store, Stored};
 use lateen_xds::debounce::{self, Settings};
 use lateen_xds::{Changed, Push, Server};
 
-use crate::source::{self, Discovery};
+use crate::source::Discovery;
 
 /// Builds snapshots of what the store holds.
 pub(crate) struct Mesh {
@@ -37,6 +37,8 @@ struct State {
     /// Typed objects by key, with the `resourceVersion` they were read at.
     objects: BTreeMap<ObjectKey, (u64, Arc<Object>)>,
     snapshot: Arc<MeshSnapshot>,
+    /// What differs since [`Mesh::take`].
+    untaken: Changes,
 }
 
 impl Mesh {
@@ -47,6 +49,7 @@ impl Mesh {
         let state = Mutex::new(State {
             objects: BTreeMap::new(),
             snapshot,
+            untaken: Changes::default(),
         });
         let mesh = Self {
             store,
@@ -54,7 +57,8 @@ impl Mesh {
             state,
             counters: Counters::default(),
         };
-        mesh.refresh();
+        // Who begins with the first snapshot has it whole.
+        mesh.take();
         mesh
     }
 
@@ -69,27 +73,85 @@ impl Mesh {
 
     /// The snapshot of what the store holds now.
     pub fn refresh(&self) -> Arc<MeshSnapshot> {
+        self.brought_up_to_date().snapshot.clone()
+    }
+
+    /// The snapshot of what the store holds now, and what differs from the one that was taken
+    /// before.
+    pub fn take(&self) -> (Arc<MeshSnapshot>, Changes) {
+        let mut state = self.brought_up_to_date();
+        let changes = std::mem::take(&mut state.untaken);
+        (state.snapshot.clone(), changes)
+    }
+
+    fn brought_up_to_date(&self) -> MutexGuard<'_, State> {
         let mut state = self.state();
-        let (revision, stored) = self.store.list(|_| true);
-        if revision == state.snapshot.revision {
-            return state.snapshot.clone();
-        }
         let started = Instant::now();
+        let missed = self.store.since(state.snapshot.revision);
+        let changed = match missed.as_deref() {
+            Some([]) => return state,
+            Some(revisions) if self.update(&mut state, revisions) => true,
+            _ => self.rebuild(&mut state),
+        };
+        if changed {
+            let micros = started.elapsed().as_micros() as u64;
+            self.counters
+                .snapshot_micros
+                .fetch_add(micros, Ordering::Relaxed);
+        }
+        state
+    }
+
+    /// Takes over what some revisions changed. False when that is not enough.
+    fn update(&self, state: &mut State, revisions: &[Arc<Revision>]) -> bool {
+        let Some(last) = revisions.last() else {
+            return true;
+        };
+        let mut changed: BTreeMap<&ObjectKey, Option<&Arc<Stored>>> = BTreeMap::new();
+        for change in revisions.iter().flat_map(|revision| &revision.changes) {
+            changed.insert(&change.key, change.after.as_ref());
+        }
+        let read: Vec<_> = changed
+            .into_iter()
+            .map(|(key, after)| {
+                let before = state.objects.get(key).map(|(_, object)| object.clone());
+                let after =
+                    after.and_then(|stored| Some((stored.resource_version, typed(stored)?)));
+                (key, before, after)
+            })
+            .collect();
+        let changes: Vec<ObjectChange<'_>> = read
+            .iter()
+            .map(|(_, before, after)| ObjectChange {
+                before: before.as_deref(),
+                after: after.as_ref().map(|(_, object)| &**object),
+            })
+            .collect();
+        let Some((next, differs)) = state.snapshot.updated(&changes, last.number) else {
+            return false;
+        };
+        state.snapshot = Arc::new(next);
+        state.untaken.merge(differs);
+        for (key, _, after) in read {
+            match after {
+                Some(object) => state.objects.insert(key.clone(), object),
+                None => state.objects.remove(key),
+            };
+        }
+        true
+    }
+
+    /// Reads everything. Identities of what did not change are kept all the same.
+    fn rebuild(&self, state: &mut State) -> bool {
+        let (revision, stored) = self.store.list(|_| true);
         let mut objects = BTreeMap::new();
         for stored in stored {
             let known = state.objects.remove(&stored.key);
             let object = match known.filter(|(version, _)| *version == stored.resource_version) {
                 Some(known) => known,
-                // What was stored once was valid then; a program that has become stricter must not
-                // lose it.
-                None => match Object::from_json_with(&stored.document(), Mode::AllowUnknown) {
-                    (Some(object), _) => (stored.resource_version, Arc::new(object)),
-                    (None, errors) => {
-                        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-                        let errors = errors.join("; ");
-                        tracing::error!(object = %stored.key, errors, "a stored object is left out");
-                        continue;
-                    }
+                None => match typed(&stored) {
+                    Some(object) => (stored.resource_version, object),
+                    None => continue,
                 },
             };
             objects.insert(stored.key.clone(), object);
@@ -101,15 +163,25 @@ impl Mesh {
             self.settings.clone(),
             Some(&state.snapshot),
         ));
-        let micros = started.elapsed().as_micros() as u64;
-        self.counters
-            .snapshot_micros
-            .fetch_add(micros, Ordering::Relaxed);
-        state.snapshot.clone()
+        state.untaken = Changes::everything();
+        true
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was stored once was valid then; a program that has become stricter must not lose it.
+fn typed(stored: &Stored) -> Option<Arc<Object>> {
+    match Object::from_json_with(&stored.document(), Mode::AllowUnknown) {
+        (Some(object), _) => Some(Arc::new(object)),
+        (None, errors) => {
+            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            let errors = errors.join("; ");
+            tracing::error!(object = %stored.key, errors, "a stored object is left out");
+            None
+        }
     }
 }
 
@@ -124,7 +196,7 @@ pub(crate) async fn follow(
     server: Server<Discovery>,
     discovery: Arc<Discovery>,
     settings: Settings,
-    mut pushed: Arc<MeshSnapshot>,
+    pushed: Arc<MeshSnapshot>,
 ) -> Result<(), lateen_store::StoreError> {
     let mut watch = mesh.store.watch(pushed.revision)?;
     let (changes, mut batches) = debounce::debouncer(settings, |_: &mut (), ()| {});
@@ -140,13 +212,17 @@ pub(crate) async fn follow(
     };
     let pushing = async {
         while let Some(batch) = batches.next().await {
-            let work = mesh.clone();
+            let (work, connected) = (mesh.clone(), discovery.clone());
             // A large mesh takes milliseconds; the runtime's threads serve requests meanwhile.
-            let Ok(snapshot) = tokio::task::spawn_blocking(move || work.refresh()).await else {
+            let made = tokio::task::spawn_blocking(move || {
+                let (snapshot, changes) = work.take();
+                let changed = connected.changed(&snapshot, &changes);
+                (snapshot, changed)
+            });
+            let Ok((snapshot, changed)) = made.await else {
                 tracing::error!("making a snapshot failed; the proxies keep the one before");
                 continue;
             };
-            let changed = source::changed(&snapshot, &pushed);
             mesh.counters
                 .debounced
                 .fetch_add(batch.events as u64, Ordering::Relaxed);
@@ -158,7 +234,6 @@ pub(crate) async fn follow(
                 "push"
             );
             let version = snapshot.revision.to_string();
-            pushed = snapshot.clone();
             discovery.sweep();
             server.push(Push {
                 version,

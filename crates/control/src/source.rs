@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use lateen_model::{Changes, Locality, MeshSnapshot, Proxy};
+use lateen_model::{Changes, Locality, MeshSnapshot, NamespacedName, Proxy};
 use lateen_translate::{Encoded, Translator};
-use lateen_xds::{Changed, Names, Node, Resource, Source, type_url};
+use lateen_xds::{Changed, Names, Node, Resource, Source};
 
 /// Who is connected, and what each may have.
 pub(crate) struct Discovery {
@@ -26,6 +26,23 @@ impl Discovery {
     /// Forgets resources that recent snapshots did not use.
     pub fn sweep(&self) {
         self.translator.sweep();
+    }
+
+    /// What a push has to look at.
+    pub fn changed(&self, now: &MeshSnapshot, changes: &Changes) -> Changed {
+        let proxies = self.proxies.read().unwrap_or_else(PoisonError::into_inner);
+        let is_connected = |(namespace, name): &NamespacedName| {
+            let mut proxies = proxies.values();
+            proxies.any(|(proxy, _)| proxy.name == *name && proxy.namespace == *namespace)
+        };
+        let Some(affected) = lateen_translate::affected(now, changes, is_connected) else {
+            return Changed::All;
+        };
+        let mut changed = Changed::none();
+        for (type_url, names) in affected {
+            changed.add(type_url, names.map_or(Names::All, Names::Some));
+        }
+        changed
     }
 
     fn proxy(&self, node: &Node) -> Option<Arc<Proxy>> {
@@ -75,23 +92,5 @@ impl Source for Discovery {
             return Vec::new();
         };
         self.translator.generate(snapshot, &proxy, type_url, names)
-    }
-}
-
-/// What a push has to look at.
-pub(crate) fn changed(now: &MeshSnapshot, before: &MeshSnapshot) -> Changed {
-    match now.changes_since(before) {
-        Changes::All => Changed::All,
-        Changes::Endpoints(hosts) if hosts.is_empty() => Changed::none(),
-        Changes::Endpoints(hosts) => {
-            let mut changed = Changed::none();
-            let is_headless = |host: &Arc<str>| now.service(host).is_some_and(|s| s.is_headless());
-            if hosts.iter().any(is_headless) {
-                changed.add(type_url::NAME_TABLE, Names::All);
-            }
-            let names = lateen_translate::endpoint_resources(now, &hosts);
-            changed.add(type_url::ENDPOINT, Names::Some(names));
-            changed
-        }
     }
 }

@@ -28,7 +28,10 @@ const NAMESPACES: [&str; 3] = ["shop", "web", "istio-system"];
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
 /// The form of each kind; `%N` is the variant.
-const KINDS: [fn(&str, usize) -> (&'static str, String); 7] = [
+/// Version, kind and spec for a name and a variant.
+type Form = fn(&str, usize) -> (&'static str, String);
+
+const KINDS: [Form; 7] = [
     |name, v| {
         let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
         (

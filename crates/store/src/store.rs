@@ -1,6 +1,6 @@
 //! The store: objects in memory, every change on disk first, watchers told last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -62,7 +62,12 @@ pub struct Store {
 struct State {
     revision: u64,
     objects: BTreeMap<ObjectKey, Arc<Stored>>,
+    /// The last revisions, oldest first, without a gap.
+    recent: VecDeque<Arc<Revision>>,
 }
+
+/// Changes kept in memory for those who follow closely.
+const RECENT_CHANGES: usize = 4_096;
 
 impl Store {
     /// Opens (or creates) the database file and reads all objects.
@@ -83,6 +88,7 @@ impl Store {
             state: RwLock::new(State {
                 revision: loaded.revision,
                 objects: loaded.objects,
+                recent: VecDeque::new(),
             }),
             events,
         })
@@ -111,6 +117,17 @@ impl Store {
                 .cloned()
                 .collect();
             (state.revision, objects)
+        })
+    }
+
+    /// The revisions after `revision`, oldest first; `None` when it is too long ago and everything
+    /// has to be read anew.
+    pub fn since(&self, revision: u64) -> Option<Vec<Arc<Revision>>> {
+        self.read(|state| {
+            let missed = state.revision.checked_sub(revision)?;
+            let missed = usize::try_from(missed).ok()?;
+            let from = state.recent.len().checked_sub(missed)?;
+            Some(state.recent.range(from..).cloned().collect())
         })
     }
 
@@ -226,6 +243,12 @@ impl Store {
             };
         }
         state.revision = revision.number;
+        state.recent.push_back(revision.clone());
+        let mut kept: usize = state.recent.iter().map(|one| one.changes.len()).sum();
+        while kept > RECENT_CHANGES && state.recent.len() > 1 {
+            let oldest = state.recent.pop_front();
+            kept -= oldest.map_or(0, |one| one.changes.len());
+        }
         drop(state);
         // No receiver is no error: nobody watches.
         let _ = self.events.send(revision.clone());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lateen_api::Object;
-use lateen_model::{MeshSettings, MeshSnapshot, Proxy};
+use lateen_model::{MeshSettings, MeshSnapshot, ObjectChange, Proxy};
 use lateen_translate::{Encoded, Translator, type_url};
 
 fn main() {
@@ -19,7 +19,7 @@ fn main() {
 }
 
 fn row(services: usize) {
-    let mut all = objects(services);
+    let all = objects(services);
     let proxy = sidecar();
     let translator: Translator<Encoded> = Translator::new(|encoded| encoded);
     let settings = Arc::new(MeshSettings::default());
@@ -30,16 +30,25 @@ fn row(services: usize) {
     };
 
     let start = Instant::now();
-    let first = MeshSnapshot::build(all.iter(), 1, settings.clone(), None);
+    let first = MeshSnapshot::build(all.iter(), 1, settings, None);
     for url in [type_url::ROUTE, type_url::CLUSTER, type_url::ENDPOINT] {
         generate(&first, url);
     }
     let cold = millis(start);
 
-    all.extend(parse(&rule(0, "x")));
+    let added = parse(&rule(0, "x"));
+    let changes: Vec<ObjectChange<'_>> = added
+        .iter()
+        .map(|object| ObjectChange {
+            before: None,
+            after: Some(object),
+        })
+        .collect();
     let start = Instant::now();
-    let next = MeshSnapshot::build(all.iter(), 2, settings, Some(&first));
-    std::hint::black_box(next.changes_since(&first));
+    let Some((next, changes)) = first.updated(&changes, 2) else {
+        unreachable!("a rule is no setting")
+    };
+    std::hint::black_box(lateen_translate::affected(&next, &changes, |_| false));
     let snapshot = millis(start);
     let routes = generate(&next, type_url::ROUTE);
     let clusters = generate(&next, type_url::CLUSTER);

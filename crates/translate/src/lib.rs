@@ -6,6 +6,7 @@
 //!
 //! Invariant: a generator reads nothing but its key. No I/O, no clock.
 
+mod affected;
 pub mod cache;
 mod capture;
 mod cluster_policy;
@@ -34,4 +35,5 @@ mod translator;
 mod upstream_tls;
 mod virtual_hosts;
 
-pub use translator::{Encoded, Names, Translator, endpoint_resources, type_url};
+pub use affected::{Affected, affected};
+pub use translator::{Encoded, Names, Translator, type_url};

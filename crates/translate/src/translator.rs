@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lateen_model::{
-    DestinationRule, Generator, HostIndex, Interception, Locality, Location, MeshSettings,
-    MeshSnapshot, OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope, Service,
-    ServiceEndpoints, VirtualService,
+    DestinationRule, Generator, HostIndex, Identity, Interception, Locality, Location,
+    MeshSettings, MeshSnapshot, OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope,
+    Service, ServiceEndpoints, Sidecar, VirtualService,
 };
 use prost::Message;
 
@@ -46,11 +47,14 @@ pub type Names<'a> = Option<&'a BTreeSet<String>>;
 /// Makes resources of type `R` (whatever the caller sends them as), each once for equal inputs.
 pub struct Translator<R> {
     wrap: fn(Encoded) -> R,
+    /// Snapshots so far.
+    snapshots: AtomicU64,
     clusters: Memo<ClusterKey, R>,
     inbound_clusters: Memo<InboundClusterKey, R>,
     endpoints: Memo<EndpointsKey, R>,
     virtual_hosts: Memo<VirtualHostKey, Vec<u8>>,
     tables: Memo<TableKey, R>,
+    views: Memo<ViewKey, Option<Arc<R>>>,
     listeners: Memo<Vec<u8>, R>,
     name_tables: Memo<NameTableKey, R>,
     secrets: Memo<SecretKey, R>,
@@ -102,6 +106,19 @@ struct EndpointsKey {
     by_server_name: bool,
 }
 
+/// What the outbound routes of a sidecar depend on, beside the snapshot.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ViewKey {
+    name: String,
+    snapshot: ById<Identity>,
+    namespace: String,
+    dns_domain: String,
+    interception: Interception,
+    sidecar: Option<ById<Sidecar>>,
+    /// Only where a rule asks for them.
+    labels: Option<BTreeMap<String, String>>,
+}
+
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct TableKey {
     name: String,
@@ -114,24 +131,37 @@ impl<R> Translator<R> {
     pub fn new(wrap: fn(Encoded) -> R) -> Self {
         Translator {
             wrap,
+            snapshots: AtomicU64::new(0),
             clusters: Memo::default(),
             inbound_clusters: Memo::default(),
             endpoints: Memo::default(),
             virtual_hosts: Memo::default(),
             tables: Memo::default(),
+            views: Memo::default(),
             listeners: Memo::default(),
             name_tables: Memo::default(),
             secrets: Memo::default(),
         }
     }
 
-    /// Forgets what recent snapshots did not use. Call once per snapshot.
+    /// Forgets what recent snapshots did not use. Call once per snapshot; most calls do nothing,
+    /// since looking at every entry for every change would cost in proportion to the mesh.
     pub fn sweep(&self) {
+        const EVERY: u64 = 32;
+        // Few, and large.
+        self.views.sweep();
+        self.tables.sweep();
+        if !self
+            .snapshots
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(EVERY)
+        {
+            return;
+        }
         self.clusters.sweep();
         self.inbound_clusters.sweep();
         self.endpoints.sweep();
         self.virtual_hosts.sweep();
-        self.tables.sweep();
         self.listeners.sweep();
         self.name_tables.sweep();
         self.secrets.sweep();
@@ -203,7 +233,7 @@ impl<R> Translator<R> {
         let place = place_of(snapshot, proxy);
         let by_server_name =
             proxy.kind == ProxyKind::Gateway && gateway::passes_by_name(snapshot, proxy);
-        for service in scope.services() {
+        for service in services_named(&scope, names) {
             let rule = snapshot.destination_rule_for(proxy, service);
             let subsets = rule.map(|rule| rule.subsets.as_slice()).unwrap_or_default();
             for port in service
@@ -498,11 +528,16 @@ impl<R> Translator<R> {
                     made.extend(self.captured_routes(snapshot, &scope, proxy, names));
                 }
                 if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
-                    let hosts = route_table::http_proxy(snapshot, &scope, proxy);
-                    made.push(self.table(
-                        names::HTTP_PROXY_ROUTES.to_string(),
-                        hosts,
-                        unknown_hosts.clone(),
+                    made.extend(self.view(
+                        names::HTTP_PROXY_ROUTES,
+                        snapshot,
+                        &scope,
+                        proxy,
+                        || {
+                            let hosts = route_table::http_proxy(snapshot, &scope, proxy);
+                            let name = names::HTTP_PROXY_ROUTES.to_string();
+                            Some(self.table(name, hosts, unknown_hosts.clone()))
+                        },
                     ));
                 }
                 for port in sidecar::egress_ports(&scope, proxy) {
@@ -543,14 +578,39 @@ impl<R> Translator<R> {
             _ => Rest::RefuseUnknownHosts,
         };
         let tables = all.into_iter().filter_map(|name| {
-            let (hosts, all_hosts) = capture::routes::table(snapshot, scope, proxy, &name)?;
-            let rest = match all_hosts {
-                true => Rest::IgnorePorts,
-                false => rest.clone(),
-            };
-            Some(self.table(name, hosts, rest))
+            self.view(&name, snapshot, scope, proxy, || {
+                let (hosts, all_hosts) = capture::routes::table(snapshot, scope, proxy, &name)?;
+                let rest = match all_hosts {
+                    true => Rest::IgnorePorts,
+                    false => rest.clone(),
+                };
+                Some(self.table(name.clone(), hosts, rest))
+            })
         });
         tables.collect()
+    }
+
+    /// A table of outbound routes, made once for all proxies that see the same.
+    fn view(
+        &self,
+        name: &str,
+        snapshot: &MeshSnapshot,
+        scope: &Scope<'_>,
+        proxy: &Proxy,
+        make: impl FnOnce() -> Option<Arc<R>>,
+    ) -> Option<Arc<R>> {
+        let key = ViewKey {
+            name: name.to_string(),
+            snapshot: ById(snapshot.identity.clone()),
+            namespace: proxy.namespace.clone(),
+            dns_domain: proxy.dns_domain.clone(),
+            interception: proxy.interception,
+            sidecar: scope.sidecar().cloned().map(ById),
+            labels: snapshot
+                .rules_ask_for_labels()
+                .then(|| proxy.labels.clone()),
+        };
+        (*self.views.get(key, |_| Arc::new(make()))).clone()
     }
 
     fn table(&self, name: String, hosts: Vec<VirtualHostKey>, rest: Rest) -> Arc<R> {
@@ -667,6 +727,23 @@ impl InboundClusterKey {
     }
 }
 
+/// The services that clusters are named after; all when none is named. So a push of a few clusters
+/// costs nothing for the others.
+fn services_named<'a>(scope: &Scope<'a>, names: Names<'_>) -> Vec<&'a Arc<Service>> {
+    let Some(names) = names else {
+        return scope.services().collect();
+    };
+    let hosts: BTreeSet<&str> = names
+        .iter()
+        .filter_map(|name| names::parse_outbound(name).or_else(|| names::parse_sni_cluster(name)))
+        .map(|(_, _, host)| host)
+        .collect();
+    hosts
+        .into_iter()
+        .filter_map(|host| scope.service(host))
+        .collect()
+}
+
 fn wanted(names: Names<'_>, name: impl FnOnce() -> String) -> bool {
     names.is_none_or(|names| names.contains(&name()))
 }
@@ -733,31 +810,4 @@ fn cluster_names(service: &Service, rule: Option<&DestinationRule>) -> Vec<Strin
                 .map(|subset| names::outbound_cluster(port.number, subset, &service.hostname))
         })
         .collect()
-}
-
-/// The endpoint resources that a change of these hosts' endpoints can touch, for any proxy.
-pub fn endpoint_resources<'a>(
-    snapshot: &MeshSnapshot,
-    hosts: impl IntoIterator<Item = &'a Arc<str>>,
-) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for service in hosts.into_iter().filter_map(|host| snapshot.service(host)) {
-        names.extend(cluster_names(service, None));
-        // Which rule applies depends on the client's namespace; take the subsets of all.
-        let covering = |rule: &&Arc<DestinationRule>| {
-            lateen_model::hostname::matches(&rule.host, &service.hostname)
-        };
-        for rule in snapshot.destination_rules().filter(covering) {
-            names.extend(cluster_names(service, Some(rule)));
-        }
-    }
-    if snapshot.gateways().any(|one| gateway::is_by_name(one)) {
-        let twins = names.iter().filter_map(|name| {
-            let (port, subset, host) = names::parse_outbound(name)?;
-            Some(names::sni_cluster(port, subset, host))
-        });
-        let twins: Vec<String> = twins.collect();
-        names.extend(twins);
-    }
-    names
 }

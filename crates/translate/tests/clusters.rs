@@ -11,8 +11,8 @@ mod support;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use lateen_model::Changes;
-use lateen_translate::{endpoint_resources, type_url};
+use lateen_model::ObjectChange;
+use lateen_translate::type_url;
 use prost::Message;
 use support::*;
 
@@ -179,6 +179,27 @@ fn an_unrelated_change_finds_every_resource_again() {
     assert_ne!(old[0].bytes, new[0].bytes);
 }
 
+/// The mesh with `before`, then with `after` in its place, and what a push has to look at.
+fn affected_by(before: &str, after: &str) -> lateen_translate::Affected {
+    let old = snapshot(before);
+    let (before, after) = (objects(before), objects(after));
+    let count = before.len().max(after.len());
+    let changes: Vec<ObjectChange<'_>> = (0..count)
+        .map(|index| ObjectChange {
+            before: before.get(index),
+            after: after.get(index),
+        })
+        .collect();
+    let (new, changes) = old.updated(&changes, 2).unwrap();
+    lateen_translate::affected(&new, &changes, |_| false).unwrap()
+}
+
+fn names(affected: &lateen_translate::Affected, url: &str) -> Vec<String> {
+    let names = affected.get(url).cloned().flatten();
+    let names = names.into_iter().flatten();
+    names.filter(|name| name.starts_with("outbound|")).collect()
+}
+
 #[test]
 fn a_change_of_health_is_a_change_of_these_endpoints_only() {
     let workload = |status: &str| {
@@ -188,24 +209,40 @@ fn a_change_of_health_is_a_change_of_these_endpoints_only() {
              status: {{conditions: [{{type: Healthy, status: \"{status}\"}}]}}\n"
         )
     };
-    let before = snapshot(&workload("True"));
-    let after = next(&workload("False"), Some(&before));
-    let Changes::Endpoints(hosts) = after.changes_since(&before) else {
-        panic!("more than endpoints changed")
-    };
+    let affected = affected_by(&workload("True"), &workload("False"));
+    assert_eq!(affected.len(), 1, "{affected:?}");
     assert_eq!(
-        endpoint_resources(&after, &hosts)
-            .into_iter()
-            .collect::<Vec<_>>(),
+        names(&affected, type_url::ENDPOINT),
         [
             "outbound|9080||ratings.default.svc.cluster.local",
             "outbound|9090||ratings.default.svc.cluster.local"
         ]
     );
-    assert_eq!(
-        next(&workload("False"), Some(&after)).changes_since(&after),
-        Changes::Endpoints(Default::default())
-    );
+    assert!(affected_by(&workload("False"), &workload("False")).is_empty());
+}
+
+#[test]
+fn a_change_of_a_rule_is_a_change_of_its_services_clusters() {
+    let rule = |subset: &str| {
+        rule(&format!(
+            "  subsets: [{{name: {subset}, labels: {{version: v1}}}}]\n"
+        ))
+    };
+    let affected = affected_by(&rule("old"), &rule("new"));
+    let expected = ["", "new", "old"]
+        .map(|subset| format!("outbound|9080|{subset}|reviews.default.svc.cluster.local"));
+    assert_eq!(names(&affected, type_url::CLUSTER), expected);
+    assert_eq!(names(&affected, type_url::ENDPOINT), expected);
+    let route = |header: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: x, namespace: default}}\n\
+         spec: {{hosts: [ratings], http: [{{match: [{{headers: {{{header}: {{exact: b}}}}}}], route: [{{destination: {{host: reviews}}}}]}}]}}\n"
+        )
+    };
+    let affected = affected_by(&route("a"), &route("b"));
+    assert_eq!(affected.get(type_url::ROUTE), Some(&None));
+    assert!(names(&affected, type_url::CLUSTER).is_empty());
+    assert!(!affected.contains_key(type_url::LISTENER));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub type NamespacedName = (String, String);
 type Key = (String, String);
 /// Namespace, label, value, and what has it.
 type LabelIndex<T> = RedBlackTreeMapSync<(String, String, String, T), ()>;
+/// A host and what claims it, oldest first.
+type Claim = (Arc<str>, Origin, Source);
 /// Addresses given out, by object and host.
 type Allocated = BTreeMap<(Origin, String), Addresses>;
 
@@ -60,7 +62,7 @@ pub struct MeshSnapshot {
     namespaces: RedBlackTreeMapSync<String, ()>,
 
     /// What claims each host, oldest first: the first is its service.
-    registered: RedBlackTreeMapSync<(Arc<str>, Origin, Source), Arc<Registered>>,
+    registered: RedBlackTreeMapSync<Claim, Arc<Registered>>,
     /// Services by the first label of their selector.
     selecting: LabelIndex<Arc<str>>,
     /// Workloads by each of their labels.
@@ -160,6 +162,11 @@ impl MeshSnapshot {
     /// Every VirtualService, oldest first.
     pub fn virtual_services(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
         self.virtual_services.values()
+    }
+
+    /// The VirtualService of an object.
+    pub fn virtual_service(&self, origin: &Origin) -> Option<&Arc<VirtualService>> {
+        self.virtual_services.get(origin)
     }
 
     /// VirtualServices for sidecars that `namespace` sees, oldest first.
@@ -314,9 +321,9 @@ fn labels_of<'a, T: Ord + Least + 'a>(
 
 /// The first entry of a host.
 fn range_of<'a, V>(
-    map: &'a RedBlackTreeMapSync<(Arc<str>, Origin, Source), V>,
+    map: &'a RedBlackTreeMapSync<Claim, V>,
     host: &Arc<str>,
-) -> Option<(&'a (Arc<str>, Origin, Source), &'a V)> {
+) -> Option<(&'a Claim, &'a V)> {
     let from = (host.clone(), Origin::least(), Source::Kubernetes);
     map.range(from..).next().filter(|(key, _)| key.0 == *host)
 }

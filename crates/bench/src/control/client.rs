@@ -1,0 +1,312 @@
+//! Delta ADS clients as sidecars are: clusters and listeners whole, endpoints and routes by name;
+//! everything is acknowledged at once.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use lateen_xds::type_url;
+use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::error::{Error, Result};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const ROUTES: &str = "http_proxy";
+
+/// What a client waits for.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// The route table, whatever is in it.
+    Routes,
+    /// Endpoints of this name.
+    Endpoints(String),
+    /// A cluster of this name, its endpoints, and the route table.
+    Service(String),
+}
+
+/// Clients on their streams.
+pub struct Clients {
+    wanted: watch::Sender<(u64, Option<Wanted>)>,
+    done: mpsc::Receiver<(u64, Instant)>,
+    count: usize,
+    round: u64,
+    bytes: Arc<AtomicU64>,
+    messages: Arc<AtomicU64>,
+}
+
+impl Clients {
+    /// Connects all and asks for everything.
+    pub async fn connect(xds: SocketAddr, count: usize, services: usize) -> Result<Clients> {
+        let (wanted, receiver) = watch::channel((0, None));
+        let (sender, done) = mpsc::channel(count.max(1) * 4);
+        let (bytes, messages) = (Arc::default(), Arc::default());
+        for index in 0..count {
+            let client = Client {
+                index,
+                services,
+                wanted: receiver.clone(),
+                done: sender.clone(),
+                bytes: Arc::clone(&bytes),
+                messages: Arc::clone(&messages),
+                seen: Seen::default(),
+                round: 0,
+                told: 0,
+            };
+            let uri = format!("http://{xds}");
+            let channel = tonic::transport::Endpoint::from_shared(uri)
+                .map_err(|error| failed("connect to the control plane", &error))?
+                .connect()
+                .await
+                .map_err(|error| failed("connect to the control plane", &error))?;
+            tokio::spawn(client.run(channel));
+        }
+        Ok(Clients {
+            wanted,
+            done,
+            count,
+            round: 0,
+            bytes,
+            messages,
+        })
+    }
+
+    /// Waits until nothing has come for a while.
+    pub async fn settle(&self) {
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let now = self.messages.load(Ordering::Relaxed);
+            if now == before && now > 0 {
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// Bytes of resources that all clients got so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says what to wait for.
+    pub fn expect(&mut self, wanted: Wanted) {
+        self.round += 1;
+        self.wanted.send_replace((self.round, Some(wanted)));
+    }
+
+    /// When the last client acknowledged what was expected.
+    pub async fn acknowledged(&mut self) -> Result<Instant> {
+        let mut last = Instant::now();
+        let mut left = self.count;
+        while left > 0 {
+            let answer = tokio::time::timeout(PATIENCE, self.done.recv()).await;
+            match answer {
+                Ok(Some((round, at))) if round == self.round => {
+                    last = at;
+                    left -= 1;
+                }
+                Ok(Some(_)) => {}
+                _ => {
+                    let reason = std::io::Error::other(format!("{left} clients did not get it"));
+                    return Err(Error::io("wait for a change", reason));
+                }
+            }
+        }
+        Ok(last)
+    }
+}
+
+fn failed(action: &'static str, error: &dyn std::fmt::Display) -> Error {
+    Error::io(action, std::io::Error::other(error.to_string()))
+}
+
+#[derive(Default)]
+struct Seen {
+    routes: bool,
+    cluster: bool,
+    endpoints: bool,
+}
+
+struct Client {
+    index: usize,
+    services: usize,
+    wanted: watch::Receiver<(u64, Option<Wanted>)>,
+    done: mpsc::Sender<(u64, Instant)>,
+    bytes: Arc<AtomicU64>,
+    messages: Arc<AtomicU64>,
+    seen: Seen,
+    round: u64,
+    /// The last round that was told to be complete.
+    told: u64,
+}
+
+impl Client {
+    async fn run(mut self, channel: tonic::transport::Channel) {
+        let (requests, outbound) = mpsc::channel(64);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let first = DeltaDiscoveryRequest {
+            node: Some(self.node()),
+            type_url: type_url::CLUSTER.to_owned(),
+            ..Default::default()
+        };
+        let _ = requests.send(first).await;
+        for url in [type_url::LISTENER, type_url::ROUTE] {
+            let names = if url == type_url::ROUTE {
+                vec![ROUTES.to_owned()]
+            } else {
+                Vec::new()
+            };
+            let _ = requests.send(subscription(url, names)).await;
+        }
+        let answer = client
+            .delta_aggregated_resources(ReceiverStream::new(outbound))
+            .await;
+        let mut inbound = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(error) => return eprintln!("client {}: {error}", self.index),
+        };
+        while let Ok(Some(response)) = inbound.message().await {
+            let acknowledgement = DeltaDiscoveryRequest {
+                type_url: response.type_url.clone(),
+                response_nonce: response.nonce.clone(),
+                ..Default::default()
+            };
+            let names: Vec<String> = match response.type_url == type_url::CLUSTER {
+                true => added_clusters(&response),
+                false => Vec::new(),
+            };
+            let _ = requests.send(acknowledgement).await;
+            if !names.is_empty() {
+                let _ = requests.send(subscription(type_url::ENDPOINT, names)).await;
+            }
+            self.note(&response).await;
+        }
+    }
+
+    async fn note(&mut self, response: &DeltaDiscoveryResponse) {
+        let bytes: usize = response
+            .resources
+            .iter()
+            .filter_map(|one| Some(one.resource.as_ref()?.value.len()))
+            .sum();
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.messages.fetch_add(1, Ordering::Relaxed);
+        let (round, wanted) = self.wanted.borrow_and_update().clone();
+        if round != self.round {
+            self.round = round;
+            self.seen = Seen::default();
+        }
+        let has = |name: &str| response.resources.iter().any(|one| one.name == name);
+        let complete = match wanted {
+            None => return,
+            Some(Wanted::Routes) => response.type_url == type_url::ROUTE,
+            Some(Wanted::Endpoints(name)) => response.type_url == type_url::ENDPOINT && has(&name),
+            Some(Wanted::Service(name)) => {
+                self.seen.routes |= response.type_url == type_url::ROUTE;
+                self.seen.cluster |= response.type_url == type_url::CLUSTER && has(&name);
+                self.seen.endpoints |= response.type_url == type_url::ENDPOINT && has(&name);
+                self.seen.routes && self.seen.cluster && self.seen.endpoints
+            }
+        };
+        if complete && self.told != round {
+            self.told = round;
+            let _ = self.done.send((round, Instant::now())).await;
+        }
+    }
+
+    fn node(&self) -> Node {
+        let service = super::mesh::name(self.index % self.services.max(1));
+        let text = |text: &str| Value {
+            kind: Some(Kind::StringValue(text.to_owned())),
+        };
+        let fields = [
+            ("INTERCEPTION_MODE", "NONE"),
+            ("HTTP_PROXY_PORT", "15101"),
+            ("NAMESPACE", "n0"),
+        ];
+        let fields = fields.map(|(key, value)| (key.to_owned(), text(value)));
+        Node {
+            id: format!(
+                "sidecar~10.0.0.1~{service}-c{}.n0~n0.svc.cluster.local",
+                self.index
+            ),
+            cluster: service,
+            metadata: Some(Struct {
+                fields: fields.into_iter().collect(),
+            }),
+            ..Default::default()
+        }
+    }
+}
+
+fn subscription(url: &str, names: Vec<String>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: url.to_owned(),
+        resource_names_subscribe: names,
+        ..Default::default()
+    }
+}
+
+/// Clusters of services, whose endpoints are asked for. Asking again for known ones is answered
+/// again, so only new names are given when there are few.
+fn added_clusters(response: &DeltaDiscoveryResponse) -> Vec<String> {
+    let names: BTreeSet<String> = response
+        .resources
+        .iter()
+        .map(|one| one.name.clone())
+        .filter(|name| name.starts_with("outbound|"))
+        .collect();
+    names.into_iter().collect()
+}
+
+/// Waits until the API answers.
+pub async fn wait_for(api: SocketAddr) -> Result {
+    let started = Instant::now();
+    while started.elapsed() < PATIENCE {
+        if request(api, "GET", "/version", "").await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err(failed(
+        "reach the control plane",
+        &"its API does not answer",
+    ))
+}
+
+/// Applies one document.
+pub async fn apply(api: SocketAddr, path: &str, document: &Json) -> Result {
+    let answer = request(api, "PATCH", path, &document.to_string()).await;
+    let answer = answer.map_err(|source| Error::io("apply a change", source))?;
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    match status.starts_with('2') {
+        true => Ok(()),
+        false => Err(failed("apply a change", &answer)),
+    }
+}
+
+async fn request(api: SocketAddr, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+    let mut stream = tokio::net::TcpStream::connect(api).await?;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {api}\r\nconnection: close\r\n\
+         x-lateen-advice: later\r\ncontent-type: application/apply-patch+yaml\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}

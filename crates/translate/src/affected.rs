@@ -1,0 +1,162 @@
+//! Which resources a change of the mesh can touch, for any proxy: what a push has to look at.
+//!
+//! Too many names cost work, too few are a bug. Names are those before and after the change, so
+//! that what went is told, too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use lateen_model::{
+    Changes, DestinationRule, MeshSnapshot, NamespacedName, Service, VirtualService,
+};
+
+use crate::names;
+use crate::translator::type_url;
+
+/// Names of one type; `None` is all of it.
+pub type Affected = BTreeMap<&'static str, Option<BTreeSet<String>>>;
+
+/// The resources that may differ in `now` after `changes`; `None` when that is everything. A change
+/// of a workload itself concerns its own proxy alone, if that `is_connected`; to the others it is a
+/// change of endpoints.
+pub fn affected(
+    now: &MeshSnapshot,
+    changes: &Changes,
+    is_connected: impl Fn(&NamespacedName) -> bool,
+) -> Option<Affected> {
+    if changes.everything {
+        return None;
+    }
+    let mut affected = Affected::new();
+    let own = changes.workloads.iter().any(is_connected);
+    let mut clusters = cluster_names(now, changes);
+    // What a Sidecar imports decides which clusters a proxy has, and rules lead there.
+    // A Gateway may ask for clusters by server name.
+    let scoped = changes.sidecars
+        || changes.gateways
+        || (!changes.virtual_services.is_empty() && now.sidecars().next().is_some());
+    if own || scoped {
+        affected.insert(type_url::ENDPOINT, None);
+    } else if !clusters.is_empty() {
+        affected.insert(type_url::ENDPOINT, Some(clusters.clone()));
+    }
+    let inbound = own || !changes.services.is_empty();
+    let ingress = || {
+        now.sidecars()
+            .any(|sidecar| !sidecar.spec.ingress.is_empty())
+    };
+    if own || scoped || (inbound && ingress()) {
+        affected.insert(type_url::CLUSTER, None);
+    } else if !(changes.services.is_empty() && changes.destination_rules.is_empty()) {
+        clusters.extend(inbound_names(now, changes));
+        affected.insert(type_url::CLUSTER, Some(clusters));
+    }
+    if own || listeners(now, changes) {
+        affected.insert(type_url::LISTENER, None);
+    }
+    if routes(changes) {
+        affected.insert(type_url::ROUTE, None);
+    }
+    if changes.gateways || !changes.secrets.is_empty() {
+        affected.insert(type_url::SECRET, None);
+    }
+    let headless = |host| {
+        now.service(host)
+            .is_some_and(|service| service.is_headless())
+    };
+    if changes.sidecars
+        || !changes.services.is_empty()
+        || changes.endpoints.keys().any(|host| headless(host))
+    {
+        affected.insert(type_url::NAME_TABLE, None);
+    }
+    Some(affected)
+}
+
+/// Whether route tables can differ: they know services and rules, and no endpoints.
+fn routes(changes: &Changes) -> bool {
+    changes.gateways
+        || changes.sidecars
+        || !changes.services.is_empty()
+        || !changes.virtual_services.is_empty()
+        || !changes.destination_rules.is_empty()
+}
+
+/// Whether listeners can differ: all but the rules for HTTP and the endpoints can make them so.
+fn listeners(now: &MeshSnapshot, changes: &Changes) -> bool {
+    let below_http =
+        |rule: &Arc<VirtualService>| !rule.spec.tcp.is_empty() || !rule.spec.tls.is_empty();
+    let rules = || {
+        let mut before = changes.virtual_services.values().flatten();
+        let now_below = changes
+            .virtual_services
+            .keys()
+            .any(|origin| now.virtual_service(origin).is_some_and(below_http));
+        now_below || before.any(below_http)
+    };
+    changes.gateways
+        || changes.sidecars
+        || !changes.secrets.is_empty()
+        || !changes.services.is_empty()
+        || !changes.destination_rules.is_empty()
+        || rules()
+}
+
+/// The clusters of every service that changed, whose endpoints did, or whose rule did.
+fn cluster_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let hosts = changes.services.keys().chain(changes.endpoints.keys());
+    for host in hosts.collect::<BTreeSet<_>>() {
+        let before = changes.services.get(host).and_then(Option::as_ref);
+        for service in now.service(host).into_iter().chain(before) {
+            add_names(service, None, &mut names);
+            for rule in now.destination_rules_for(host) {
+                add_names(service, Some(rule), &mut names);
+            }
+        }
+    }
+    for ((_, pattern), before) in &changes.destination_rules {
+        for service in now.services_like(pattern) {
+            add_names(service, None, &mut names);
+            for rule in now.destination_rules_for(&service.hostname).chain(before) {
+                add_names(service, Some(rule), &mut names);
+            }
+        }
+    }
+    // A rule that went may have made subsets of a service that went with it.
+    for service in changes.services.values().flatten() {
+        for rule in changes.destination_rules.values().flatten() {
+            add_names(service, Some(rule), &mut names);
+        }
+    }
+    names
+}
+
+fn add_names(service: &Service, rule: Option<&Arc<DestinationRule>>, names: &mut BTreeSet<String>) {
+    let subsets = rule.into_iter().flat_map(|rule| &rule.subsets);
+    let subsets: Vec<&str> = subsets.map(|subset| subset.name.as_str()).collect();
+    for port in &service.ports {
+        for subset in std::iter::once("").chain(subsets.iter().copied()) {
+            names.insert(names::outbound_cluster(
+                port.number,
+                subset,
+                &service.hostname,
+            ));
+            names.insert(names::sni_cluster(port.number, subset, &service.hostname));
+        }
+    }
+}
+
+/// The inbound clusters behind services that changed.
+fn inbound_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
+    let mut ports: BTreeSet<u16> = BTreeSet::new();
+    for host in changes.services.keys() {
+        let before = changes.endpoints.get(host).and_then(Option::as_ref);
+        let after = now.endpoints(host);
+        for endpoints in before.into_iter().chain([&after]) {
+            let all = endpoints.by_port.values().flatten();
+            ports.extend(all.filter_map(|one| u16::try_from(one.port).ok()));
+        }
+    }
+    ports.into_iter().map(names::inbound_cluster).collect()
+}
