@@ -57,7 +57,7 @@ pub fn affected(
     if routes(changes) {
         affected.insert(type_url::ROUTE, None);
     }
-    if changes.gateways || !changes.secrets.is_empty() {
+    if changes.gateways || !changes.secrets.is_empty() || !changes.destination_rules.is_empty() {
         affected.insert(type_url::SECRET, None);
     }
     let headless = |host| {
