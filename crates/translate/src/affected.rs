@@ -51,23 +51,22 @@ pub fn affected(
         clusters.extend(inbound_names(now, changes));
         affected.insert(type_url::CLUSTER, Some(clusters));
     }
-    if own || listeners(now, changes) {
+    // Workloads of a service without an address of its own are addresses that listeners, routes and
+    // names know.
+    let headless = changes.endpoints.keys().any(|host| {
+        let service = now.service(host);
+        service.is_some_and(|service| service.is_headless())
+    });
+    if own || headless || listeners(now, changes) {
         affected.insert(type_url::LISTENER, None);
     }
-    if routes(changes) {
+    if headless || routes(changes) {
         affected.insert(type_url::ROUTE, None);
     }
     if changes.gateways || !changes.secrets.is_empty() || !changes.destination_rules.is_empty() {
         affected.insert(type_url::SECRET, None);
     }
-    let headless = |host| {
-        now.service(host)
-            .is_some_and(|service| service.is_headless())
-    };
-    if changes.sidecars
-        || !changes.services.is_empty()
-        || changes.endpoints.keys().any(|host| headless(host))
-    {
+    if changes.sidecars || headless || !changes.services.is_empty() {
         affected.insert(type_url::NAME_TABLE, None);
     }
     Some(affected)

@@ -209,7 +209,14 @@ fn a_change_of_health_is_a_change_of_these_endpoints_only() {
              status: {{conditions: [{{type: Healthy, status: \"{status}\"}}]}}\n"
         )
     };
-    let affected = affected_by(&workload("True"), &workload("False"));
+    // A service with an address of its own; without, its workloads are what listeners know.
+    let addressed = |status: &str| {
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: ratings, namespace: default}\n\
+                       spec: {clusterIP: 10.96.0.1, selector: {app: ratings}, ports: [{name: http, port: 9080}, \
+                       {name: grpc, port: 9090}]}\n---\n";
+        format!("{service}{}", workload(status))
+    };
+    let affected = affected_by(&addressed("True"), &addressed("False"));
     for url in [type_url::CLUSTER, type_url::LISTENER, type_url::ROUTE] {
         assert!(!affected.contains_key(url), "{affected:?}");
     }

@@ -97,13 +97,26 @@ pub fn cluster(name: &str) -> String {
     format!("outbound|80||{}", host(name))
 }
 
+/// Any address of its own: FNV-1a of the name.
+fn address(name: &str) -> String {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    let [_, a, b, c] = hash.to_be_bytes();
+    format!("10.{a}.{b}.{c}")
+}
+
 /// A Service.
 pub fn service(name: &str) -> (String, Value) {
     let namespace = namespace_of(name);
     let document = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80}]},
+        "spec": {
+            "clusterIP": address(name),
+            "selector": {"app": name},
+            "ports": [{"name": "http", "port": 80}],
+        },
     });
     (
         format!("/api/v1/namespaces/{namespace}/services/{name}"),
