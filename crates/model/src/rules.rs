@@ -197,6 +197,8 @@ pub struct DestinationRules {
     merged: RedBlackTreeMapSync<RuleKey, Arc<DestinationRule>>,
     /// How many merged rules each namespace has.
     namespaces: RedBlackTreeMapSync<String, usize>,
+    /// How many merged rules are for some clients only.
+    selecting: usize,
 }
 
 impl DestinationRules {
@@ -239,7 +241,7 @@ impl DestinationRules {
         before: Option<&Arc<DestinationRule>>,
         mesh: &MeshSettings,
     ) -> bool {
-        let (namespace, host, _) = key;
+        let (_, host, _) = key;
         let from = (key.clone(), Origin::least());
         let mut rules = self
             .written
@@ -254,7 +256,7 @@ impl DestinationRules {
         let Some(merged) = merged else {
             if known {
                 self.merged.remove_mut(key);
-                self.count(namespace, false);
+                self.count(key, false);
             }
             return before.is_none();
         };
@@ -262,12 +264,22 @@ impl DestinationRules {
         let rule = same.cloned().unwrap_or_else(|| Arc::new(merged));
         self.merged.insert_mut(key.clone(), rule);
         if !known {
-            self.count(namespace, true);
+            self.count(key, true);
         }
         same.is_some()
     }
 
-    fn count(&mut self, namespace: &str, more: bool) {
+    /// Whether any rule is for some clients only.
+    pub fn select_clients(&self) -> bool {
+        self.selecting > 0
+    }
+
+    fn count(&mut self, (namespace, _, selector): &RuleKey, more: bool) {
+        let selects = usize::from(!selector.is_empty());
+        self.selecting = match more {
+            true => self.selecting + selects,
+            false => self.selecting.saturating_sub(selects),
+        };
         let now = self.namespaces.get(namespace).copied().unwrap_or(0);
         let next = if more { now + 1 } else { now.saturating_sub(1) };
         match next {

@@ -114,7 +114,7 @@ fn cluster_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
             }
         }
     }
-    for ((_, pattern), before) in &changes.destination_rules {
+    for ((_, pattern, _), before) in &changes.destination_rules {
         for service in now.services_like(pattern) {
             add_names(service, None, &mut names);
             for rule in now.destination_rules_for(&service.hostname).chain(before) {

@@ -201,7 +201,7 @@ impl MeshSnapshot {
 
     /// Whether any rule depends on the labels of the client.
     pub fn rules_ask_for_labels(&self) -> bool {
-        self.labelled_rules > 0
+        self.labelled_rules > 0 || self.destination_rules.select_clients()
     }
 
     /// Gateways whose selector picks a proxy with these labels, oldest first.
