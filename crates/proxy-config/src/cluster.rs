@@ -2,6 +2,7 @@
 
 use crate::{
     DnsHosts, EndpointSet, ErrorMatcher, Http1Options, Http2Options, Metadata, OutlierDetection,
+    UpstreamTls, UpstreamTransport,
 };
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,10 @@ pub struct Cluster {
     pub high_thresholds: Thresholds,
     pub http: UpstreamHttp,
     pub outlier: Option<Arc<OutlierDetection>>,
+    pub transport: UpstreamTransport,
+    /// Instead of `transport` for endpoints whose `envoy.transport_socket_match` metadata contains
+    /// all of this; the first that fits.
+    pub transport_matches: Vec<(Metadata, UpstreamTransport)>,
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Where connections come from; [`None`]: the system chooses. Port 0 is any.
     pub source_address: Option<SocketAddr>,
@@ -38,6 +43,31 @@ impl Cluster {
             Priority::Default => &self.thresholds,
             Priority::High => &self.high_thresholds,
         }
+    }
+
+    /// What carries the bytes to an endpoint with this metadata.
+    pub fn transport_for(&self, endpoint: Option<&Metadata>) -> &UpstreamTransport {
+        let labels = endpoint.and_then(|all| all.get("envoy.transport_socket_match"));
+        let fits = |wanted: &Metadata| {
+            let has = |(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value);
+            wanted.iter().all(has)
+        };
+        let found = self
+            .transport_matches
+            .iter()
+            .find(|(wanted, _)| fits(wanted));
+        found.map_or(&self.transport, |(_, transport)| transport)
+    }
+
+    /// Every TLS context of the cluster.
+    pub fn tls(&self) -> impl Iterator<Item = &Arc<UpstreamTls>> {
+        let matched = self
+            .transport_matches
+            .iter()
+            .map(|(_, transport)| transport);
+        matched
+            .chain([&self.transport])
+            .filter_map(|transport| transport.tls.as_ref())
     }
 }
 
@@ -225,6 +255,12 @@ pub struct UpstreamHttp {
     pub max_stream_duration: Option<Duration>,
     /// What outlier detection takes for an error; [`None`]: statuses from 500.
     pub error_matcher: Option<Arc<ErrorMatcher>>,
+    /// Take the TLS server name from the request.
+    pub auto_sni: bool,
+    /// The certificate must be for the name in the request.
+    pub auto_san_validation: bool,
+    /// The header to take the name from; [`None`]: the authority.
+    pub sni_header: Option<Box<str>>,
 }
 
 /// Which HTTP version to speak to endpoints.

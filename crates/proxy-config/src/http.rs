@@ -46,6 +46,7 @@ pub struct HttpConnectionManager {
     /// Pass `100 Continue` of the upstream on instead of answering it here.
     pub proxy_100_continue: bool,
     pub forward_client_cert: ForwardClientCert,
+    pub client_cert_details: ClientCertDetails,
     /// Appended to `via` in both directions when not empty.
     pub via: Box<str>,
     pub access_log: Vec<AccessLog>,
@@ -206,4 +207,15 @@ pub enum ForwardClientCert {
     /// Set it to this connection's certificate, on mutual TLS; otherwise remove.
     SanitizeSet,
     AlwaysForwardOnly,
+}
+
+/// What `x-forwarded-client-cert` tells of a client certificate besides its hash
+/// (`set_current_client_cert_details`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertDetails {
+    pub subject: bool,
+    pub cert: bool,
+    pub chain: bool,
+    pub dns: bool,
+    pub uri: bool,
 }

@@ -31,6 +31,7 @@ pub mod path;
 pub mod re2;
 mod request;
 pub mod route;
+mod tls;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, LogFilter};
 pub use address::{Address, CidrRange, HostPort};
@@ -43,8 +44,8 @@ pub use endpoint::{DnsHosts, Endpoint, EndpointSet, HealthStatus, Locality, Loca
 pub use error::{Compiled, ConfigError, Notice};
 pub use headers::{AppendAction, HeaderMutation, HeaderMutations, HeaderOps, HeaderTemplate};
 pub use http::{
-    Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options, HttpConnectionManager,
-    RouteSource, ServerHeader, StripPort, Timeouts, Underscores, Upgrades,
+    ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options,
+    HttpConnectionManager, RouteSource, ServerHeader, StripPort, Timeouts, Underscores, Upgrades,
 };
 pub use http_filter::{
     AbortStatus, CorsPolicy, Fault, FaultAbort, FaultFilter, HttpFilter, Origins, PerRoute,
@@ -57,6 +58,11 @@ pub use listener::{
 };
 pub use outlier::{Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection, SuccessRate};
 pub use request::RequestView;
+pub use tls::{
+    Certificate, CertificateSource, CipherSuite, CommonTls, Curve, DataSource, DownstreamTls,
+    ProxyVersion, SanKind, SanMatcher, Secret, SecretKind, SessionTickets, TlsVersion, Transport,
+    UpstreamTls, UpstreamTransport, Validation, ValidationSource,
+};
 
 /// Free-form metadata of a resource (`filter_metadata`), as JSON by namespace.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;

@@ -1,7 +1,9 @@
 //! A listener: where connections come in, and which filter chain takes each.
 
 use crate::chain_match::ChainIndex;
-use crate::{AccessLog, Address, CidrRange, HttpConnectionManager, Metadata, TcpKeepalive};
+use crate::{
+    AccessLog, Address, CidrRange, HttpConnectionManager, Metadata, TcpKeepalive, Transport,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +127,9 @@ pub struct FilterChain {
     /// May be empty.
     pub name: Arc<str>,
     pub matches: FilterChainMatch,
+    pub transport: Transport,
+    /// For the TLS handshake; [`None`]: as long as the proxy allows.
+    pub handshake_timeout: Option<Duration>,
     pub network: Network,
     pub metadata: Option<Arc<Metadata>>,
 }

@@ -3,16 +3,18 @@
 //! Reads are made with `poll_read` into a buffer that is larger than what usually comes: a short
 //! read tells tokio that the socket is empty, which saves the read that would only say so.
 
+use crate::tls::stream::TlsStream;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A connected stream. TLS will be a second variant.
+/// A connected stream: plain, or encrypted.
 #[derive(Debug)]
 pub(crate) struct Io {
     tcp: TcpStream,
+    tls: Option<Box<TlsStream>>,
 }
 
 impl Io {
@@ -20,7 +22,15 @@ impl Io {
         // Small writes must not wait for the peer's acknowledgement; the engine itself joins what
         // belongs together into one write.
         let _ = tcp.set_nodelay(true);
-        Io { tcp }
+        Io { tcp, tls: None }
+    }
+
+    /// After a handshake.
+    pub(crate) fn with_tls(tcp: TcpStream, tls: Box<TlsStream>) -> Io {
+        Io {
+            tcp,
+            tls: Some(tls),
+        }
     }
 
     /// Bytes read; 0 is the end of the stream.
@@ -29,17 +39,24 @@ impl Io {
         cx: &mut Context<'_>,
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(tls) = &mut self.tls {
+            return tls.poll_read(&mut self.tcp, cx, buf);
+        }
         let mut into = ReadBuf::new(buf);
         ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut into))?;
         Poll::Ready(Ok(into.filled().len()))
     }
 
-    /// Writes as much as the socket takes of several pieces, in one call.
+    /// Writes as much as the socket takes of several pieces, in one call. What is not written has to
+    /// be offered again, from the first byte on.
     pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         pieces: &[&[u8]],
     ) -> Poll<io::Result<usize>> {
+        if let Some(tls) = &mut self.tls {
+            return tls.poll_write(&mut self.tcp, cx, pieces);
+        }
         let mut slices = [IoSlice::new(&[]); 4];
         let mut used = 0;
         for piece in pieces.iter().filter(|p| !p.is_empty()).take(slices.len()) {
@@ -55,16 +72,18 @@ impl Io {
 
     /// Ready when there is something to read, be it only the end. No system call.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.tls.as_ref().is_some_and(|tls| tls.has_plain()) {
+            return Poll::Ready(());
+        }
         self.tcp.poll_read_ready(cx).map(|_| ())
     }
 
     /// Says to the peer that nothing more will come.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(tls) = &mut self.tls {
+            return tls.poll_shutdown(&mut self.tcp, cx);
+        }
         Pin::new(&mut self.tcp).poll_shutdown(cx)
-    }
-
-    pub(crate) fn into_tcp(self) -> TcpStream {
-        self.tcp
     }
 }
 
@@ -126,16 +145,12 @@ impl Backlog {
 pub(crate) struct Rewound {
     first: Vec<u8>,
     at: usize,
-    tcp: TcpStream,
+    io: Io,
 }
 
 impl Rewound {
     pub(crate) fn new(first: Vec<u8>, io: Io) -> Rewound {
-        Rewound {
-            first,
-            at: 0,
-            tcp: io.into_tcp(),
-        }
+        Rewound { first, at: 0, io }
     }
 }
 
@@ -147,7 +162,12 @@ impl AsyncRead for Rewound {
     ) -> Poll<io::Result<()>> {
         let rest = self.first.get(self.at..).unwrap_or_default();
         if rest.is_empty() {
-            return Pin::new(&mut self.tcp).poll_read(cx, buf);
+            if self.io.tls.is_none() {
+                return Pin::new(&mut self.io.tcp).poll_read(cx, buf);
+            }
+            let n = ready!(self.io.poll_read(cx, buf.initialize_unfilled()))?;
+            buf.advance(n);
+            return Poll::Ready(Ok(()));
         }
         let n = rest.len().min(buf.remaining());
         buf.put_slice(&rest[..n]);
@@ -166,22 +186,29 @@ impl AsyncWrite for Rewound {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        self.io.poll_write(cx, &[buf])
     }
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        if self.io.tls.is_none() {
+            return Pin::new(&mut self.io.tcp).poll_write_vectored(cx, bufs);
+        }
+        let mut pieces: [&[u8]; 16] = [&[]; 16];
+        for (piece, buf) in pieces.iter_mut().zip(bufs) {
+            *piece = buf;
+        }
+        self.io.poll_write(cx, &pieces[..bufs.len().min(16)])
     }
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        true
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        self.io.poll_shutdown(cx)
     }
 }

@@ -5,6 +5,7 @@
 //! | [`worker`] | the threads that move bytes, and the handle by which the main thread steers them |
 //! | `http` | the way of one request, whatever protocol it came in and goes out with |
 //! | `http1`, `http2`, `tcp` | the protocols |
+//! | `tls` | encryption towards clients and endpoints |
 //! | `upstream` | clusters, balancing, connection pools |
 //! | [`stats`], [`outcome`], `access_log` | what is known about traffic afterwards |
 //!
@@ -23,5 +24,6 @@ pub mod main_thread;
 pub mod outcome;
 pub mod stats;
 mod tcp;
+mod tls;
 mod upstream;
 pub mod worker;

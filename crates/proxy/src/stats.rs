@@ -59,6 +59,11 @@ stat_set! {
         UpstreamHttp2KeepaliveTimeout Counter "http2.keepalive_timeout",
         UpstreamCxNoneHealthy Counter "upstream_cx_none_healthy",
         UpstreamCxProtocolError Counter "upstream_cx_protocol_error",
+        UpstreamContextSecretsNotReady Counter "client_ssl_socket_factory.upstream_context_secrets_not_ready",
+        SslHandshake Counter "ssl.handshake",
+        SslConnectionError Counter "ssl.connection_error",
+        SslFailVerifyError Counter "ssl.fail_verify_error",
+        SslFailVerifySan Counter "ssl.fail_verify_san",
         UpstreamCxRxBytes Counter "upstream_cx_rx_bytes_total",
         UpstreamCxTxBytes Counter "upstream_cx_tx_bytes_total",
         UpstreamRqTotal Counter "upstream_rq_total",
@@ -147,6 +152,15 @@ stat_set! {
         DownstreamPreCxActive Gauge "downstream_pre_cx_active",
         DownstreamPreCxTimeout Counter "downstream_pre_cx_timeout",
         NoFilterChainMatch Counter "no_filter_chain_match",
+        DownstreamCxTransportSocketConnectTimeout Counter "downstream_cx_transport_socket_connect_timeout",
+        DownstreamContextSecretsNotReady Counter "server_ssl_socket_factory.downstream_context_secrets_not_ready",
+        SslHandshake Counter "ssl.handshake",
+        SslSessionReused Counter "ssl.session_reused",
+        SslNoCertificate Counter "ssl.no_certificate",
+        SslConnectionError Counter "ssl.connection_error",
+        SslFailVerifyNoCert Counter "ssl.fail_verify_no_cert",
+        SslFailVerifyError Counter "ssl.fail_verify_error",
+        SslFailVerifySan Counter "ssl.fail_verify_san",
     }
 }
 

@@ -317,7 +317,10 @@ impl Source for Passage {
             Field::DownstreamLocalAddress => Value::Address(self.info.local),
             Field::ConnectionId => Value::Number(self.info.id),
             Field::AccessLogType => Value::Text(b"TcpConnectionEnd"),
-            _ => Value::Absent,
+            field => {
+                let tls = self.info.tls();
+                tls.map_or(Value::Absent, |tls| tls.value(field))
+            }
         }
     }
 }

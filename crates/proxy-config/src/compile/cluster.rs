@@ -2,11 +2,12 @@
 
 use super::dns::{dns_family, dns_hosts};
 use super::endpoint::endpoint_set;
-use super::filter_chain::{OBSERVERS, plain_transport};
+use super::filter_chain::OBSERVERS;
 use super::hcm::ads;
 use super::lb::{self, lb_policy};
 use super::listener::tcp_keepalive;
 use super::scope::{At, reject, report};
+use super::transport;
 use super::upstream_http::{DeprecatedOptions, upstream_http};
 use super::values::{address, any, known, metadata, non_empty, port, positive, required};
 use crate::{Address, Cluster, ClusterKind, ConfigError, RetryBudget, TcpKeepalive, Thresholds};
@@ -36,8 +37,7 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
         health_checks,
         max_requests_per_connection,
         circuit_breakers,
-        // SNI and certificate names: nothing to do without TLS, which is rejected so far.
-        upstream_http_protocol_options: _,
+        upstream_http_protocol_options,
         common_http_protocol_options,
         http_protocol_options,
         http2_protocol_options,
@@ -91,7 +91,6 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
     report!(at, "a cluster is always waited for"; wait_for_warm_on_init);
     report!(at, "no load is reported"; lrs_server, lrs_report_endpoint_metrics);
     report!(at, "connections are made when they are needed"; preconnect_policy, queuing_policies);
-    transports(transport_socket, transport_socket_matches, at)?;
     upstream_filters(filters, at)?;
     let name: Arc<str> = non_empty(name, at.field("name"))?.into();
     let discovery = Discovery {
@@ -122,6 +121,7 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
             http2_protocol_options,
             max_requests_per_connection,
             protocol_selection,
+            upstream_http_protocol_options,
         },
         at,
     )?;
@@ -145,6 +145,8 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
             .map(|m| super::outlier::outlier_detection(m, at.field("outlier_detection")))
             .transpose()?
             .map(Arc::new),
+        transport: transport::upstream(transport_socket, at.field("transport_socket"))?,
+        transport_matches: transport::matches(transport_socket_matches, at)?,
         tcp_keepalive: connection_options(upstream_connection_options, at),
         source_address: upstream_bind_config
             .map(|config| source_address(config, at.field("upstream_bind_config")))
@@ -152,24 +154,6 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
             .flatten(),
         metadata: metadata(cluster_metadata, at.field("metadata"))?,
     })
-}
-
-fn transports(
-    default: Option<core::TransportSocket>,
-    matches: Vec<pb::cluster::TransportSocketMatch>,
-    at: At<'_>,
-) -> Result<(), ConfigError> {
-    for (i, message) in matches.into_iter().enumerate() {
-        let at = at.item("transport_socket_matches", i);
-        // With plain TCP everywhere it does not matter which endpoints a match is for.
-        let pb::cluster::TransportSocketMatch {
-            name: _,
-            r#match: _,
-            transport_socket,
-        } = message;
-        plain_transport(transport_socket, at.field("transport_socket"))?;
-    }
-    plain_transport(default, at.field("transport_socket"))
 }
 
 fn upstream_filters(filters: Vec<pb::Filter>, at: At<'_>) -> Result<(), ConfigError> {

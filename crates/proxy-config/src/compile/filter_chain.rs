@@ -3,6 +3,7 @@
 use super::access_log::access_logs;
 use super::hcm::http_connection_manager;
 use super::scope::{At, reject, report};
+use super::transport;
 use super::values::{
     any, cidr, decode, duration, flag, known, limit, metadata, non_empty, port, required,
 };
@@ -39,8 +40,7 @@ pub(crate) fn filter_chain(
         use_proxy_proto,
         metadata: chain_metadata,
         transport_socket,
-        // A plain connection has no handshake.
-        transport_socket_connect_timeout: _,
+        transport_socket_connect_timeout,
         name,
     } = message;
     if flag(use_proxy_proto, false) {
@@ -48,7 +48,6 @@ pub(crate) fn filter_chain(
             .field("use_proxy_proto")
             .error("use the proxy_protocol listener filter"));
     }
-    plain_transport(transport_socket, at.field("transport_socket"))?;
     let match_at = at.field("filter_chain_match");
     Ok(FilterChain {
         name: name.into(),
@@ -56,31 +55,15 @@ pub(crate) fn filter_chain(
             .map(|m| chain_match(m, match_at))
             .transpose()?
             .unwrap_or_default(),
+        transport: transport::downstream(transport_socket, at.field("transport_socket"))?,
+        handshake_timeout: limit(
+            transport_socket_connect_timeout,
+            None,
+            at.field("transport_socket_connect_timeout"),
+        )?,
         network: network(filters, at)?,
         metadata: metadata(chain_metadata, at.field("metadata"))?,
     })
-}
-
-/// Only plain TCP so far: TLS must never be left out silently.
-pub(crate) fn plain_transport(
-    socket: Option<core::TransportSocket>,
-    at: At<'_>,
-) -> Result<(), ConfigError> {
-    use core::transport_socket::ConfigType;
-    let Some(core::TransportSocket { name, config_type }) = socket else {
-        return Ok(());
-    };
-    let kind = match &config_type {
-        Some(ConfigType::TypedConfig(config)) => any(config).0,
-        None => "",
-    };
-    match (kind, name.as_str()) {
-        ("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", _)
-        | ("", "envoy.transport_sockets.raw_buffer") => Ok(()),
-        _ => Err(at.error(format!(
-            "the transport socket '{name}' ({kind}) is not supported yet"
-        ))),
-    }
 }
 
 fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainMatch, ConfigError> {

@@ -7,8 +7,9 @@ use super::route_table::route_table;
 use super::scope::{At, reject, report};
 use super::values::{any, duration, flag, header_value, known, limit, non_empty, number, required};
 use crate::{
-    Codec, ConfigError, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options,
-    HttpConnectionManager, RouteSource, ServerHeader, StripPort, Timeouts, Underscores, Upgrades,
+    ClientCertDetails, Codec, ConfigError, EscapedSlashes, ForwardClientCert, Http1Options,
+    Http2Options, HttpConnectionManager, RouteSource, ServerHeader, StripPort, Timeouts,
+    Underscores, Upgrades,
 };
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
@@ -57,8 +58,7 @@ pub(crate) fn http_connection_manager(
         preserve_external_request_id,
         always_set_request_id_in_response,
         forward_client_cert_details,
-        // What to say about a certificate; there is none without TLS, which is rejected so far.
-        set_current_client_cert_details: _,
+        set_current_client_cert_details,
         forward_client_cert_matcher,
         proxy_100_continue,
         represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
@@ -155,6 +155,7 @@ pub(crate) fn http_connection_manager(
         underscores: common.underscores,
         proxy_100_continue,
         forward_client_cert: forward_client_cert(forward_client_cert_details, at)?,
+        client_cert_details: client_cert_details(set_current_client_cert_details, at)?,
         via: via.into(),
         access_log: access_logs(access_log, at)?,
     })
@@ -427,6 +428,30 @@ fn forward_client_cert(value: i32, at: At<'_>) -> Result<ForwardClientCert, Conf
             Details::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
         },
     )
+}
+
+fn client_cert_details(
+    message: Option<nested::SetCurrentClientCertDetails>,
+    at: At<'_>,
+) -> Result<ClientCertDetails, ConfigError> {
+    let at = at.field("set_current_client_cert_details");
+    let nested::SetCurrentClientCertDetails {
+        subject,
+        cert,
+        chain,
+        dns,
+        uri,
+        issuer,
+        format,
+    } = message.unwrap_or_default();
+    reject!(at; issuer, format);
+    Ok(ClientCertDetails {
+        subject: flag(subject, false),
+        cert,
+        chain,
+        dns,
+        uri,
+    })
 }
 
 fn upgrades(messages: Vec<nested::UpgradeConfig>, at: At<'_>) -> Result<Upgrades, ConfigError> {

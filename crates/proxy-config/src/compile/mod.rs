@@ -29,13 +29,17 @@ mod route_action;
 mod route_match;
 mod route_table;
 mod scope;
+mod secret;
 mod strings;
+mod tls;
+mod transport;
 mod upstream_http;
 mod values;
 
 use crate::route::RouteTable;
-use crate::{Cluster, Compiled, ConfigError, EndpointSet, Listener, Notice};
+use crate::{Cluster, Compiled, ConfigError, EndpointSet, Listener, Notice, Secret};
 use envoy_types::pb::envoy::config as pb;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls_v3;
 use prost::Message;
 use scope::At;
 use std::cell::RefCell;
@@ -63,6 +67,11 @@ pub fn compile_endpoints(bytes: &[u8]) -> Result<Compiled<EndpointSet>, ConfigEr
         values::non_empty(message.cluster_name.clone(), at.field("cluster_name"))?;
         endpoint::endpoint_set(message, at)
     })
+}
+
+/// Compiles the bytes of an `envoy.extensions.transport_sockets.tls.v3.Secret`.
+pub fn compile_secret(bytes: &[u8]) -> Result<Compiled<Secret>, ConfigError> {
+    compile::<tls_v3::Secret, _>(bytes, secret::secret)
 }
 
 fn compile<M: Message + Default, T>(

@@ -6,7 +6,7 @@ use super::hcm::{CommonOptions, common_options};
 use super::http_options::{http1_options, http2_options};
 use super::outlier::error_matcher;
 use super::scope::{At, reject, report};
-use super::values::{any, decode, known, required};
+use super::values::{any, decode, header_name, known, required};
 use crate::{ConfigError, Http1Options, Http2Options, HttpProtocol, UpstreamHttp};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::ClusterProtocolSelection;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -25,6 +25,7 @@ pub(crate) struct DeprecatedOptions {
     pub http2_protocol_options: Option<core::Http2ProtocolOptions>,
     pub max_requests_per_connection: Option<UInt32Value>,
     pub protocol_selection: i32,
+    pub upstream_http_protocol_options: Option<core::UpstreamHttpProtocolOptions>,
 }
 
 pub(crate) fn upstream_http(
@@ -38,14 +39,24 @@ pub(crate) fn upstream_http(
     for (name, options) in &extensions {
         let at = at.key("typed_extension_protocol_options", name);
         match any(options) {
-            (HTTP, bytes) => http = Some(from_extension(decode(bytes, at)?, at)?),
+            (HTTP, bytes) => {
+                let mut options: pb::HttpProtocolOptions = decode(bytes, at)?;
+                let names = options.upstream_http_protocol_options.take();
+                let mut made = from_extension(options, at)?;
+                server_names(names, &mut made, at)?;
+                http = Some(made);
+            }
             (TCP, _) => at.notice("idle TCP connections close with the downstream connection"),
             (kind, _) => return Err(at.error(format!("'{kind}' is not supported"))),
         }
     }
     let mut http = match http {
         Some(http) => http,
-        None => from_cluster(&deprecated, at)?,
+        None => {
+            let mut made = from_cluster(&deprecated, at)?;
+            server_names(deprecated.upstream_http_protocol_options, &mut made, at)?;
+            made
+        }
     };
     // The cluster's own limit holds when the extension gives none.
     http.max_requests_per_connection = http.max_requests_per_connection.or(deprecated
@@ -74,7 +85,7 @@ fn from_extension(
 ) -> Result<UpstreamHttp, ConfigError> {
     let pb::HttpProtocolOptions {
         common_http_protocol_options,
-        // SNI and certificate names: nothing to do without TLS, which is rejected so far.
+        // Taken out before.
         upstream_http_protocol_options: _,
         http_filters,
         header_validation_config,
@@ -152,6 +163,30 @@ fn protocol_options(
     }
 }
 
+/// What a TLS connection is to ask for, and to insist on, by the request it is made for.
+fn server_names(
+    message: Option<core::UpstreamHttpProtocolOptions>,
+    http: &mut UpstreamHttp,
+    at: At<'_>,
+) -> Result<(), ConfigError> {
+    let core::UpstreamHttpProtocolOptions {
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+    } = message.unwrap_or_default();
+    http.auto_sni = auto_sni;
+    http.auto_san_validation = auto_san_validation;
+    http.sni_header = match override_auto_sni_header.as_str() {
+        "" => None,
+        name => Some(header_name(
+            name,
+            at.field("upstream_http_protocol_options")
+                .field("override_auto_sni_header"),
+        )?),
+    };
+    Ok(())
+}
+
 type Versions = (
     Option<core::Http1ProtocolOptions>,
     Option<core::Http2ProtocolOptions>,
@@ -182,5 +217,8 @@ fn combine(
         max_response_headers_bytes: common.max_response_headers_bytes,
         max_stream_duration: common.max_stream_duration,
         error_matcher: None,
+        auto_sni: false,
+        auto_san_validation: false,
+        sni_header: None,
     })
 }

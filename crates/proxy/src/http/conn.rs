@@ -135,6 +135,7 @@ async fn next_request(
         // The head has to fit into the worker's buffer.
         head_bytes: (manager.max_request_headers_bytes as usize).min(PIECE - 1),
         headers: manager.max_headers_count as usize,
+        tls: info.tls().is_some(),
     };
     let http2 = first && manager.codec == Codec::Auto;
     let timeouts = &manager.timeouts;

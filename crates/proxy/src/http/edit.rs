@@ -74,13 +74,39 @@ pub(super) fn request_from_client(x: &mut Exchange) {
     remove_internal(&mut x.request.headers, manager.use_remote_address);
     forwarded_for(x, manager);
     request_id(x, manager);
-    match manager.forward_client_cert {
-        ForwardClientCert::AlwaysForwardOnly => {}
-        // A plaintext connection vouches for nobody.
-        _ => x.request.headers.remove(Known::XForwardedClientCert),
-    }
+    client_certificate(x, manager);
     if !manager.via.is_empty() {
         append_list(&mut x.request.headers, Known::Via, manager.via.as_bytes());
+    }
+}
+
+/// What the next proxy, or the application, hears of the client's certificate.
+fn client_certificate(x: &mut Exchange, manager: &HttpConnectionManager) {
+    let conn = x.conn.clone();
+    let headers = &mut x.request.headers;
+    let rule = manager.forward_client_cert;
+    if rule == ForwardClientCert::AlwaysForwardOnly {
+        return;
+    }
+    // Without a certificate the connection vouches for nobody.
+    let certificate = conn
+        .tls()
+        .and_then(|tls| Some((tls, tls.certificate.as_deref()?)));
+    let Some((tls, certificate)) = certificate else {
+        return headers.remove(Known::XForwardedClientCert);
+    };
+    let element = |details| super::client_cert::element(tls, certificate, details);
+    match rule {
+        ForwardClientCert::Sanitize => headers.remove(Known::XForwardedClientCert),
+        ForwardClientCert::AppendForward => {
+            let element = element(manager.client_cert_details);
+            append_list(headers, Known::XForwardedClientCert, element.as_bytes());
+        }
+        ForwardClientCert::SanitizeSet => {
+            let element = element(manager.client_cert_details);
+            headers.set(Known::XForwardedClientCert, element.as_bytes());
+        }
+        ForwardClientCert::ForwardOnly | ForwardClientCert::AlwaysForwardOnly => {}
     }
 }
 

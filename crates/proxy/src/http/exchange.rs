@@ -65,8 +65,9 @@ impl Exchange {
         worker: &Rc<Worker>,
         service: &Rc<HttpService>,
         conn: &Rc<ConnInfo>,
-        request: RequestHead,
+        mut request: RequestHead,
     ) -> Exchange {
+        request.https |= conn.tls().is_some();
         service.stats.inc(HttpStat::DownstreamRqTotal);
         service.stats.inc(HttpStat::DownstreamRqActive);
         service.stats.inc(match request.version {
@@ -309,7 +310,7 @@ impl Source for Facts<'_> {
                 None => Value::Absent,
             },
             Field::AccessLogType => Value::Text(b"DownstreamEnd"),
-            _ => Value::Absent,
+            field => x.conn.tls().map_or(Value::Absent, |tls| tls.value(field)),
         }
     }
 }

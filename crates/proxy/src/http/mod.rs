@@ -13,6 +13,7 @@
 //! | `retry.rs` | whether and when to try again |
 //! | `mirror.rs` | copies of requests for other clusters |
 //! | `edit.rs` | headers added, changed and removed on the way |
+//! | `client_cert.rs` | `x-forwarded-client-cert` |
 //! | `local.rs` | answers of the proxy itself |
 //! | `exchange.rs` | what is known about a request; access log and counters at its end |
 //! | `stream.rs` | the interface between all this and the protocols |
@@ -20,6 +21,7 @@
 //! | `service.rs` | a connection manager as one worker uses it |
 //! | `conn.rs` | a client's connection: which codec, one request after the other |
 
+mod client_cert;
 pub(crate) mod conn;
 pub(crate) mod edit;
 pub(crate) mod exchange;

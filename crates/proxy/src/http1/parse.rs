@@ -19,6 +19,8 @@ const MAX_HEADERS: usize = 256;
 pub(crate) struct Limits {
     pub head_bytes: usize,
     pub headers: usize,
+    /// The connection is encrypted.
+    pub tls: bool,
 }
 
 /// Why bytes are not a head.
@@ -90,7 +92,7 @@ pub(crate) fn request(
     if version == Version::Http10 && !options.accept_http_10 {
         return Err(HeadError::Http10);
     }
-    let (path, https) = target_form(target, method, at(target), block, options)?;
+    let (path, https) = target_form(target, method, at(target), block, options, limits.tls)?;
     check_host(block, version, options)?;
     let body = request_framing(block, version, options)?;
     // What follows CONNECT is the tunnel's, so a body would be read in two ways.
@@ -248,6 +250,7 @@ fn target_form(
     span: Span,
     block: &mut HeaderBlock,
     options: &Http1Options,
+    tls: bool,
 ) -> Result<(Span, bool), HeadError> {
     // Everything else is escaped in a target (RFC 3986 section 2).
     if !target.is_ascii() {
@@ -265,8 +268,13 @@ fn target_form(
     }
     let (https, rest) = match target.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
-        // The application would take it for a request that came over TLS; none does so far.
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => return Err(HeadError::Scheme),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
+            if !tls {
+                // The application would take it for a request that came over TLS.
+                return Err(HeadError::Scheme);
+            }
+            (true, rest)
+        }
         Some(_) => return Err(HeadError::UnknownScheme),
         None if target == "*" => return Err(HeadError::Url),
         None => return Err(HeadError::Target),

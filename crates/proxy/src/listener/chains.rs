@@ -5,10 +5,12 @@ use super::sighting::Sighting;
 use crate::http::service::HttpService;
 use crate::stats::{Page, Scope};
 use crate::tcp::TcpService;
+use crate::tls::ServerSlot;
 use crate::worker::state::Worker;
-use lateen_proxy_config::{FilterChain, Listener, Network};
+use lateen_proxy_config::{FilterChain, Listener, Network, Transport};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One configuration of a listener.
 pub(crate) struct Generation {
@@ -21,7 +23,14 @@ pub(crate) struct Generation {
 
 /// One filter chain of one generation.
 pub(crate) struct Chain {
+    pub(super) tls: Option<ChainTls>,
     pub(super) serve: Serve,
+}
+
+/// TLS in front of what a chain serves.
+pub(super) struct ChainTls {
+    pub(super) slot: Arc<ServerSlot>,
+    pub(super) limit: Option<Duration>,
 }
 
 pub(super) enum Serve {
@@ -34,6 +43,13 @@ impl Generation {
     pub(super) fn new(worker: &Rc<Worker>, listener: Arc<Listener>) -> Generation {
         let chain = |config: &Arc<FilterChain>| {
             Rc::new(Chain {
+                tls: match &config.transport {
+                    Transport::Plain => None,
+                    Transport::Tls(tls) => Some(ChainTls {
+                        slot: worker.shared.tls.server(tls),
+                        limit: config.handshake_timeout,
+                    }),
+                },
                 serve: match &config.network {
                     Network::Http(manager) => {
                         let name = config.name.clone();

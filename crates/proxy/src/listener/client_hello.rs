@@ -8,7 +8,7 @@ use super::sighting::Seen;
 
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Look {
+pub(crate) enum Look {
     /// Could become a ClientHello.
     More,
     /// A ClientHello longer than the limit.
@@ -31,7 +31,7 @@ const ALPN: u16 = 16;
 const MAX_PROTOCOLS: usize = 64;
 
 /// Looks at the bytes that have come so far.
-pub(super) fn look(bytes: &[u8], limit: usize) -> Look {
+pub(crate) fn look(bytes: &[u8], limit: usize) -> Look {
     let mut message = Vec::new();
     let mut rest = bytes;
     loop {

@@ -5,8 +5,10 @@ use super::chains::{Chain, Generation, Serve};
 use super::sighting::Sighting;
 use crate::http::service::HttpService;
 use crate::stats::{ListenerStat, Page};
+use crate::tls::handshake::Failed;
+use crate::tls::peer::Peer;
 use crate::worker::state::Worker;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub(crate) struct ConnInfo {
     chain: RefCell<Rc<Chain>>,
     /// The newest generation does not take this connection.
     outdated: Cell<bool>,
+    tls: OnceCell<Box<Peer>>,
     stats: Arc<Page>,
     worker: Rc<Worker>,
 }
@@ -52,6 +55,7 @@ impl ConnInfo {
             generation: RefCell::new(generation.clone()),
             chain: RefCell::new(chain.clone()),
             outdated: Cell::new(false),
+            tls: OnceCell::new(),
             stats: generation.stats.clone(),
             worker: worker.clone(),
         })
@@ -59,7 +63,49 @@ impl ConnInfo {
 
     /// The server name that the client's TLS asked for; empty without one.
     pub(crate) fn server_name(&self) -> &str {
-        &self.sighting.seen.server_name
+        let seen = &self.sighting.seen.server_name;
+        match self.tls() {
+            Some(tls) if seen.is_empty() => &tls.server_name,
+            _ => seen,
+        }
+    }
+
+    /// What its TLS handshake came to; [`None`]: the connection is plain.
+    pub(crate) fn tls(&self) -> Option<&Peer> {
+        self.tls.get().map(|peer| &**peer)
+    }
+
+    pub(super) fn shaken(&self, peer: Peer) {
+        self.stats.inc(ListenerStat::SslHandshake);
+        if peer.reused {
+            self.stats.inc(ListenerStat::SslSessionReused);
+        }
+        if peer.certificate.is_none() {
+            self.stats.inc(ListenerStat::SslNoCertificate);
+        }
+        let _ = self.tls.set(Box::new(peer));
+    }
+
+    pub(super) fn not_shaken(&self, failed: &Failed) {
+        tracing::debug!(peer = %self.peer, reason = failed.reason(), "no TLS handshake");
+        match failed {
+            Failed::NoSecret => self
+                .stats
+                .inc(ListenerStat::DownstreamContextSecretsNotReady),
+            Failed::Timeout => {
+                self.stats
+                    .inc(ListenerStat::DownstreamCxTransportSocketConnectTimeout);
+            }
+            Failed::Closed => self.stats.inc(ListenerStat::SslConnectionError),
+            Failed::Tls(error) => self.stats.inc(match &**error {
+                rustls::Error::NoCertificatesPresented => ListenerStat::SslFailVerifyNoCert,
+                rustls::Error::InvalidCertificate(
+                    rustls::CertificateError::ApplicationVerificationFailure,
+                ) => ListenerStat::SslFailVerifySan,
+                rustls::Error::InvalidCertificate(_) => ListenerStat::SslFailVerifyError,
+                _ => ListenerStat::SslConnectionError,
+            }),
+        }
     }
 
     /// The other end of the socket.

@@ -16,7 +16,7 @@
 //! Invariant: an update never closes a listening socket that the new configuration still has.
 
 mod chains;
-mod client_hello;
+pub(crate) mod client_hello;
 mod connection;
 mod first_request;
 mod inspect;
@@ -31,7 +31,7 @@ use crate::stats::ListenerStat;
 use crate::tcp;
 use crate::worker::state::Worker;
 use crate::worker::timers::Deadline;
-use chains::{Generation, Serve};
+use chains::{Chain, Generation, Serve};
 use inspect::Inspection;
 use lateen_proxy_config::{Address, Codec, Listener};
 use sighting::Sighting;
@@ -335,10 +335,38 @@ fn serve(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, sighting: Sightin
         return;
     };
     let info = ConnInfo::open(worker, slot, &generation, &chain, sighting);
+    if chain.tls.is_some() {
+        let worker = worker.clone();
+        // The handshake ends in a task of its own size; what serves is another.
+        spawn_local(async move { encrypted(worker, chain, info, tcp).await });
+        return;
+    }
     let deadline = worker.listeners.deadline_of(info.id);
-    let io = Io::new(tcp);
+    begin(worker, &chain, info, Io::new(tcp), deadline);
+}
+
+/// Shakes hands with a client, and serves it.
+async fn encrypted(worker: Rc<Worker>, chain: Rc<Chain>, info: Rc<ConnInfo>, tcp: TcpStream) {
+    let Some(tls) = &chain.tls else { return };
+    match crate::tls::handshake::accept(tcp, &tls.slot, tls.limit).await {
+        Ok((io, peer)) => {
+            info.shaken(peer);
+            worker.timers.read();
+            let deadline = worker.listeners.deadline_of(info.id);
+            begin(&worker, &chain, info, io, deadline);
+        }
+        Err(failed) => info.not_shaken(&failed),
+    }
+}
+
+/// Starts what serves the connection.
+fn begin(worker: &Rc<Worker>, chain: &Chain, info: Rc<ConnInfo>, io: Io, deadline: Rc<Deadline>) {
+    let http2 = info.tls().is_some_and(|tls| tls.http2);
     match &chain.serve {
-        Serve::Http(service) if service.manager.codec == Codec::Http2 => {
+        Serve::Http(service)
+            if service.manager.codec == Codec::Http2
+                || (service.manager.codec == Codec::Auto && http2) =>
+        {
             spawn_local(crate::http2::server::serve(
                 io,
                 Vec::new(),

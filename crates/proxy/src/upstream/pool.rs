@@ -130,6 +130,7 @@ impl ActiveCluster {
         let limits = Limits {
             head_bytes: self.config.http.max_response_headers_bytes as usize,
             headers: self.config.http.max_headers_count as usize,
+            tls: false,
         };
         let absolute = self.config.http.http1.send_fully_qualified_url;
         Ok(Box::new(ClientConn::new(io, limits, absolute, ticket)))

@@ -22,6 +22,7 @@ pub use threads::default_concurrency;
 
 use crate::access_log::AccessLogWriters;
 use crate::stats::{Registry, StatsSnapshot};
+use crate::tls::TlsStore;
 use crate::upstream::outlier::{Detectors, OutlierStatus};
 use mailbox::{Command, Mailbox, OpenListener};
 use sockets::Sockets;
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub limits: Limits,
     pub detectors: Detectors,
     pub access_logs: AccessLogWriters,
+    pub tls: TlsStore,
     /// Responses ask their client to go away (`Connection: close`, GOAWAY).
     pub draining: AtomicBool,
     /// Downstream connections that are open now.
@@ -78,6 +80,7 @@ impl Workers {
             limits: Limits::default(),
             detectors: Detectors::default(),
             access_logs: AccessLogWriters::default(),
+            tls: TlsStore::default(),
             draining: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             tcp: AtomicU64::new(0),
@@ -117,6 +120,7 @@ impl Workers {
             WorkerUpdate::Listener(listener) => {
                 let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
                 let opened = sockets.open(&listener, self.mailboxes.len())?;
+                self.shared.tls.prepare_listener(&listener);
                 for (mailbox, sockets) in self.mailboxes.iter().zip(opened) {
                     let listener = listener.clone();
                     mailbox.send(Command::Listener(OpenListener { listener, sockets }));
@@ -127,16 +131,23 @@ impl Workers {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .close(&name);
+                self.shared.tls.forget_listener(&name);
                 self.send_all(|| Command::Update(WorkerUpdate::RemoveListener(name.clone())));
             }
+            // Workers find the new contexts where the old ones were.
+            WorkerUpdate::Secret(secret) => self.shared.tls.set_secret(secret),
             update => {
                 let detectors = &self.shared.detectors;
                 match &update {
                     WorkerUpdate::RemoveCluster(name) => {
                         self.shared.stats.forget_cluster(name);
+                        self.shared.tls.forget_cluster(name);
                         detectors.remove_cluster(name);
                     }
-                    WorkerUpdate::Cluster(cluster) => detectors.set_cluster(cluster),
+                    WorkerUpdate::Cluster(cluster) => {
+                        self.shared.tls.prepare_cluster(cluster);
+                        detectors.set_cluster(cluster);
+                    }
                     WorkerUpdate::Endpoints(cluster, endpoints) => {
                         detectors.set_endpoints(cluster, endpoints);
                     }
@@ -220,6 +231,16 @@ impl Workers {
             .unwrap_or_else(PoisonError::into_inner)
             .close_all();
         self.send_all(|| Command::StopListening);
+    }
+
+    /// Whether certificates are read from files, so that they have to be looked at now and then.
+    pub fn watches_files(&self) -> bool {
+        self.shared.tls.watches()
+    }
+
+    /// Reads certificate files anew that have changed.
+    pub fn reload_files(&self) {
+        self.shared.tls.reload();
     }
 
     /// Opens access-log files anew (after log rotation).

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 const LIMITS: Limits = Limits {
     head_bytes: 60 * 1024,
     headers: 100,
+    tls: false,
 };
 
 fn options() -> Http1Options {

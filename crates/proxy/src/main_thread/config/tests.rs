@@ -65,6 +65,7 @@ impl Outside for Workers {
                 self.log.push(format!("no routes {name}"));
                 self.routes.remove(&*name);
             }
+            WorkerUpdate::Secret(secret) => self.log.push(format!("secret {}", secret.name)),
             WorkerUpdate::Listener(_) if self.taken_port => {
                 return Err("the port is taken".to_owned());
             }

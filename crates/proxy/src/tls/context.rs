@@ -1,0 +1,324 @@
+//! One TLS context, ready for handshakes: configuration and material as rustls takes them.
+
+use super::certificate::Description;
+use super::material::{self, TlsError};
+use super::verify::Verifier;
+use lateen_proxy_config::{
+    CertificateSource, CipherSuite, CommonTls, Curve, DownstreamTls, Secret, SecretKind,
+    SessionTickets, TlsVersion, UpstreamTls, Validation, ValidationSource,
+};
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::{self, cipher_suite as suites, kx_group};
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion,
+};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long rustls's own ticket keys live.
+const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+
+/// The secrets that have arrived.
+pub(super) type Secrets = HashMap<Arc<str>, Arc<Secret>>;
+
+/// A context of a listener.
+pub(crate) struct ServerContext {
+    pub(super) config: Arc<ServerConfig>,
+    /// For clients that offer only protocols that are not spoken here: as Envoy, they are served
+    /// without one.
+    pub(super) without_alpn: Arc<ServerConfig>,
+    pub(super) alpn: Vec<Box<str>>,
+    pub(super) require_sni: bool,
+    pub(super) certificates: Arc<ByName>,
+}
+
+/// A context of a cluster. What is offered by ALPN depends on who connects, unless it is configured.
+pub(crate) struct ClientContext {
+    pub(super) tcp: Arc<ClientConfig>,
+    pub(super) http1: Arc<ClientConfig>,
+    pub(super) http2: Arc<ClientConfig>,
+    pub(super) auto: Arc<ClientConfig>,
+}
+
+/// SHA-256.
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut sum = [0; 32];
+    if let SupportedCipherSuite::Tls13(suite) = suites::TLS13_AES_128_GCM_SHA256 {
+        let hash = suite.common.hash_provider.hash(bytes);
+        sum.copy_from_slice(hash.as_ref());
+    }
+    sum
+}
+
+pub(super) fn server(tls: &DownstreamTls, secrets: &Secrets) -> Result<ServerContext, TlsError> {
+    let provider = provider(&tls.common);
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = verifier(&tls.common, secrets, algorithms)?;
+    let versions = versions(&tls.common);
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
+    let builder = builder.map_err(unusable)?;
+    // As Envoy: a certificate is asked for when something is known to verify it by, or when there
+    // must be one.
+    let builder = match verifier {
+        verifier if tls.require_client_certificate || verifier.asks() => {
+            let verifier = verifier.of_clients(tls.require_client_certificate);
+            builder.with_client_cert_verifier(Arc::new(verifier))
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    let certificates = Arc::new(ByName::new(identities(&tls.common, secrets)?));
+    let mut config = builder.with_cert_resolver(certificates.clone());
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // A ticket key of its own: a session must not get past a context that asks for more.
+    let short = tls.session_timeout.is_some_and(|t| t < TICKET_LIFETIME);
+    if tls.tickets == SessionTickets::Own && !short {
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(unusable)?;
+    } else {
+        config.send_tls13_tickets = 0;
+    }
+    let without_alpn = Arc::new(config.clone());
+    config.alpn_protocols = alpn(&tls.common.alpn);
+    Ok(ServerContext {
+        config: Arc::new(config),
+        without_alpn,
+        alpn: tls.common.alpn.clone(),
+        require_sni: tls.require_sni,
+        certificates,
+    })
+}
+
+pub(super) fn client(
+    tls: &UpstreamTls,
+    for_server_name: bool,
+    secrets: &Secrets,
+) -> Result<ClientContext, TlsError> {
+    let provider = provider(&tls.common);
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = verifier(&tls.common, secrets, algorithms)?;
+    // Without anything to trust there is nothing that a name could be verified in.
+    let verifier = match verifier.asks() {
+        true => verifier.of_servers(for_server_name || tls.auto_sni_san_validation),
+        false => verifier,
+    };
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions(&tls.common))
+        .map_err(unusable)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match identities(&tls.common, secrets)?.pop() {
+        Some(identity) => builder
+            .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(identity))),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = match tls.max_session_keys {
+        0 => Resumption::disabled(),
+        // rustls counts per server name, and drops all of a kind at once when it is full.
+        keys => Resumption::in_memory_sessions(keys.clamp(8, 256)),
+    };
+    let with = |protocols: &[&str]| {
+        let mut config = config.clone();
+        config.alpn_protocols = match tls.common.alpn.is_empty() {
+            true => protocols.iter().map(|p| p.as_bytes().to_vec()).collect(),
+            false => alpn(&tls.common.alpn),
+        };
+        Arc::new(config)
+    };
+    Ok(ClientContext {
+        tcp: with(&[]),
+        http1: with(&["http/1.1"]),
+        http2: with(&["h2"]),
+        auto: with(&["h2", "http/1.1"]),
+    })
+}
+
+fn unusable(error: impl std::fmt::Display) -> TlsError {
+    TlsError::Unusable {
+        what: "common_tls_context",
+        reason: error.to_string(),
+    }
+}
+
+fn alpn(protocols: &[Box<str>]) -> Vec<Vec<u8>> {
+    protocols.iter().map(|p| p.as_bytes().to_vec()).collect()
+}
+
+/// Ciphers and curves as configured. Those of TLS 1.3 are always all there, as in Envoy.
+fn provider(tls: &CommonTls) -> Arc<CryptoProvider> {
+    let mut provider = aws_lc_rs::default_provider();
+    if !tls.cipher_suites.is_empty() {
+        provider
+            .cipher_suites
+            .retain(|suite| matches!(suite, SupportedCipherSuite::Tls13(_)));
+        let configured = tls.cipher_suites.iter().map(|suite| match suite {
+            CipherSuite::EcdheEcdsaAes128Gcm => suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::EcdheEcdsaAes256Gcm => suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::EcdheEcdsaChaCha20 => {
+                suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            }
+            CipherSuite::EcdheRsaAes128Gcm => suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::EcdheRsaAes256Gcm => suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::EcdheRsaChaCha20 => suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+        });
+        provider.cipher_suites.extend(configured);
+    }
+    if !tls.curves.is_empty() {
+        let group = |curve: &Curve| -> &'static dyn SupportedKxGroup {
+            match curve {
+                Curve::X25519 => kx_group::X25519,
+                Curve::P256 => kx_group::SECP256R1,
+                Curve::P384 => kx_group::SECP384R1,
+                Curve::X25519MlKem768 => kx_group::X25519MLKEM768,
+            }
+        };
+        provider.kx_groups = tls.curves.iter().map(group).collect();
+    }
+    Arc::new(provider)
+}
+
+fn versions(tls: &CommonTls) -> &'static [&'static SupportedProtocolVersion] {
+    use rustls::version::{TLS12, TLS13};
+    static BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+    static ONLY_12: &[&SupportedProtocolVersion] = &[&TLS12];
+    static ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
+    match (tls.min_version, tls.max_version) {
+        (TlsVersion::V12, TlsVersion::V13) => BOTH,
+        (TlsVersion::V12, TlsVersion::V12) => ONLY_12,
+        (TlsVersion::V13, _) => ONLY_13,
+    }
+}
+
+fn identities(tls: &CommonTls, secrets: &Secrets) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+    let one = |source: &CertificateSource| match source {
+        CertificateSource::Given(certificate) => material::identity(certificate),
+        CertificateSource::Secret(name) => match &secret(name, secrets)?.kind {
+            SecretKind::Certificate(certificate) => material::identity(certificate),
+            SecretKind::Validation(_) => Err(TlsError::WrongKind {
+                name: name.clone(),
+                wanted: "tls_certificate",
+            }),
+        },
+    };
+    tls.certificates.iter().map(one).collect()
+}
+
+fn secret<'s>(name: &Arc<str>, secrets: &'s Secrets) -> Result<&'s Arc<Secret>, TlsError> {
+    secrets
+        .get(name)
+        .ok_or_else(|| TlsError::Missing(name.clone()))
+}
+
+fn verifier(
+    tls: &CommonTls,
+    secrets: &Secrets,
+    algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
+) -> Result<Verifier, TlsError> {
+    let of_secret = |name: &Arc<str>| match &secret(name, secrets)?.kind {
+        SecretKind::Validation(validation) => Ok(validation.clone()),
+        SecretKind::Certificate(_) => Err(TlsError::WrongKind {
+            name: name.clone(),
+            wanted: "validation_context",
+        }),
+    };
+    let rules = match &tls.validation {
+        ValidationSource::None => Validation::default(),
+        ValidationSource::Given(given) => Validation::clone(given),
+        ValidationSource::Secret(name) => Validation::clone(&*of_secret(name)?),
+        ValidationSource::Combined(given, name) => merged(given, &*of_secret(name)?),
+    };
+    let trusted = material::trusted(&rules)?;
+    if trusted.is_none() && (!rules.names.is_empty() || rules.crl.is_some()) {
+        return Err(TlsError::Unusable {
+            what: "validation_context",
+            reason: "names and revocation can only be verified with a trusted_ca".to_owned(),
+        });
+    }
+    Ok(Verifier::new(trusted, rules, algorithms))
+}
+
+/// As protobuf merges: lists are joined, single values of the secret win.
+fn merged(given: &Validation, secret: &Validation) -> Validation {
+    let mut all = given.clone();
+    all.trusted_ca = secret.trusted_ca.clone().or(all.trusted_ca);
+    all.system_roots |= secret.system_roots;
+    all.spki_hashes.extend(&secret.spki_hashes);
+    all.certificate_hashes.extend(&secret.certificate_hashes);
+    all.names.extend(secret.names.iter().cloned());
+    all.crl = secret.crl.clone().or(all.crl);
+    all.only_leaf_crl |= secret.only_leaf_crl;
+    all.allow_expired |= secret.allow_expired;
+    all.accept_untrusted |= secret.accept_untrusted;
+    all.max_depth = secret.max_depth.or(all.max_depth);
+    all.suppress_ca_list |= secret.suppress_ca_list;
+    all
+}
+
+/// Chooses a certificate by server name and by what the client can verify.
+#[derive(Debug)]
+pub(super) struct ByName {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    identity: Arc<CertifiedKey>,
+    about: Arc<Description>,
+}
+
+impl ByName {
+    fn new(identities: Vec<Arc<CertifiedKey>>) -> ByName {
+        let entries = identities.into_iter().map(|identity| Entry {
+            about: Arc::new(
+                identity
+                    .cert
+                    .first()
+                    .and_then(|leaf| Description::of(leaf))
+                    .unwrap_or_default(),
+            ),
+            identity,
+        });
+        ByName {
+            entries: entries.collect(),
+        }
+    }
+
+    /// The certificates for a name; all of them when none is for it.
+    fn candidates(&self, name: Option<&str>) -> Vec<&Entry> {
+        let named: Vec<_> = match name {
+            Some(name) => self
+                .entries
+                .iter()
+                .filter(|e| e.about.is_for(name))
+                .collect(),
+            None => Vec::new(),
+        };
+        match named.is_empty() {
+            true => self.entries.iter().collect(),
+            false => named,
+        }
+    }
+
+    /// What the certificate for a name says of itself.
+    pub(super) fn description(&self, name: &str) -> Option<Arc<Description>> {
+        let name = Some(name).filter(|name| !name.is_empty());
+        Some(self.candidates(name).first()?.about.clone())
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let can = |entry: &&Entry| {
+            let key = &entry.identity.key;
+            key.choose_scheme(hello.signature_schemes()).is_some()
+        };
+        let is_rsa = |entry: &&Entry| entry.identity.key.algorithm() == SignatureAlgorithm::RSA;
+        let candidates = self.candidates(hello.server_name());
+        // As Envoy: ECDSA for who can.
+        let best = candidates.iter().find(|e| can(e) && !is_rsa(e));
+        let best = best.or_else(|| candidates.iter().find(|e| can(e)));
+        Some(best.or(candidates.first())?.identity.clone())
+    }
+}
