@@ -45,8 +45,9 @@ impl Cluster {
         }
     }
 
-    /// What carries the bytes to an endpoint with this metadata.
-    pub fn transport_for(&self, endpoint: Option<&Metadata>) -> &UpstreamTransport {
+    /// What carries the bytes to an endpoint with this metadata: 0 is `transport`, others are one
+    /// more than their place in `transport_matches`.
+    pub fn transport_index(&self, endpoint: Option<&Metadata>) -> usize {
         let labels = endpoint.and_then(|all| all.get("envoy.transport_socket_match"));
         let fits = |wanted: &Metadata| {
             let has = |(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value);
@@ -55,8 +56,8 @@ impl Cluster {
         let found = self
             .transport_matches
             .iter()
-            .find(|(wanted, _)| fits(wanted));
-        found.map_or(&self.transport, |(_, transport)| transport)
+            .position(|(wanted, _)| fits(wanted));
+        found.map_or(0, |at| at + 1)
     }
 
     /// Every TLS context of the cluster.

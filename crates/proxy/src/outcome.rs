@@ -36,6 +36,8 @@ pub enum Outcome {
     ConnectRefused,
     /// Connecting to the endpoint failed in another way.
     ConnectFailure,
+    /// The TLS handshake with the endpoint failed. Details and body name the reason as well.
+    TlsFailure,
     /// Connecting to the endpoint took longer than the cluster's connect timeout.
     ConnectTimeout,
     /// The upstream connection ended before the response began.
@@ -155,6 +157,7 @@ impl Outcome {
         Outcome::Overflow,
         Outcome::ConnectRefused,
         Outcome::ConnectFailure,
+        Outcome::TlsFailure,
         Outcome::ConnectTimeout,
         Outcome::UpstreamClosedBeforeResponse,
         Outcome::UpstreamReset,
@@ -218,7 +221,7 @@ impl Outcome {
                 "upstream connect error or disconnect/reset before headers. \
                  reset reason: remote connection failure",
             ),
-            Outcome::ConnectFailure => row(
+            Outcome::ConnectFailure | Outcome::TlsFailure => row(
                 503,
                 "UF",
                 "upstream_reset_before_response_started{remote_connection_failure}",
@@ -368,6 +371,7 @@ impl Outcome {
             self,
             Outcome::ConnectRefused
                 | Outcome::ConnectFailure
+                | Outcome::TlsFailure
                 | Outcome::ConnectTimeout
                 | Outcome::UpstreamClosedBeforeResponse
                 | Outcome::UpstreamReset

@@ -10,6 +10,7 @@ use crate::io::{Backlog, Io};
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, Page, Scope, TcpStat};
+use crate::tls::handshake::Offer;
 use crate::upstream::health::Seen;
 use crate::upstream::ticket::ConnTicket;
 use crate::upstream::{ActiveCluster, Host};
@@ -117,8 +118,9 @@ async fn connect(
         .ok_or(Outcome::NoHealthyUpstream)?;
         passage.host = Some(host.address);
         let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
-        match cluster.connect(&host).await {
-            Ok(io) => {
+        let key = cluster.tcp_key(&passage.info);
+        match cluster.connect(&host, key.as_deref(), Offer::Tcp).await {
+            Ok((io, _)) => {
                 host.note(&cluster, Seen::ConnectedOnly);
                 return Ok((io, ticket));
             }

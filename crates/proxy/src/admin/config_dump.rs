@@ -256,10 +256,11 @@ fn masked(fields: &Map<String, Value>, mask: &str) -> Map<String, Value> {
 fn bootstrap(proxy: &ProxyState, descriptors: &Descriptors) -> Map<String, Value> {
     const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
     // In the same spelling as everything else, when it is a bootstrap without foreign extensions.
-    let canonical = descriptors
+    let mut canonical = descriptors
         .json_to_message(BOOTSTRAP, &proxy.bootstrap)
         .and_then(|bytes| descriptors.message_to_json(BOOTSTRAP, &bytes))
         .unwrap_or_else(|_| proxy.bootstrap.clone());
+    redact(&mut canonical);
     Map::from_iter([
         ("bootstrap".to_owned(), canonical),
         ("last_updated".to_owned(), timestamp(proxy.started).into()),
@@ -317,6 +318,11 @@ const ROUTES: &[(&str, &str)] = &[
         "RoutesConfigDump.DynamicRouteConfig",
     ),
 ];
+const SECRETS: &[(&str, &str)] = &[
+    ("static_secrets", "SecretsConfigDump.StaticSecret"),
+    ("dynamic_active_secrets", "SecretsConfigDump.DynamicSecret"),
+    ("dynamic_warming_secrets", "SecretsConfigDump.DynamicSecret"),
+];
 const ENDPOINTS: &[(&str, &str)] = &[
     (
         "static_endpoint_configs",
@@ -350,6 +356,10 @@ fn sections(config: &Config, include_eds: bool) -> Vec<Section> {
             &config.routes,
         ),
     ];
+    if !config.secrets.is_empty() {
+        let kind = "SecretsConfigDump";
+        sections.push(Section::new(kind, SECRETS, "secret", None, &config.secrets));
+    }
     if include_eds {
         let kind = "EndpointsConfigDump";
         sections.push(Section::new(
@@ -472,7 +482,11 @@ impl Item {
         if dynamic {
             object.insert("version_info".to_owned(), self.version_info.clone().into());
         }
-        let resource = descriptors.any_to_json(&self.any.type_url, &self.any.value);
+        let mut resource = descriptors.any_to_json(&self.any.type_url, &self.any.value);
+        redact(&mut resource);
+        if field == "secret" {
+            object.insert("name".to_owned(), (*self.name).into());
+        }
         object.insert(field.to_owned(), resource);
         object.insert(
             "last_updated".to_owned(),
@@ -504,9 +518,52 @@ impl ListenerItem {
     }
 }
 
+/// Private keys and passwords are nobody's to read, wherever they stand.
+fn redact(json: &mut Value) {
+    match json {
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        Value::Object(object) => {
+            for (key, value) in object {
+                let secret = matches!(
+                    key.as_str(),
+                    "private_key"
+                        | "password"
+                        | "pkcs12"
+                        | "session_ticket_keys"
+                        | "generic_secret"
+                );
+                match secret {
+                    true => redact_sources(value),
+                    false => redact(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Data in place becomes Envoy's word for it, as text or in Base64.
+fn redact_sources(json: &mut Value) {
+    match json {
+        Value::Array(items) => items.iter_mut().for_each(redact_sources),
+        Value::Object(object) => {
+            for (key, value) in object {
+                match key.as_str() {
+                    "inline_string" => *value = "[redacted]".into(),
+                    "inline_bytes" => *value = "W3JlZGFjdGVkXQ==".into(),
+                    _ => redact_sources(value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 fn failure(error: &UpdateFailure, descriptors: &Descriptors) -> Value {
+    let mut failed = descriptors.any_to_json(&error.failed.type_url, &error.failed.value);
+    redact(&mut failed);
     json!({
-        "failed_configuration": descriptors.any_to_json(&error.failed.type_url, &error.failed.value),
+        "failed_configuration": failed,
         "last_update_attempt": timestamp(error.last_attempt),
         "details": error.details,
         "version_info": error.version_info,

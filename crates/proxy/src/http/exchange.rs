@@ -48,6 +48,8 @@ pub(crate) struct Exchange {
     pub cluster: Option<Rc<ActiveCluster>>,
     pub host: Option<Rc<Host>>,
     pub upstream_http2: bool,
+    /// Why the last TLS handshake with an endpoint failed.
+    pub tls_failure: Option<Rc<TlsFailure>>,
     /// Of the route, for this request.
     pub timeout: Option<std::time::Duration>,
     /// Which of the weighted clusters was chosen.
@@ -94,12 +96,33 @@ impl Exchange {
             cluster: None,
             host: None,
             upstream_http2: false,
+            tls_failure: None,
             timeout: None,
             weighted: None,
             hash: None,
             set_cookies: Vec::new(),
             marks: None,
         }
+    }
+
+    /// Remembers why a TLS handshake failed, if that is what a try failed for.
+    pub(super) fn note_tls_failure(&mut self, outcome: Outcome, host: &Host) {
+        if outcome != Outcome::TlsFailure {
+            self.tls_failure = None;
+            return;
+        }
+        let reason = host.tls_failure.borrow().clone();
+        let reason = reason.unwrap_or_else(|| "".into());
+        self.tls_failure = Some(Rc::new(TlsFailure {
+            details: format!(
+                "upstream_reset_before_response_started{{remote_connection_failure|{reason}}}"
+            ),
+            body: format!(
+                "{}, transport failure reason: {reason}",
+                Outcome::TlsFailure.row().body
+            ),
+            reason,
+        }));
     }
 
     /// To be called when a response head is about to be sent: tells the client to go if it should.
@@ -200,6 +223,14 @@ impl Exchange {
     }
 }
 
+/// A TLS handshake that failed, as Envoy words it.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFailure {
+    pub reason: Rc<str>,
+    pub details: String,
+    pub body: String,
+}
+
 /// Up to three response flags, without allocating.
 #[derive(Clone, Copy, Default)]
 struct Flags {
@@ -249,7 +280,13 @@ impl Source for Facts<'_> {
             Field::StartTime => Value::Time(SystemTime::now() - x.started.elapsed()),
             Field::Protocol => Value::Text(x.request.version.name().as_bytes()),
             Field::ResponseCode => Value::Number(u64::from(x.status)),
-            Field::ResponseCodeDetails => Value::Text(x.outcome.row().details.as_bytes()),
+            Field::ResponseCodeDetails => Value::Text(match &x.tls_failure {
+                Some(failure) if x.outcome == Outcome::TlsFailure => failure.details.as_bytes(),
+                _ => x.outcome.row().details.as_bytes(),
+            }),
+            Field::UpstreamTransportFailureReason => {
+                Value::text(x.tls_failure.as_ref().map(|failure| &*failure.reason))
+            }
             Field::ResponseFlags if self.flags.len == 0 => Value::Absent,
             Field::ResponseFlags => Value::List(&self.flags.words[..self.flags.len]),
             Field::BytesReceived => Value::Number(x.received),

@@ -158,8 +158,9 @@ async fn tries<D: Downstream>(
             priority: to.priority,
             downstream_http2: x.request.version == super::head::Version::Http2,
             fresh,
+            key: cluster.conn_key(&x.request, &x.conn),
         };
-        let result = one_try(x, down, cluster, &host, wanted, body, due, &retries).await;
+        let result = one_try(x, down, cluster, &host, &wanted, body, due, &retries).await;
         let retried = retry_ticket.is_some();
         let failure = match result {
             Ok(answer) => {
@@ -189,6 +190,7 @@ async fn tries<D: Downstream>(
             continue;
         }
         health::failed(cluster, &host, failure.outcome);
+        x.note_tls_failure(failure.outcome, &host);
         if lasts {
             return Err(failure.outcome);
         }
@@ -232,7 +234,7 @@ async fn one_try<D: Downstream>(
     down: &mut D,
     cluster: &Rc<ActiveCluster>,
     host: &Rc<Host>,
-    wanted: Wanted,
+    wanted: &Wanted,
     body: &mut RequestBody,
     due: &mut Due,
     retries: &Retries<'_>,
@@ -280,7 +282,7 @@ async fn connect<D: Downstream>(
     down: &mut D,
     cluster: &Rc<ActiveCluster>,
     host: &Rc<Host>,
-    wanted: Wanted,
+    wanted: &Wanted,
     due: &Due,
 ) -> Result<Acquired, Outcome> {
     let connecting = Box::pin(cluster.acquire(&x.worker, host, wanted));

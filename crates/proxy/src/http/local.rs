@@ -28,9 +28,12 @@ pub(super) async fn refuse_as<D: Downstream>(
     outcome: Outcome,
     status: u16,
 ) {
-    let row = outcome.row();
     x.outcome = outcome;
-    let mut body = std::borrow::Cow::Borrowed(row.body);
+    let failure = x.tls_failure.clone();
+    let mut body = std::borrow::Cow::Borrowed(match &failure {
+        Some(failure) if outcome == Outcome::TlsFailure => &*failure.body,
+        _ => outcome.row().body,
+    });
     if outcome.before_response() && x.tries > 1 {
         body = body
             .replace("reset reason", "retried and the latest reset reason")

@@ -11,6 +11,7 @@ use super::headers::{HeaderBlock, Known};
 use super::stream::{Broken, Data, End, Piece, Source, StreamError, UpstreamStream, poll_transfer};
 use super::upstream::Upstream;
 use crate::http2::client::Http2Stream;
+use crate::listener::ConnInfo;
 use crate::stats::{ClusterStat, EndpointStat, count_cluster_status};
 use crate::upstream::ActiveCluster;
 use crate::upstream::pool::{Acquired, Wanted};
@@ -168,6 +169,7 @@ fn start(
     let feed = Rc::new(Feed::default());
     let copy = Copy {
         head: head(x, mirror, counts_tries),
+        conn: x.conn.clone(),
         cluster,
         worker: worker.clone(),
         body: Fed(feed.clone()),
@@ -239,6 +241,7 @@ struct Copy {
     worker: Rc<Worker>,
     cluster: Rc<ActiveCluster>,
     head: RequestHead,
+    conn: Rc<ConnInfo>,
     body: Fed,
 }
 
@@ -253,10 +256,11 @@ impl Copy {
             priority,
             downstream_http2: self.head.version == Version::Http2,
             fresh: false,
+            key: cluster.conn_key(&self.head, &self.conn),
         };
-        let acquired = match cluster.take(&host, wanted) {
+        let acquired = match cluster.take(&host, &wanted) {
             Some(acquired) => acquired,
-            None => cluster.acquire(&worker, &host, wanted).await.ok()?,
+            None => cluster.acquire(&worker, &host, &wanted).await.ok()?,
         };
         let mut upstream = match acquired {
             Acquired::Http1(conn) => Upstream::Http1(conn),

@@ -132,7 +132,10 @@ impl<'a> Retries<'a> {
             }
             _ if on(RetryOn::RESET_BEFORE_REQUEST) && !failure.sent => true,
             Outcome::UpstreamRefusedStream => on(RetryOn::REFUSED_STREAM),
-            Outcome::ConnectRefused | Outcome::ConnectFailure | Outcome::ConnectTimeout => {
+            Outcome::ConnectRefused
+            | Outcome::ConnectFailure
+            | Outcome::ConnectTimeout
+            | Outcome::TlsFailure => {
                 on(RetryOn::CONNECT_FAILURE)
             }
             _ => false,

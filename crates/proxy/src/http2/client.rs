@@ -8,6 +8,7 @@ use crate::http::stream::{End, Piece, Sink, Source, StreamError, UpstreamStream}
 use crate::io::{Io, Rewound};
 use crate::outcome::Outcome;
 use crate::stats::ClusterStat;
+use crate::upstream::connect::ConnKey;
 use crate::upstream::ticket::ConnTicket;
 use crate::upstream::{ActiveCluster, Host};
 use crate::worker::state::Worker;
@@ -35,6 +36,8 @@ pub(crate) struct Http2Conn {
     seen: Cell<(u32, u64)>,
     /// When it was made, in the worker's milliseconds.
     pub opened: u64,
+    /// Which requests it may serve.
+    key: Option<Rc<ConnKey>>,
 }
 
 impl fmt::Debug for Http2Conn {
@@ -46,10 +49,11 @@ impl fmt::Debug for Http2Conn {
 }
 
 /// A connection of the endpoint that can take another stream now.
-pub(crate) fn usable(host: &Host) -> Option<Rc<Http2Conn>> {
+pub(crate) fn usable(host: &Host, key: &Option<Rc<ConnKey>>) -> Option<Rc<Http2Conn>> {
     let mut conns = host.http2.borrow_mut();
     conns.retain(|conn| conn.is_open());
-    conns.iter().find(|conn| conn.has_room()).cloned()
+    let fits = |conn: &&Rc<Http2Conn>| conn.has_room() && conn.key == *key;
+    conns.iter().find(fits).cloned()
 }
 
 /// Makes a connection ready, and drives it in a task of its own that holds `ticket`.
@@ -58,6 +62,7 @@ pub(crate) async fn handshake(
     cluster: &Rc<ActiveCluster>,
     io: Io,
     ticket: ConnTicket,
+    key: Option<Rc<ConnKey>>,
 ) -> Result<Rc<Http2Conn>, Outcome> {
     let http = &cluster.config.http;
     let handshake = h2::client::Builder::new()
@@ -81,6 +86,7 @@ pub(crate) async fn handshake(
         max_streams: http.http2.max_concurrent_streams,
         seen: Cell::new((0, worker.timers.now())),
         opened: worker.timers.now(),
+        key,
     });
     let driven = Rc::downgrade(&conn);
     let pings = http.http2.keepalive_interval.zip(connection.ping_pong());

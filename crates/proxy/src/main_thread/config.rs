@@ -4,6 +4,8 @@
 //! Invariants ("nothing half-applied"):
 //! - A cluster reaches the workers together with its endpoints, or after it waited for them in
 //!   vain for [`INIT_FETCH_TIMEOUT`].
+//! - A cluster or listener that names secrets waits for them in the same way; without them its
+//!   connections fail until they come.
 //! - A route table replaces its predecessor when every new cluster that it names is there.
 //! - A listener accepts when its route tables and clusters are there; at start, when all clusters
 //!   of the first update are.
@@ -13,6 +15,7 @@
 mod apply;
 mod rebind;
 mod refers;
+mod secrets;
 mod settle;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use envoy_types::pb::google::protobuf::Any;
-use lateen_proxy_config::{Cluster, EndpointSet, Listener, Notice, route::RouteTable};
+use lateen_proxy_config::{Cluster, EndpointSet, Listener, Notice, Secret, route::RouteTable};
 
 use crate::worker::WorkerUpdate;
 
@@ -37,6 +40,8 @@ pub struct Config {
     pub listeners: BTreeMap<Arc<str>, Entry<Listener>>,
     /// Discovered tables only; inline ones are part of their listener.
     pub routes: BTreeMap<Arc<str>, Entry<RouteTable>>,
+    /// Discovered secrets.
+    pub secrets: BTreeMap<Arc<str>, Entry<Secret>>,
     /// What the workers have of each cluster: from EDS, inline, or DNS.
     pub cluster_endpoints: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// `system_version_info` of the last update, by type URL.
@@ -127,6 +132,9 @@ struct Wait {
     /// The control plane says that these do not exist.
     eds_missing: BTreeSet<Arc<str>>,
     rds_missing: BTreeSet<Arc<str>>,
+    /// Secrets asked for, and those of them that do not exist.
+    sds_names: BTreeSet<Arc<str>>,
+    sds_missing: BTreeSet<Arc<str>>,
     /// Route tables asked for.
     rds_names: BTreeSet<Arc<str>>,
     /// First resolution of these DNS clusters is over, with or without result.
@@ -147,6 +155,7 @@ impl Config {
             endpoints: BTreeMap::new(),
             listeners: BTreeMap::new(),
             routes: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             cluster_endpoints: BTreeMap::new(),
             versions: BTreeMap::new(),
             wait: Wait {
@@ -175,7 +184,7 @@ impl Config {
             self.wait
                 .warming_clusters
                 .iter()
-                .map(|n| format!("endpoints of cluster {n}")),
+                .map(|n| format!("endpoints or secrets of cluster {n}")),
         );
         reasons.extend(
             self.wait

@@ -22,6 +22,10 @@ use super::{names, static_resources};
 use crate::dns::Server;
 use crate::worker::{StartError, WorkerUpdate, Workers, default_concurrency};
 
+/// How often certificate files are looked at. Asking costs a system call per file, and works with
+/// every way in which files are replaced.
+const FILES: Duration = Duration::from_secs(1);
+
 /// Why a proxy could not run.
 #[derive(Debug, Error)]
 pub enum RunError {
@@ -209,6 +213,8 @@ impl MainLoop {
         };
         main.state.set_phase(Phase::Initializing);
         main.apply_static(&bootstrap)?;
+        let mut files = tokio::time::interval(FILES);
+        files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             main.note_phase();
             let deadline = main.state.config().next_deadline();
@@ -216,6 +222,9 @@ impl MainLoop {
                 event = next(&mut events) => main.event(event),
                 Some(resolved) = resolved.recv() => main.resolved(resolved),
                 () = sleep_until(deadline) => main.step(|config, now, out| config.settle(now, out)),
+                _ = files.tick(), if main.state.workers.watches_files() => {
+                    main.state.workers.reload_files();
+                }
                 Some(request) = requests.recv() => {
                     if main.request(request) {
                         main.state.workers.shutdown(Duration::from_millis(500));

@@ -10,6 +10,7 @@
 //! | `handshake.rs` | from a socket to a [`crate::io::Io`] |
 //! | `stream.rs` | records: one connection's cryptographic state |
 //! | `peer.rs` | what a finished handshake tells: for logs and `x-forwarded-client-cert` |
+//! | `proxy_header.rs` | the PROXY header towards endpoints |
 //!
 //! A context is built once per configuration and version of its secrets, on the main thread, and
 //! shared by all workers; a handshake takes the newest one, a connection keeps its own. An idle
@@ -22,8 +23,10 @@ mod context;
 pub(crate) mod handshake;
 mod material;
 pub(crate) mod peer;
+pub(crate) mod proxy_header;
 mod store;
 pub(crate) mod stream;
 mod verify;
 
-pub(crate) use store::{ClientSlot, ServerSlot, TlsStore};
+pub(crate) use material::TlsError;
+pub(crate) use store::{ClientSlot, ServerSlot, TlsStore, check, check_secret, contexts};

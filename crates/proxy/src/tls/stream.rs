@@ -60,6 +60,8 @@ pub(crate) struct TlsStream {
     /// The peer has said that nothing more will come.
     ended: bool,
     closing: bool,
+    /// After an error the cryptographic state is not asked any more: it refers to bytes that are gone.
+    failed: bool,
 }
 
 impl fmt::Debug for TlsStream {
@@ -117,6 +119,7 @@ impl TlsStream {
             owed: 0,
             ended: false,
             closing: false,
+            failed: false,
         }
     }
 
@@ -175,6 +178,9 @@ impl TlsStream {
             }
             if self.ended {
                 return Poll::Ready(Ok(0));
+            }
+            if self.failed {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
             let read = with_buffers(|buffers| {
                 let into = sized(&mut buffers.incoming, MAX_PARTIAL + READ);
@@ -377,29 +383,29 @@ impl TlsStream {
                     return Ok((used, taken));
                 }
                 Err(error) => {
-                    self.alert(outgoing);
+                    self.failed = true;
+                    let rest = incoming.get_mut(used..).unwrap_or_default();
+                    self.alert(rest, outgoing);
                     return Err(error);
                 }
             }
         }
     }
 
-    /// After an error: what the peer is to be told of it.
-    fn alert(&mut self, outgoing: &mut Vec<u8>) {
-        for _ in 0..4 {
+    /// After an error: what the peer is to be told of it. `rest` is what the error was found before;
+    /// it is not looked at again, but must be there.
+    fn alert(&mut self, rest: &mut [u8], outgoing: &mut Vec<u8>) {
+        while self.state().wants_write() {
+            let nothing = &mut |_: &[u8]| {};
             let (_, outcome) = match &mut self.connection {
-                Connection::Server(connection) => step(
-                    connection.process_tls_records(&mut []),
-                    outgoing,
-                    Write::Nothing,
-                    &mut |_| {},
-                ),
-                Connection::Client(connection) => step(
-                    connection.process_tls_records(&mut []),
-                    outgoing,
-                    Write::Nothing,
-                    &mut |_| {},
-                ),
+                Connection::Server(connection) => {
+                    let status = connection.process_tls_records(rest);
+                    step(status, outgoing, Write::Nothing, nothing)
+                }
+                Connection::Client(connection) => {
+                    let status = connection.process_tls_records(rest);
+                    step(status, outgoing, Write::Nothing, nothing)
+                }
             };
             if !matches!(outcome, Ok(Step::Again)) {
                 return;
@@ -408,6 +414,9 @@ impl TlsStream {
     }
 
     fn encrypt(&mut self, outgoing: &mut Vec<u8>, write: Write<'_>) -> io::Result<()> {
+        if self.failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         // Bytes of a record that has begun to arrive belong to every look at the connection.
         let mut partial = std::mem::take(&mut self.partial);
         let plain = &mut self.plain;
@@ -431,7 +440,10 @@ impl TlsStream {
                 Ok(Step::Ended) => self.ended = true,
                 Ok(Step::Writable) => break Ok(()),
                 Ok(Step::Blocked) => break Err(io::ErrorKind::BrokenPipe.into()),
-                Err(error) => break Err(broken(error)),
+                Err(error) => {
+                    self.failed = true;
+                    break Err(broken(error));
+                }
             }
         };
         partial.drain(..used);

@@ -1,6 +1,7 @@
 //! The clusters a worker knows, and those it uses.
 
 use super::Host;
+use super::connect::{HostTransport, same_transports, transports};
 use super::hosts::HostSet;
 use super::wait::WaitLine;
 use crate::stats::{Page, Scope};
@@ -40,6 +41,8 @@ pub(crate) struct ActiveCluster {
     /// Requests that wait for a connection because of the connection limit.
     pub(super) waiting: WaitLine,
     pub(super) shared: Arc<crate::worker::Shared>,
+    /// What carries the bytes, by [`Host::transport`].
+    pub(super) transports: Vec<HostTransport>,
 }
 
 impl fmt::Debug for ActiveCluster {
@@ -126,7 +129,8 @@ impl Clusters {
         if let Some(old) = known.active.take() {
             let keep = old.config.http.protocol == config.http.protocol
                 && old.config.http.http2 == config.http.http2
-                && old.config.tcp_keepalive == config.tcp_keepalive;
+                && old.config.tcp_keepalive == config.tcp_keepalive
+                && same_transports(&old.config, &config);
             let hosts = keep.then(|| old.hosts());
             let endpoints = known.endpoints.as_deref();
             let new = activate(worker, config.clone(), endpoints, hosts.as_deref());
@@ -216,6 +220,7 @@ fn activate(
         named: RefCell::default(),
         waiting: WaitLine::default(),
         shared: worker.shared.clone(),
+        transports: transports(&config, &worker.shared.tls),
         config,
     })
 }

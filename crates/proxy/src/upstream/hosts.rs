@@ -48,6 +48,10 @@ pub(crate) struct Host {
     /// How often making one has failed.
     pub http2_failed: Cell<u32>,
     pub(super) http2_waiting: super::wait::WaitLine,
+    /// Which of the cluster's transports carries the bytes.
+    pub(super) transport: usize,
+    /// Why the last TLS handshake failed.
+    pub tls_failure: RefCell<Option<Rc<str>>>,
     stats: OnceCell<Arc<Page>>,
     /// Where the cluster has outlier detection.
     health: RefCell<Option<Arc<HostHealth>>>,
@@ -55,7 +59,14 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(address: SocketAddr, hostname: Box<str>) -> Rc<Host> {
+        Host::over(0, address, hostname)
+    }
+
+    /// One that is reached over this of the cluster's transports.
+    fn over(transport: usize, address: SocketAddr, hostname: Box<str>) -> Rc<Host> {
         Rc::new(Host {
+            transport,
+            tls_failure: RefCell::default(),
             address,
             hostname,
             priority: Cell::new(0),
@@ -174,8 +185,11 @@ impl HostSet {
                 let Address::Socket(address) = endpoint.address else {
                     continue;
                 };
+                let over = config.transport_index(endpoint.metadata.as_deref());
                 let host = old.and_then(|old| old.all.get(&address).cloned());
-                let host = host.unwrap_or_else(|| Host::new(address, endpoint.hostname.clone()));
+                let host = host.filter(|host| host.transport == over);
+                let host =
+                    host.unwrap_or_else(|| Host::over(over, address, endpoint.hostname.clone()));
                 host.watch(config, worker);
                 host.priority.set(locality.priority);
                 if all.insert(address, host.clone()).is_some() {
@@ -236,9 +250,14 @@ impl HostSet {
     /// Retires what is not in `new`.
     pub(super) fn retire_missing(&self, new: &HostSet, mut gone: impl FnMut(SocketAddr)) {
         for (address, host) in &self.all {
-            if !new.all.contains_key(address) {
-                host.retire();
-                gone(*address);
+            match new.all.get(address) {
+                Some(same) if Rc::ptr_eq(same, host) => {}
+                // The same address, reached in another way.
+                Some(_) => host.retire(),
+                None => {
+                    host.retire();
+                    gone(*address);
+                }
             }
         }
     }

@@ -10,6 +10,7 @@
 //! | `balance.rs` | which endpoint of a locality a request takes |
 //! | `schedule.rs`, `hash_table.rs` | weighted turns; consistent hashing |
 //! | `pool.rs` | connections: from the pool, new, or wait for one |
+//! | `connect.rs` | a new connection: socket, PROXY header, TLS |
 //! | `ticket.rs` | guards that count connections and requests |
 //! | `sweep.rs` | closes idle connections whose peer or time is gone |
 //!
@@ -18,6 +19,7 @@
 
 mod balance;
 mod cluster;
+pub(crate) mod connect;
 mod hash_table;
 pub(crate) mod health;
 pub(crate) mod hosts;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a connection is in exactly one place: a request's, or its endpoint's idle list.
 
+use super::connect::ConnKey;
 use super::ticket::{ConnTicket, PendingTicket};
 use super::{ActiveCluster, Host};
 use crate::http1::client::ClientConn;
@@ -9,7 +10,8 @@ use crate::http1::parse::Limits;
 use crate::http2::client::{self as http2, Http2Conn};
 use crate::io::Io;
 use crate::outcome::Outcome;
-use crate::stats::{ClusterStat, EndpointStat};
+use crate::stats::ClusterStat;
+use crate::tls::handshake::Offer;
 use crate::worker::state::Worker;
 use lateen_proxy_config::{HttpProtocol, Priority, TcpKeepalive};
 use std::net::SocketAddr;
@@ -24,12 +26,14 @@ pub(crate) enum Acquired {
 }
 
 /// What a request needs of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub priority: Priority,
     pub downstream_http2: bool,
     /// Not one from the pool: the last one from there turned out to be dead.
     pub fresh: bool,
+    /// What the connection is tied to.
+    pub key: Option<Rc<ConnKey>>,
 }
 
 impl ActiveCluster {
@@ -69,23 +73,29 @@ impl ActiveCluster {
         Some(host.clone())
     }
 
-    fn speaks_http2(&self, wanted: Wanted) -> bool {
+    /// What a connection for the request is to speak.
+    fn speaks(&self, wanted: &Wanted) -> Offer {
         match self.config.http.protocol {
-            HttpProtocol::Http1 | HttpProtocol::Auto => false,
-            HttpProtocol::Http2 => true,
-            HttpProtocol::UseDownstream => wanted.downstream_http2,
+            HttpProtocol::Http1 => Offer::Http1,
+            HttpProtocol::Auto => Offer::Either,
+            HttpProtocol::Http2 => Offer::Http2,
+            HttpProtocol::UseDownstream if wanted.downstream_http2 => Offer::Http2,
+            HttpProtocol::UseDownstream => Offer::Http1,
         }
     }
 
     /// A connection to `host` that is there already.
-    pub(crate) fn take(&self, host: &Rc<Host>, wanted: Wanted) -> Option<Acquired> {
-        if self.speaks_http2(wanted) {
-            http2::usable(host).map(Acquired::Http2)
-        } else if wanted.fresh {
-            None
-        } else {
-            take_idle(host).map(Acquired::Http1)
+    pub(crate) fn take(&self, host: &Rc<Host>, wanted: &Wanted) -> Option<Acquired> {
+        let offer = self.speaks(wanted);
+        if matches!(offer, Offer::Http2 | Offer::Either)
+            && let Some(conn) = http2::usable(host, &wanted.key)
+        {
+            return Some(Acquired::Http2(conn));
         }
+        if wanted.fresh || offer == Offer::Http2 {
+            return None;
+        }
+        take_idle(host, &wanted.key).map(Acquired::Http1)
     }
 
     /// A connection to `host` when none was there: made, or waited for.
@@ -93,26 +103,25 @@ impl ActiveCluster {
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         host: &Rc<Host>,
-        wanted: Wanted,
+        wanted: &Wanted,
     ) -> Result<Acquired, Outcome> {
-        if self.speaks_http2(wanted) {
-            return self
+        match self.speaks(wanted) {
+            Offer::Http2 => self
                 .acquire_http2(worker, host, wanted)
                 .await
-                .map(Acquired::Http2);
+                .map(Acquired::Http2),
+            offer => self.connect_http1(worker, host, wanted, offer).await,
         }
-        let mut conn = self.connect_http1(host, wanted).await?;
-        if conn.requests == 0 {
-            conn.opened = worker.timers.now();
-        }
-        Ok(Acquired::Http1(conn))
     }
 
+    /// A connection of HTTP/1, unless the server chooses otherwise.
     async fn connect_http1(
         self: &Rc<Self>,
+        worker: &Rc<Worker>,
         host: &Rc<Host>,
-        wanted: Wanted,
-    ) -> Result<Box<ClientConn>, Outcome> {
+        wanted: &Wanted,
+        offer: Offer,
+    ) -> Result<Acquired, Outcome> {
         let pending = PendingTicket::take(self, wanted.priority).ok_or(Outcome::Overflow)?;
         let ticket = loop {
             if let Some(ticket) = ConnTicket::take(self, host) {
@@ -120,12 +129,16 @@ impl ActiveCluster {
             }
             // The limit is reached: a connection comes back, or one is closed.
             self.waiting.wait().await;
-            if let Some(conn) = take_idle(host) {
-                return Ok(conn);
+            if let Some(conn) = take_idle(host, &wanted.key) {
+                return Ok(Acquired::Http1(conn));
             }
         };
-        let io = self.connect(host).await?;
+        let (io, http2) = self.connect(host, wanted.key.as_deref(), offer).await?;
         drop(pending);
+        if http2 && offer == Offer::Either {
+            let conn = self.open_http2(worker, host, io, ticket, wanted).await?;
+            return Ok(Acquired::Http2(conn));
+        }
         self.stats.inc(ClusterStat::UpstreamCxHttp1Total);
         let limits = Limits {
             head_bytes: self.config.http.max_response_headers_bytes as usize,
@@ -133,32 +146,55 @@ impl ActiveCluster {
             tls: false,
         };
         let absolute = self.config.http.http1.send_fully_qualified_url;
-        Ok(Box::new(ClientConn::new(io, limits, absolute, ticket)))
+        let key = wanted.key.clone();
+        let mut conn = ClientConn::new(io, limits, absolute, ticket, key);
+        conn.opened = worker.timers.now();
+        Ok(Acquired::Http1(Box::new(conn)))
+    }
+
+    async fn open_http2(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        host: &Rc<Host>,
+        io: Io,
+        ticket: ConnTicket,
+        wanted: &Wanted,
+    ) -> Result<Rc<Http2Conn>, Outcome> {
+        let conn = http2::handshake(worker, self, io, ticket, wanted.key.clone()).await?;
+        self.stats.inc(ClusterStat::UpstreamCxHttp2Total);
+        if !host.retired.get() {
+            host.http2.borrow_mut().push(conn.clone());
+        }
+        Ok(conn)
     }
 
     async fn acquire_http2(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         host: &Rc<Host>,
-        wanted: Wanted,
+        wanted: &Wanted,
     ) -> Result<Rc<Http2Conn>, Outcome> {
         let mut pending = None;
         let mut failures = 0;
         loop {
-            if let Some(conn) = http2::usable(host) {
+            if let Some(conn) = http2::usable(host, &wanted.key) {
                 return Ok(conn);
             }
             if pending.is_none() {
                 let ticket = PendingTicket::take(self, wanted.priority);
                 pending = Some(ticket.ok_or(Outcome::Overflow)?);
             }
-            if host.http2_connecting.get() {
+            // Who needs a connection of its own does not wait for another's.
+            if host.http2_connecting.get() && wanted.key.is_none() {
                 let before = host.http2_failed.get();
                 host.http2_waiting.wait().await;
                 failures += u32::from(host.http2_failed.get() != before);
                 // Whoever was connecting failed again and again; fail with them.
-                if failures > 3 && http2::usable(host).is_none() {
-                    return Err(Outcome::ConnectFailure);
+                if failures > 3 && http2::usable(host, &wanted.key).is_none() {
+                    return Err(match host.tls_failure.borrow().is_some() {
+                        true => Outcome::TlsFailure,
+                        false => Outcome::ConnectFailure,
+                    });
                 }
                 continue;
             }
@@ -167,49 +203,17 @@ impl ActiveCluster {
                 continue;
             };
             let mut connecting = Connecting::begin(host);
-            let io = self.connect(host).await?;
-            let conn = http2::handshake(worker, self, io, ticket).await?;
+            let (io, _) = self
+                .connect(host, wanted.key.as_deref(), Offer::Http2)
+                .await?;
+            let conn = self.open_http2(worker, host, io, ticket, wanted).await?;
             connecting.failed = false;
-            self.stats.inc(ClusterStat::UpstreamCxHttp2Total);
-            if !host.retired.get() {
-                host.http2.borrow_mut().push(conn.clone());
-            }
             return Ok(conn);
         }
     }
 
-    /// A new socket to the endpoint.
-    pub(crate) async fn connect(&self, host: &Host) -> Result<Io, Outcome> {
-        let limit = self.config.connect_timeout;
-        let connected = tokio::time::timeout(limit, self.dial(host.address)).await;
-        let failed = |stat, outcome| {
-            self.stats.inc(ClusterStat::UpstreamCxConnectFail);
-            if let Some(stat) = stat {
-                self.stats.inc(stat);
-            }
-            host.stats(self).inc(EndpointStat::CxConnectFail);
-            outcome
-        };
-        match connected {
-            Ok(Ok(tcp)) => {
-                if let Some(keepalive) = &self.config.tcp_keepalive {
-                    set_keepalive(&tcp, keepalive);
-                }
-                Ok(Io::new(tcp))
-            }
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Err(failed(None, Outcome::ConnectRefused))
-            }
-            Ok(Err(_)) => Err(failed(None, Outcome::ConnectFailure)),
-            Err(_) => {
-                let stat = ClusterStat::UpstreamCxConnectTimeout;
-                Err(failed(Some(stat), Outcome::ConnectTimeout))
-            }
-        }
-    }
-
     /// A socket from the address that connections of this cluster come from.
-    async fn dial(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+    pub(super) async fn dial(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
         let Some(from) = self.config.source_address else {
             return TcpStream::connect(to).await;
         };
@@ -272,12 +276,21 @@ impl ActiveCluster {
     }
 }
 
-/// The idle connection used last that is still open.
-fn take_idle(host: &Host) -> Option<Box<ClientConn>> {
+/// The idle connection used last that is still open, of those with the same key.
+fn take_idle(host: &Host, key: &Option<Rc<ConnKey>>) -> Option<Box<ClientConn>> {
     let mut cx = Context::from_waker(Waker::noop());
     loop {
-        let conn = host.idle.borrow_mut().pop()?;
-        if !conn.is_stale(&mut cx) {
+        let conn = {
+            let mut idle = host.idle.borrow_mut();
+            match key {
+                None => idle.pop()?,
+                key => {
+                    let at = idle.iter().rposition(|conn| conn.key == *key)?;
+                    idle.remove(at)
+                }
+            }
+        };
+        if !conn.is_stale(&mut cx) && conn.key == *key {
             return Some(conn);
         }
     }

@@ -13,19 +13,20 @@ use lateen_xds::client::Received;
 use lateen_xds::{Rejection, type_url};
 
 use super::refers::Refers;
+use super::secrets::{usable_cluster, usable_listener};
 use super::{Config, Entry, Generation, Origin, Outside, UpdateFailure};
 use crate::worker::WorkerUpdate;
 
 /// What became of a resource that was offered.
-enum Offered {
+pub(super) enum Offered {
     New,
     /// Byte for byte what is there already.
     Same,
 }
 
 /// What comes with a resource.
-struct Arrival<'a> {
-    received: &'a Received,
+pub(super) struct Arrival<'a> {
+    pub(super) received: &'a Received,
     origin: Origin,
     now: Instant,
 }
@@ -50,6 +51,9 @@ impl Config {
             type_url::LISTENER => self.wait.first_listeners = true,
             _ => {}
         }
+        if matches!(url, type_url::CLUSTER | type_url::LISTENER) {
+            self.refresh_sds(out);
+        }
         self.settle(now, out);
         rejections
     }
@@ -62,7 +66,9 @@ impl Config {
         now: Instant,
         out: &mut dyn Outside,
     ) -> Vec<Rejection> {
-        self.take(url, resources, Origin::Static, now, out)
+        let rejections = self.take(url, resources, Origin::Static, now, out);
+        self.refresh_sds(out);
+        rejections
     }
 
     fn take(
@@ -85,6 +91,7 @@ impl Config {
                 type_url::ENDPOINT => self.set_endpoints(&arrival, out),
                 type_url::ROUTE => self.set_routes(&arrival),
                 type_url::LISTENER => self.set_listener(&arrival, out),
+                type_url::SECRET => self.set_secret(&arrival, out),
                 _ => Err(format!("this proxy takes no resources of type {url}")),
             };
             if let Err(reason) = outcome {
@@ -106,6 +113,7 @@ impl Config {
             type_url::ENDPOINT if !has_active(self.endpoints.get(name)) => {
                 self.wait.eds_missing.insert(name.into());
             }
+            type_url::SECRET => self.remove_secret(name),
             type_url::ROUTE if !has_active(self.routes.get(name)) => {
                 self.wait.rds_missing.insert(name.into());
             }
@@ -116,7 +124,12 @@ impl Config {
     fn set_cluster(&mut self, arrival: &Arrival<'_>, out: &mut dyn Outside) -> Result<(), String> {
         let name: Arc<str> = arrival.received.name.as_str().into();
         let entry = self.clusters.entry(name.clone()).or_default();
-        let offered = entry.offer(arrival, compile_cluster, |_| Refers::default(), |c| &c.name)?;
+        let offered = entry.offer(
+            arrival,
+            |bytes| usable_cluster(compile_cluster(bytes)?),
+            Refers::of_cluster,
+            |c| &c.name,
+        )?;
         self.wait.leaving_clusters.remove(&name);
         if let (Offered::New, Some(warming)) = (offered, &entry.warming) {
             let cluster = warming.value.clone();
@@ -297,7 +310,12 @@ impl Config {
             .warming
             .as_ref()
             .map(|warming| warming.version_info.clone());
-        let offered = entry.offer(arrival, compile_listener, Refers::of_listener, |l| &l.name)?;
+        let offered = entry.offer(
+            arrival,
+            |bytes| usable_listener(compile_listener(bytes)?),
+            Refers::of_listener,
+            |l| &l.name,
+        )?;
         self.wait.unbound.remove(&name);
         match offered {
             Offered::New => {
@@ -368,7 +386,7 @@ impl Config {
 
 impl<T> Entry<T> {
     /// Compiles what arrived and makes it the warming generation.
-    fn offer(
+    pub(super) fn offer(
         &mut self,
         arrival: &Arrival<'_>,
         compile: impl FnOnce(&[u8]) -> Result<Compiled<T>, ConfigError>,
@@ -452,6 +470,6 @@ pub(super) fn eds_name(cluster: &Cluster) -> Option<&Arc<str>> {
     }
 }
 
-fn has_active<T>(entry: Option<&Entry<T>>) -> bool {
+pub(super) fn has_active<T>(entry: Option<&Entry<T>>) -> bool {
     entry.is_some_and(|entry| entry.active.is_some())
 }

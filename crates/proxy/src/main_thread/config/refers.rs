@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_proxy_config::route::{ClusterName, ClusterTarget, RouteAction, RouteTable};
-use lateen_proxy_config::{Listener, Network, RouteSource, TcpCluster};
+use lateen_proxy_config::{Cluster, Listener, Network, RouteSource, TcpCluster};
 
 /// Names that a resource uses. Clusters named by a request header cannot be known.
 #[derive(Debug, Default)]
 pub(super) struct Refers {
     pub(super) clusters: BTreeSet<Arc<str>>,
     pub(super) routes: BTreeSet<Arc<str>>,
+    pub(super) secrets: BTreeSet<Arc<str>>,
 }
 
 impl Refers {
@@ -20,8 +21,19 @@ impl Refers {
         refers
     }
 
+    pub(super) fn of_cluster(cluster: &Cluster) -> Self {
+        let secrets = cluster.tls().flat_map(|tls| tls.common.secrets());
+        Self {
+            secrets: secrets.cloned().collect(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn of_listener(listener: &Listener) -> Self {
         let mut refers = Self::default();
+        let contexts = crate::tls::contexts(listener);
+        let secrets = contexts.flat_map(|tls| tls.common.secrets());
+        refers.secrets.extend(secrets.cloned());
         for chain in listener
             .filter_chains
             .iter()

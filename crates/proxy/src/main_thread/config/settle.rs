@@ -41,7 +41,8 @@ impl Config {
                     .get(*name)
                     .and_then(|entry| entry.warming.as_ref());
                 warming.is_none_or(|warming| {
-                    waited(warming, now) || self.has_endpoints(&warming.value)
+                    waited(warming, now)
+                        || (self.has_endpoints(&warming.value) && self.secrets_up(&warming.refers))
                 })
             })
             .cloned()
@@ -172,7 +173,8 @@ impl Config {
                     waited(warming, now)
                         || (self.wait.clusters_initialized
                             && self.clusters_up(&warming.refers)
-                            && self.routes_up(&warming.refers))
+                            && self.routes_up(&warming.refers)
+                            && self.secrets_up(&warming.refers))
                 })
             })
             .cloned()
