@@ -319,6 +319,8 @@ mod tests {
                 Arc::new(FilterChain {
                     name: "".into(),
                     matches: matches.clone(),
+                    transport: crate::Transport::Plain,
+                    handshake_timeout: None,
                     network: Network::Close,
                     metadata: None,
                 })

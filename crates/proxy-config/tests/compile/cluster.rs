@@ -72,7 +72,7 @@ fn the_upstream_protocol_comes_from_the_extension() {
 
 #[test]
 fn clusters_are_rejected_with_the_path_of_the_field() {
-    let tls = json!({"name": "envoy.transport_sockets.tls", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"}});
+    let tls = json!({"name": "envoy.transport_sockets.tls", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "common_tls_context": {"validation_context": {"match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://x"}}]}}}});
     for (change, path, reason) in [
         (json!({"name": ""}), "name", "must not be empty"),
         (
@@ -86,14 +86,14 @@ fn clusters_are_rejected_with_the_path_of_the_field() {
             "only for clusters of type EDS",
         ),
         (
-            json!({"transport_socket": tls}),
+            json!({"transport_socket": {"name": "quic", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"}}}),
             "transport_socket",
-            "UpstreamTlsContext) is not supported yet",
+            "DownstreamTlsContext) is not supported yet",
         ),
         (
             json!({"transport_socket_matches": [{"name": "tlsMode-istio", "transport_socket": tls}]}),
-            "transport_socket_matches[0].transport_socket",
-            "not supported yet",
+            "transport_socket_matches[0].transport_socket.typed_config.common_tls_context.validation_context",
+            "trusted_ca is missing",
         ),
         (
             json!({"lb_policy": "MAGLEV", "maglev_lb_config": {"table_size": 65536}}),

@@ -134,8 +134,8 @@ fn listeners_are_rejected_with_the_path_of_the_field() {
         ),
         (
             json!({"filter_chains": [{"transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"}}}]}),
-            format!("{chain}.transport_socket"),
-            "DownstreamTlsContext) is not supported yet",
+            format!("{chain}.transport_socket.typed_config.common_tls_context"),
+            "a server needs a certificate",
         ),
         (
             json!({"filter_chains": [{"filters": [{"name": "envoy.filters.network.rbac", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC", "stat_prefix": "x"}}]}]}),
