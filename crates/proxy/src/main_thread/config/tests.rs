@@ -305,7 +305,7 @@ fn a_start_brings_clusters_routes_and_listeners_in_this_order() {
     assert!(!bench.config.is_live());
     assert_eq!(
         bench.config.waits_for(),
-        ["endpoints of cluster a", "listener l to warm"]
+        ["endpoints or secrets of cluster a", "listener l to warm"]
     );
     bench.update(ENDPOINT, &[endpoints("a", 1)], &[]);
     assert_eq!(
