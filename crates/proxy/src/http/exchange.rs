@@ -284,8 +284,12 @@ impl Source for Facts<'_> {
                 Some(failure) if x.outcome == Outcome::TlsFailure => failure.details.as_bytes(),
                 _ => x.outcome.row().details.as_bytes(),
             }),
-            Field::UpstreamTransportFailureReason => {
+            Field::UpstreamTransportFailureReason if x.outcome == Outcome::TlsFailure => {
                 Value::text(x.tls_failure.as_ref().map(|failure| &*failure.reason))
+            }
+            Field::UpstreamTransportFailureReason => {
+                let reason = x.outcome.transport_failure();
+                Value::text(Some(reason).filter(|reason| !reason.is_empty()))
             }
             Field::ResponseFlags if self.flags.len == 0 => Value::Absent,
             Field::ResponseFlags => Value::List(&self.flags.words[..self.flags.len]),
@@ -323,10 +327,6 @@ impl Source for Facts<'_> {
                 Some(_) => Value::Text(b"HTTP/1.1"),
                 None => Value::Absent,
             },
-            Field::UpstreamTransportFailureReason => {
-                let reason = x.outcome.transport_failure();
-                Value::text(Some(reason).filter(|reason| !reason.is_empty()))
-            }
             Field::UpstreamRequestAttemptCount => Value::Number(u64::from(x.tries)),
             Field::DownstreamRemoteAddress => Value::Address(x.conn.peer),
             Field::DownstreamDirectRemoteAddress => Value::Address(x.conn.direct_peer()),

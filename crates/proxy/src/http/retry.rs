@@ -135,9 +135,7 @@ impl<'a> Retries<'a> {
             Outcome::ConnectRefused
             | Outcome::ConnectFailure
             | Outcome::ConnectTimeout
-            | Outcome::TlsFailure => {
-                on(RetryOn::CONNECT_FAILURE)
-            }
+            | Outcome::TlsFailure => on(RetryOn::CONNECT_FAILURE),
             _ => false,
         }
     }
