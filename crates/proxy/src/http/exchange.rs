@@ -53,7 +53,7 @@ pub(crate) struct Exchange {
     /// Of the route, for this request.
     pub timeout: Option<std::time::Duration>,
     /// Which of the weighted clusters was chosen.
-    pub weighted: Option<usize>,
+    pub weighted: Option<u32>,
     /// Decides on the endpoint in clusters that hash.
     pub hash: Option<u64>,
     /// To be added to the response.
@@ -144,7 +144,7 @@ impl Exchange {
         };
         weighted
             .clusters
-            .get(self.weighted?)
+            .get(usize::try_from(self.weighted?).ok()?)
             .map(|cluster| &cluster.headers)
     }
 

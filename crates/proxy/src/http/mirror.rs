@@ -37,7 +37,11 @@ const MAX_INTERIMS: u32 = 1000;
 
 /// The copies of one request, as the request feeds them. Nothing is allocated when there are none.
 #[derive(Default)]
-pub(super) struct Copies(Option<Box<[Rc<Feed>]>>);
+#[allow(
+    clippy::box_collection,
+    reason = "every waiting connection has the room for it, and hardly any has copies"
+)]
+pub(super) struct Copies(Option<Box<Vec<Rc<Feed>>>>);
 
 impl Copies {
     /// Begins the copies of a request whose head is ready for its first try.
@@ -56,12 +60,15 @@ impl Copies {
             .iter()
             .filter(|mirror| mirror.share.is_none_or(|share| share.includes(draw)));
         let feeds = drawn.filter_map(|mirror| start(x, mirror, timeout, counts_tries));
-        Copies(Some(feeds.collect()))
+        Copies(Some(Box::new(feeds.collect())))
     }
 
     /// Shows a piece of the request's body.
     pub(super) fn feed(&self, piece: &Piece<'_>) {
-        self.0.iter().flatten().for_each(|feed| feed.push(piece));
+        self.0
+            .iter()
+            .flat_map(|all| all.iter())
+            .for_each(|feed| feed.push(piece));
     }
 
     /// The request has no (more) body.
@@ -73,7 +80,10 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         // A request that broke off in its body is not completed by its copies.
-        self.0.iter().flatten().for_each(|feed| feed.give_up());
+        self.0
+            .iter()
+            .flat_map(|all| all.iter())
+            .for_each(|feed| feed.give_up());
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn choose_cluster<'a>(x: &mut Exchange, to: &'a Forward) -> Chosen<'a
                 ClusterName::Name(name) => by_name(name),
                 ClusterName::Header(name) => by_header(name),
             };
-            x.weighted = index;
+            x.weighted = index.and_then(|index| u32::try_from(index).ok());
             (
                 cluster,
                 Some(&picked.headers),

@@ -36,14 +36,21 @@ impl Failure {
     }
 }
 
+/// The first tries of a request; of later ones nobody asks.
+#[derive(Default)]
+struct Tried {
+    places: [Option<(SocketAddr, u32)>; 16],
+    len: usize,
+}
+
 /// The retries of one request.
 pub(super) struct Retries<'a> {
     policy: Option<&'a RetryPolicy>,
     left: u32,
     done: u32,
     replaced: bool,
-    /// Address and priority of each try.
-    tried: Vec<(SocketAddr, u32)>,
+    /// Address and priority of each try. Boxed whole, since every waiting connection has the room.
+    tried: Option<Box<Tried>>,
 }
 
 impl<'a> Retries<'a> {
@@ -58,7 +65,7 @@ impl<'a> Retries<'a> {
             left,
             done: 0,
             replaced: false,
-            tried: Vec::new(),
+            tried: None,
         }
     }
 
@@ -79,16 +86,26 @@ impl<'a> Retries<'a> {
     }
 
     pub(super) fn was_tried(&self, host: SocketAddr) -> bool {
-        self.tried.iter().any(|(tried, _)| *tried == host)
+        self.tried().any(|(tried, _)| *tried == host)
     }
 
     pub(super) fn note(&mut self, host: &Host) {
         let asked = |policy: &RetryPolicy| {
             policy.avoid_previous_hosts || policy.other_priorities_every.is_some()
         };
-        if self.policy.is_some_and(asked) && self.tried.len() < 16 {
-            self.tried.push((host.address, host.priority.get()));
+        if self.policy.is_some_and(asked) {
+            let tried = self.tried.get_or_insert_default();
+            if let Some(free) = tried.places.get_mut(tried.len) {
+                *free = Some((host.address, host.priority.get()));
+                tried.len += 1;
+            }
         }
+    }
+
+    fn tried(&self) -> impl Iterator<Item = &(SocketAddr, u32)> {
+        self.tried
+            .iter()
+            .flat_map(|tried| tried.places.iter().flatten())
     }
 
     /// Priorities that the next try is not to go to. They are looked at anew after every so many
@@ -98,8 +115,8 @@ impl<'a> Retries<'a> {
         let Some(every) = every.and_then(|every| usize::try_from(every).ok()) else {
             return Vec::new();
         };
-        let looked_at = self.tried.len() / every * every;
-        let tried = self.tried.iter().take(looked_at);
+        let looked_at = self.tried().count() / every * every;
+        let tried = self.tried().take(looked_at);
         tried.map(|(_, priority)| *priority).collect()
     }
 
