@@ -7,7 +7,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::stream::{End, Piece, Sink, Source, StreamError, UpstreamStream};
 use crate::io::{Io, Rewound};
 use crate::outcome::Outcome;
-use crate::stats::ClusterStat;
+use crate::stats::{ClusterStat, Page};
 use crate::upstream::connect::ConnKey;
 use crate::upstream::ticket::ConnTicket;
 use crate::upstream::{ActiveCluster, Host};
@@ -20,6 +20,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::task::spawn_local;
@@ -32,6 +33,8 @@ pub(crate) struct Http2Conn {
     requests: Cell<u32>,
     max_requests: u32,
     max_streams: u32,
+    /// Of the cluster.
+    stats: Arc<Page>,
     /// Requests at the sweeper's last look, and since when there were no others.
     seen: Cell<(u32, u64)>,
     /// When it was made, in the worker's milliseconds.
@@ -84,6 +87,7 @@ pub(crate) async fn handshake(
         requests: Cell::new(0),
         max_requests: http.max_requests_per_connection.unwrap_or(u32::MAX),
         max_streams: http.http2.max_concurrent_streams,
+        stats: cluster.stats.clone(),
         seen: Cell::new((0, worker.timers.now())),
         opened: worker.timers.now(),
         key,
@@ -226,6 +230,7 @@ impl UpstreamStream for Http2Stream {
                 .map_err(|e| convert::error(&e))?
         };
         if requests >= self.conn.max_requests {
+            self.conn.stats.inc(ClusterStat::UpstreamCxMaxRequests);
             self.conn.retire();
         }
         self.response = Some(response);

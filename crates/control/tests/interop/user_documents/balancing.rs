@@ -1,4 +1,4 @@
-//! Documents 07, 35 and 37: balancers and connection pools.
+//! Documents 03, 07, 13, 35, 37 and 38: balancers, connection pools, ejection of endpoints that fail.
 
 use lateen_testkit::envoy::Plane;
 
@@ -35,6 +35,48 @@ async fn document_35_destinationrule_product_service(plane: Plane) {
     assert!((10..=13).contains(&most), "{by_server:?}");
 }
 
+/// A service whose last server fails with `status`: after a few requests it gets none, for as long
+/// as the document says (30 s or more).
+async fn ejects(plane: Plane, document: &str, host: &str, servers: usize, status: u16) {
+    let Some(scene) = Scene::start(plane, document).await else {
+        return;
+    };
+    let versions: Vec<String> = (1..=servers).map(|n| format!("v{n}")).collect();
+    let versions: Vec<&str> = versions.iter().map(String::as_str).collect();
+    let scene = scene.with_service(host, &versions).await;
+    assert_eq!(scene.apply(document).await, codes(&[]));
+    let bad = status.to_string();
+    scene.answers_status(host, 200).await;
+    scene.servers[&format!("{host}-v{servers}")].always(status);
+    lateen_testkit::eventually("the failing server is ejected", async || {
+        let shares = scene.shares(host, 40 * servers).await;
+        match of(&shares, &bad) {
+            0 => Ok(()),
+            _ => Err(format!("{shares:?}")),
+        }
+    })
+    .await;
+    assert_eq!(of(&scene.shares(host, 200).await, &bad), 0);
+    // One of them is the most that may go.
+    scene.servers[&format!("{host}-v1")].always(status);
+    scene.shares(host, 40 * servers).await;
+    let shares = scene.shares(host, 40 * servers).await;
+    assert!(of(&shares, &bad) > 0, "{shares:?}");
+}
+
+async fn document_03_destinationrule_payment_dr(plane: Plane) {
+    // Without maxEjectionPercent one in ten may be ejected, so there have to be ten.
+    ejects(plane, "03", "payment-svc", 10, 500).await;
+}
+
+async fn document_13_destinationrule_ratings(plane: Plane) {
+    ejects(plane, "13", "ratings", 2, 502).await;
+}
+
+async fn document_38_destinationrule_backend_service(plane: Plane) {
+    ejects(plane, "38", "backend-service", 2, 503).await;
+}
+
 async fn document_37_destinationrule_backend_service(plane: Plane) {
     let Some(scene) = Scene::start(plane, "37").await else {
         return;
@@ -42,6 +84,12 @@ async fn document_37_destinationrule_backend_service(plane: Plane) {
     let scene = scene.with_service("backend-service", &["v1"]).await;
     assert_eq!(scene.apply("37").await, codes(&[]));
     speaks_http2(&scene, "backend-service").await;
+    // 100 requests on a connection, then another one.
+    let shares = scene.shares("backend-service", 500).await;
+    assert_eq!(of(&shares, "backend-service-v1"), 500);
+    let cluster = "cluster.outbound|80||backend-service.default.svc.cluster.local";
+    let full = format!("{cluster}.upstream_cx_max_requests");
+    assert!(scene.envoy.stat(&full).await >= 4);
 }
 
 async fn document_07_destinationrule_reviews(plane: Plane) {
@@ -71,6 +119,9 @@ async fn speaks_http2(scene: &Scene, host: &str) {
 }
 
 on_both! {
+    document_03_destinationrule_payment_dr,
+    document_13_destinationrule_ratings,
+    document_38_destinationrule_backend_service,
     document_07_destinationrule_reviews,
     document_37_destinationrule_backend_service,
     document_35_destinationrule_product_service,
