@@ -16,19 +16,19 @@ use crate::gateway::{assert_share, rule, say_hello};
 use crate::mesh::{GATEWAY, Gateway, Mesh, Reviews, loopback, service, workload};
 
 /// A gateway with more ports.
-struct Secure {
-    mesh: Mesh,
-    gateway: Gateway,
-    authority: Authority,
+pub struct Secure {
+    pub mesh: Mesh,
+    pub gateway: Gateway,
+    pub authority: Authority,
     /// Behind port 443.
-    https: SocketAddr,
+    pub https: SocketAddr,
     /// Behind port 8443.
     other: SocketAddr,
     _reviews: Reviews,
 }
 
 impl Secure {
-    async fn start(plane: Plane, test: &str) -> Option<Self> {
+    pub async fn start(plane: Plane, test: &str) -> Option<Self> {
         let mesh = Mesh::start().await;
         let gateway = Gateway::start(plane, &mesh, test, true).await?;
         let (https, other) = (ports::reserve(), ports::reserve());
@@ -54,7 +54,7 @@ impl Secure {
     }
 
     /// Puts a certificate into a Secret of the gateway's namespace.
-    async fn secret(&self, name: &str, pair: &Pair) {
+    pub async fn secret(&self, name: &str, pair: &Pair) {
         self.mesh.apply(&secret(name, "istio-system", pair)).await;
     }
 
@@ -63,11 +63,15 @@ impl Secure {
         path(&self.mesh, "authority.pem", &self.authority.pem)
     }
 
-    /// `curl https://HOST/PATH` through the port, verifying the server.
     async fn curl(&self, to: SocketAddr, host: &str, more: &[&str]) -> Said {
+        self.curl_path(to, host, "/", more).await
+    }
+
+    /// `curl https://HOST/PATH` through the port, verifying the server.
+    pub async fn curl_path(&self, to: SocketAddr, host: &str, path: &str, more: &[&str]) -> Said {
         let authority = self.authority();
         let (url, resolve) = (
-            format!("https://{host}:{}/", to.port()),
+            format!("https://{host}:{}{path}", to.port()),
             format!("{host}:{}:127.0.0.1", to.port()),
         );
         let mut all = vec!["-sS", "--max-time", "10", "--resolve", &resolve];
@@ -83,7 +87,7 @@ impl Secure {
     }
 
     /// Waits until `curl` gets this status over HTTP of this version.
-    async fn answers(&self, to: SocketAddr, host: &str, more: &[&str], expect: &str) -> Said {
+    pub async fn answers(&self, to: SocketAddr, host: &str, more: &[&str], expect: &str) -> Said {
         eventually(&format!("{host} answers {expect}"), async || {
             let said = self.curl(to, host, more).await;
             match said.success && said.text.ends_with(expect) {
@@ -113,7 +117,7 @@ impl Secure {
     }
 
     /// Code and message of what is wrong with a Gateway.
-    async fn findings(&self, gateway: &str) -> Vec<String> {
+    pub async fn findings(&self, gateway: &str) -> Vec<String> {
         let all = self.mesh.page("/debug/findings").await;
         let about =
             |one: &&Value| one["subject"]["kind"] == "Gateway" && one["subject"]["name"] == gateway;

@@ -1,8 +1,12 @@
-//! Documents 03, 07, 13, 35, 37 and 38: balancers, connection pools, ejection of endpoints that fail.
+//! Documents 03, 07, 13, 35 and 37 to 39: balancers, connection pools, localities, ejection of
+//! endpoints that fail.
 
+use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
+use lateen_testkit::ports;
 
 use super::{Scene, codes, of};
+use crate::mesh::workload;
 
 async fn document_35_destinationrule_product_service(plane: Plane) {
     let Some(scene) = Scene::start(plane, "35").await else {
@@ -106,6 +110,39 @@ async fn document_07_destinationrule_reviews(plane: Plane) {
         .await;
 }
 
+async fn document_39_destinationrule_product_service(plane: Plane) {
+    let Some(scene) = Scene::start(plane, "39").await else {
+        return;
+    };
+    let host = "product-service";
+    let mut scene = scene.with_service(host, &[]).await;
+    for (version, locality) in [("west", "us-west-2/a"), ("east", "us-east-1/b")] {
+        let echo = Echo::start(&format!("{host}-{version}")).await;
+        let entry = workload(host, version, "http", echo.port());
+        scene.mesh.create(&located(&entry, locality)).await;
+        scene.servers.insert(version.to_owned(), echo);
+    }
+    // The client runs in us-west-2.
+    let client = workload("client", "v1", "http", ports::reserve());
+    scene.mesh.apply(&located(&client, "us-west-2/c")).await;
+    assert_eq!(scene.apply("39").await, codes(&[]));
+    scene.answers_status(host, 200).await;
+    lateen_testkit::eventually("the shares are in force", async || {
+        let shares = scene.shares(host, 1000).await;
+        let west = of(&shares, "product-service-west");
+        match (750..=850).contains(&west) && west + of(&shares, "product-service-east") == 1000 {
+            true => Ok(()),
+            false => Err(format!("{shares:?}")),
+        }
+    })
+    .await;
+}
+
+/// A WorkloadEntry in a locality.
+fn located(entry: &str, locality: &str) -> String {
+    entry.replace("  address:", &format!("  locality: {locality}\n  address:"))
+}
+
 /// HTTP/1.1 of the client becomes HTTP/2 on the way to the server.
 async fn speaks_http2(scene: &Scene, host: &str) {
     lateen_testkit::settles("HTTP/2 to the server", async || {
@@ -122,6 +159,7 @@ on_both! {
     document_03_destinationrule_payment_dr,
     document_13_destinationrule_ratings,
     document_38_destinationrule_backend_service,
+    document_39_destinationrule_product_service,
     document_07_destinationrule_reviews,
     document_37_destinationrule_backend_service,
     document_35_destinationrule_product_service,

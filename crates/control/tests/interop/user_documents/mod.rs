@@ -8,6 +8,7 @@ mod balancing;
 mod canary;
 mod external;
 mod faults;
+mod gateways;
 mod refused;
 mod resilience;
 mod routing;
