@@ -49,9 +49,10 @@ pub fn run(args: Args) -> Outcome {
 
 fn is_in_step(proxy: &Value) -> bool {
     let types = proxy["types"].as_object();
-    let mut states = types
-        .into_iter()
-        .flat_map(|types| types.values())
-        .filter_map(|kind| kind["state"].as_str());
-    states.all(|state| state == "SYNCED")
+    let mut types = types.into_iter().flatten();
+    // Secrets that are not there are not sent.
+    types.all(|(name, kind)| match kind["state"].as_str() {
+        Some("NOT SENT") => name == "sds",
+        state => state == Some("SYNCED"),
+    })
 }

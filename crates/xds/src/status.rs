@@ -138,9 +138,14 @@ impl ProxyStatus {
             .map_or(SyncState::NotSent, TypeStatus::state)
     }
 
-    /// Everything sent was accepted.
+    /// Everything sent was accepted. Secrets that are asked for and not there are not waited for:
+    /// nothing is sent of them, not even that they are missing.
     pub fn synced(&self) -> bool {
-        self.types.values().all(|t| t.state() == SyncState::Synced)
+        self.types.iter().all(|(url, status)| match status.state() {
+            SyncState::Synced => true,
+            SyncState::NotSent => url == type_url::SECRET,
+            SyncState::Stale | SyncState::Error => false,
+        })
     }
 
     /// JSON for `/debug/syncz`: one object per proxy, types by short name.

@@ -846,19 +846,11 @@ on_both!(
     a_client_names_the_cluster_it_wants,
     a_gateway_learns_its_client_from_the_proxy_protocol,
     a_sidecar_chooses_by_server_name_and_address,
+    a_gateway_serves_https_with_the_certificates_of_secrets,
+    a_new_certificate_is_served_and_no_connection_is_dropped,
+    the_last_good_certificate_serves_on_when_its_secret_is_gone_or_useless,
+    clients_are_verified_as_the_mode_says,
+    versions_and_ciphers_are_those_of_the_server,
+    tls_ends_at_the_gateway_and_bytes_go_on,
+    gateways_of_several_teams_share_a_port_and_the_older_wins_a_fight,
 );
-
-/// Where TLS ends at the gateway.
-mod terminating {
-    use super::*;
-
-    on_stock_envoy!(
-        a_gateway_serves_https_with_the_certificates_of_secrets,
-        a_new_certificate_is_served_and_no_connection_is_dropped,
-        the_last_good_certificate_serves_on_when_its_secret_is_gone_or_useless,
-        clients_are_verified_as_the_mode_says,
-        versions_and_ciphers_are_those_of_the_server,
-        tls_ends_at_the_gateway_and_bytes_go_on,
-        gateways_of_several_teams_share_a_port_and_the_older_wins_a_fight,
-    );
-}

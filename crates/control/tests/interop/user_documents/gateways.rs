@@ -3,6 +3,7 @@
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::eventually;
+use lateen_testkit::http::Call;
 
 use super::read;
 use crate::mesh::{service, workload};
@@ -19,7 +20,8 @@ async fn with_service(secure: &Secure, name: &str) -> Echo {
 /// Waits until plain HTTP is sent to https.
 async fn redirects(secure: &Secure, host: &str) {
     eventually(&format!("http://{host} is redirected"), async || {
-        let answer = secure.gateway.get(host, "/products?x=1").await;
+        let call = Call::get(host, "/products?x=1");
+        let answer = call.send(secure.gateway.http).await?;
         let location = answer.header("location");
         match answer.status == 301 && location == format!("https://{host}/products?x=1") {
             true => Ok(()),

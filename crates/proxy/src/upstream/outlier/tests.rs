@@ -1,3 +1,5 @@
+//! Ejection over time: which endpoints go, for how long, and who comes back.
+
 use super::super::health::Seen;
 use super::*;
 use lateen_proxy_config::{
