@@ -320,7 +320,47 @@ pub async fn say_hello(stream: TcpStream) -> Result<String, String> {
     }
 }
 
+async fn a_server_says_which_namespaces_may_serve_its_hosts(plane: Plane) {
+    let test = "a_server_says_which_namespaces_may_serve_its_hosts";
+    let mesh = Mesh::start().await;
+    let Some(gateway) = Gateway::start(plane, &mesh, test, true).await else {
+        return;
+    };
+    // Instead of the host `*`, which serves everybody.
+    mesh.apply(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\n\
+         metadata: {name: web, namespace: default}\n\
+         spec:\n  selector: {istio: ingressgateway}\n  servers:\n  \
+         - port: {number: 80, name: http, protocol: HTTP}\n    \
+         hosts: [shop/*.shop.test, ./own.test, '*/all.test']\n",
+    )
+    .await;
+    let mut rules = String::new();
+    for (namespace, host) in [
+        ("shop", "a.shop.test"),
+        ("default", "b.shop.test"),
+        ("default", "own.test"),
+        ("shop", "all.test"),
+    ] {
+        rules += &format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+             metadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{hosts: [{host}], gateways: [default/web], \
+             http: [{{directResponse: {{status: 200}}}}]}}\n---\n",
+            name = host.replace('.', "-")
+        );
+    }
+    mesh.create(&rules).await;
+    for host in ["a.shop.test", "own.test", "all.test"] {
+        served(&gateway, host).await;
+        assert_eq!(gateway.get(host, "/").await.status, 200, "{host}");
+    }
+    assert_eq!(gateway.get("b.shop.test", "/").await.status, 404);
+    assert_eq!(gateway.get("other.test", "/").await.status, 404);
+}
+
 on_both!(
+    a_server_says_which_namespaces_may_serve_its_hosts,
     a_gateway_splits_as_the_rule_says_over_delta_ads,
     what_cannot_be_forwarded_is_answered_as_istio_does,
     a_gateway_reaches_service_entries_and_tcp_services,

@@ -34,20 +34,6 @@ macro_rules! on_both {
     };
 }
 
-/// Each test on stock Envoy only.
-macro_rules! on_stock_envoy {
-    ($($name:ident),* $(,)?) => {
-        mod stock_envoy {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name(lateen_testkit::envoy::Plane::StockEnvoy).await;
-                }
-            )*
-        }
-    };
-}
-
 mod balancing;
 mod bindings;
 #[cfg(target_os = "linux")]

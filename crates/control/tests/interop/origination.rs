@@ -223,6 +223,38 @@ async fn mutual_tls_shows_the_clients_certificate_and_a_port_can_have_tls_of_its
     scene.fails("anonymous.test", 503).await;
 }
 
+async fn a_gateway_takes_what_it_needs_for_a_service_from_a_secret(plane: Plane) {
+    let test = "a_gateway_takes_what_it_needs_for_a_service_from_a_secret";
+    let Some(scene) = Scene::start(plane, test).await else {
+        return;
+    };
+    let pair = scene.authority.issue("mutual.test", &["mutual.test"]);
+    let server = pair.server(Some(&scene.authority), &[]);
+    let echo = Echo::over_tls("mutual", server).await;
+    let objects = [
+        outside("mutual.test", "HTTP", echo.port()),
+        policy(
+            "mutual.test",
+            "tls: {mode: MUTUAL, credentialName: for-mutual}",
+        ),
+        forwarded("mutual.test"),
+    ];
+    scene.mesh.create(&objects.concat()).await;
+    let client = scene.authority.issue("client", &["client.test"]);
+    let block = |pem: &str| pem.trim_end().replace('\n', "\n    ");
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: for-mutual, namespace: istio-system}}\n\
+         stringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n  ca.crt: |\n    {}\n",
+        block(&client.chain),
+        block(&client.key),
+        block(&scene.authority.pem)
+    );
+    scene.mesh.create(&secret).await;
+    let shown = |body: &Value| body["tls"]["certificate"] == true;
+    scene.agreed("mutual.test", shown).await;
+    assert_eq!(scene.gateway.envoy.rejected().await, Default::default());
+}
+
 async fn a_proxy_header_goes_before_the_request(plane: Plane) {
     let test = "a_proxy_header_goes_before_the_request";
     let Some(scene) = Scene::start(plane, test).await else {
@@ -293,5 +325,6 @@ async fn first_bytes(server: &TcpListener) -> Vec<u8> {
 on_both! {
     a_service_outside_is_reached_over_tls_and_must_prove_its_name,
     mutual_tls_shows_the_clients_certificate_and_a_port_can_have_tls_of_its_own,
+    a_gateway_takes_what_it_needs_for_a_service_from_a_secret,
     a_proxy_header_goes_before_the_request,
 }
