@@ -403,3 +403,53 @@ fn a_directory_of_configuration_is_applied_and_watched() {
         split(&mesh, 30).len() == 3
     });
 }
+
+/// With a Gateway for HTTPS and the Secret that it names, the demo's pages come over TLS.
+#[test]
+fn the_demos_gateway_serves_https_when_its_certificate_is_applied() {
+    use lateen_testkit::certificates::{Authority, file};
+
+    let mesh = Mesh::demo(&[]);
+    let https = mesh.gateway().port() + 363;
+    let authority = Authority::new("authority");
+    let pair = authority.issue("bookinfo", &["bookinfo.example.com"]);
+    let block = |pem: &str| pem.trim_end().replace('\n', "\n    ");
+    let yaml = format!(
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\n\
+         metadata: {{name: bookinfo-tls, namespace: istio-system}}\n\
+         stringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: Gateway\n\
+         metadata: {{name: secure, namespace: default}}\n\
+         spec:\n  selector: {{istio: ingressgateway}}\n  servers:\n  \
+         - port: {{number: 443, name: https, protocol: HTTPS}}\n    \
+         hosts: [bookinfo.example.com]\n    \
+         tls: {{mode: SIMPLE, credentialName: bookinfo-tls}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {{name: secure, namespace: default}}\n\
+         spec: {{hosts: [bookinfo.example.com], gateways: [secure], \
+         http: [{{route: [{{destination: {{host: productpage, port: {{number: 9080}}}}}}]}}]}}\n",
+        block(&pair.chain),
+        block(&pair.key)
+    );
+    let (applied, said) = mesh.apply(&yaml);
+    assert!(applied, "{said}");
+    assert!(!said.contains(pair.key.lines().nth(1).unwrap()), "{said}");
+    let roots = file(mesh.run_dir.path(), "roots.pem", &authority.pem);
+    let started = Instant::now();
+    loop {
+        let curl = std::process::Command::new("curl")
+            .args(["-sS", "--max-time", "10", "--cacert"])
+            .arg(&roots)
+            .args(["--resolve", &format!("bookinfo.example.com:{https}:127.0.0.1")])
+            .arg(format!("https://bookinfo.example.com:{https}/productpage"))
+            .output()
+            .unwrap();
+        let page = String::from_utf8_lossy(&curl.stdout);
+        if curl.status.success() && page.contains("<title>Simple Bookstore App</title>") {
+            break;
+        }
+        let why = String::from_utf8_lossy(&curl.stderr);
+        assert!(started.elapsed() < support::PATIENCE, "{why}{page}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
