@@ -91,9 +91,11 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
         let confidential = may_be_secret(&text[document.text.clone()]);
         parsed
             .diagnostics
-            .extend(problems.into_iter().map(|problem| Diagnostic {
-                confidential,
-                ..problem.into_diagnostic(source_name)
+            .extend(problems.into_iter().map(|problem| {
+                let mut diagnostic = problem.into_diagnostic(source_name);
+                diagnostic.confidential = confidential;
+                keep_within(&mut diagnostic, text);
+                diagnostic
             }));
         if document.broken {
             continue;
@@ -379,6 +381,22 @@ fn inside(key: Position, within: Position) -> Position {
             column: key.column + within.column + 1,
         },
     }
+}
+
+/// A place in an embedded text is worked out for a block with the usual indentation; in a text that
+/// is written in another way it may lie beyond its line.
+fn keep_within(diagnostic: &mut Diagnostic, text: &str) {
+    if !diagnostic.path.starts_with("data.") {
+        return;
+    }
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let lines: Vec<&str> = text.split('\n').collect();
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    diagnostic.line = diagnostic.line.min(number(lines.len()));
+    let line = (diagnostic.line as usize).checked_sub(1);
+    let width = line.and_then(|line| lines.get(line));
+    let width = width.map_or(0, |line| line.chars().count());
+    diagnostic.column = diagnostic.column.min(number(width).saturating_add(1));
 }
 
 fn misspelt_header<'a>(root: &'a Node, key: &str) -> Option<&'a Entry> {

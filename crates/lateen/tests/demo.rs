@@ -440,7 +440,10 @@ fn the_demos_gateway_serves_https_when_its_certificate_is_applied() {
         let curl = std::process::Command::new("curl")
             .args(["-sS", "--max-time", "10", "--cacert"])
             .arg(&roots)
-            .args(["--resolve", &format!("bookinfo.example.com:{https}:127.0.0.1")])
+            .args([
+                "--resolve",
+                &format!("bookinfo.example.com:{https}:127.0.0.1"),
+            ])
             .arg(format!("https://bookinfo.example.com:{https}/productpage"))
             .output()
             .unwrap();

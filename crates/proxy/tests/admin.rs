@@ -55,7 +55,7 @@ fn start() -> Running {
         "node": { "id": "sidecar~127.0.0.1~a.default~x", "cluster": "a.default", "metadata": { "NAME": "a" } },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": admin.port() } } },
         "static_resources": {
-            "clusters": [merged(static_cluster("up", &[upstream]), json!({ "outlier_detection": {}, "alt_stat_name": "shown" }))],
+            "clusters": [merged(static_cluster("up", &[upstream]), json!({ "health_checks": [{ "timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1, "tcp_health_check": {} }], "alt_stat_name": "shown" }))],
             "listeners": [merged(http_listener("in", json!({ "route_config": table })), json!({
                 "address": { "socket_address": { "address": "127.0.0.1", "port_value": listener.port() } },
             }))],
@@ -241,7 +241,7 @@ fn config_dump_can_be_narrowed() {
     let found = &unsupported["unsupported"][0];
     assert_eq!(
         (&found["resource"], &found["path"]),
-        (&json!("up"), &json!("outlier_detection"))
+        (&json!("up"), &json!("health_checks"))
     );
 }
 

@@ -196,9 +196,14 @@ async fn what_does_not_fit_a_datagram_is_cut_and_whole_over_tcp() {
 
 /// A server that knows one address, and first sends an answer to another question.
 async fn upstream() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
+    // The same port for both, which somebody else may have for one of them.
+    let (udp, address, tcp) = loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, address, tcp);
+        }
+    };
     tokio::spawn(async move {
         let mut buffer = [0; 4_096];
         loop {

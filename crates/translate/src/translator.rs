@@ -584,9 +584,9 @@ fn resolution_for(proxy: &Proxy, service: &Service) -> Resolution {
             Resolution::Dns
         }
         (Resolution::None, ProxyKind::Sidecar, Interception::None) => Resolution::Endpoints,
-        // The client chose the workload.
+        // The client chose the workload; a gRPC library asks for all of them.
         (Resolution::Endpoints, ProxyKind::Sidecar, Interception::Redirect)
-            if service.is_headless() =>
+            if service.is_headless() && proxy.generator == Generator::Envoy =>
         {
             Resolution::None
         }

@@ -138,16 +138,12 @@ fn what_a_cluster_cannot_do_yet_is_reported() {
     let c = with(
         eds_cluster(),
         json!({
-            "outlier_detection": {"consecutive_5xx": 5},
             "health_checks": [{"timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1, "tcp_health_check": {}}],
         }),
     );
     assert_eq!(
         notices(compiled_cluster(&c)),
-        [
-            "health_checks: endpoints are not probed",
-            "outlier_detection: endpoints are not ejected",
-        ]
+        ["health_checks: endpoints are not probed",]
     );
 }
 

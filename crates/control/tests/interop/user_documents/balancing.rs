@@ -136,6 +136,16 @@ async fn document_39_destinationrule_product_service(plane: Plane) {
         }
     })
     .await;
+    // A client elsewhere is not what the document is about.
+    scene.mesh.apply(&located(&client, "eu-central-1/a")).await;
+    lateen_testkit::eventually("no shares for others", async || {
+        let shares = scene.shares(host, 1000).await;
+        match (400..=600).contains(&of(&shares, "product-service-west")) {
+            true => Ok(()),
+            false => Err(format!("{shares:?}")),
+        }
+    })
+    .await;
 }
 
 /// A WorkloadEntry in a locality.
