@@ -490,7 +490,13 @@ fn without_root_the_flag_says_what_is_missing() {
         .tempdir_in("/tmp")
         .unwrap();
     let copy = directory.path().join("lateen");
-    std::fs::copy(lateen().get_program(), &copy).unwrap();
+    // By another process: a program cannot be run while somebody has it open to write, and a test
+    // in another thread may be starting a process that inherits this.
+    let copied = Command::new("cp")
+        .arg(lateen().get_program())
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), all).unwrap();
     let output = Command::new("setpriv")
