@@ -4,10 +4,10 @@
 //! descriptors are packed into the binary, loaded on demand ([`Descriptors::load`]) and gone when the
 //! value is dropped, so that an idle proxy does not carry them.
 //!
-//! What it is not: no code generated per message, no services; [`nds`] is the one message that
-//! `envoy-types` lacks. `descriptors.bin.z` is made by
-//! `examples/make_descriptors.rs`.
+//! What it is not: no code generated per message. [`nds`] and [`istio_ca`] are what `envoy-types` lacks.
+//! `descriptors.bin.z` is made by `examples/make_descriptors.rs`.
 
+pub mod istio_ca;
 pub mod nds;
 mod to_json;
 
