@@ -168,10 +168,7 @@ fn formatter_extension(
     let core::TypedExtensionConfig { name, typed_config } = message;
     match typed_config.as_ref().map(|c| any(c).0) {
         Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery") => Ok(()),
-        Some("envoy.extensions.formatter.metadata.v3.Metadata") => {
-            at.notice("%METADATA(..)% shows no value");
-            Ok(())
-        }
+        Some("envoy.extensions.formatter.metadata.v3.Metadata") => Ok(()),
         _ => Err(at.error(format!("the formatter '{name}' is not supported"))),
     }
 }

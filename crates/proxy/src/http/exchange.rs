@@ -6,6 +6,7 @@
 use super::filters::Marks;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known};
+use super::metadata::DynamicMetadata;
 use super::request::Routed;
 use super::service::HttpService;
 use super::stream::Downstream;
@@ -60,6 +61,8 @@ pub(crate) struct Exchange {
     pub set_cookies: Vec<Vec<u8>>,
     /// What filters have noted, boxed since most requests have nothing of it.
     pub marks: Option<Box<Marks>>,
+    /// What filters have found out, for those after them.
+    pub metadata: DynamicMetadata,
 }
 
 impl Exchange {
@@ -102,6 +105,7 @@ impl Exchange {
             hash: None,
             set_cookies: Vec::new(),
             marks: None,
+            metadata: DynamicMetadata::default(),
         }
     }
 
@@ -349,6 +353,10 @@ impl Source for Facts<'_> {
             Field::AccessLogType => Value::Text(b"DownstreamEnd"),
             field => x.conn.tls().map_or(Value::Absent, |tls| tls.value(field)),
         }
+    }
+
+    fn metadata(&self, namespace: &str, path: &[Box<str>]) -> Option<&serde_json::Value> {
+        self.x.metadata.get(namespace, path)
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `client_cert.rs` | `x-forwarded-client-cert` |
 //! | `local.rs` | answers of the proxy itself |
 //! | `exchange.rs` | what is known about a request; access log and counters at its end |
+//! | `metadata.rs` | what filters have found out, for those after them |
 //! | `stream.rs` | the interface between all this and the protocols |
 //! | `head.rs`, `headers.rs` | request and response heads |
 //! | `service.rs` | a connection manager as one worker uses it |
@@ -32,6 +33,7 @@ pub(crate) mod head;
 pub(crate) mod headers;
 mod health;
 mod local;
+pub(crate) mod metadata;
 mod mirror;
 mod prepare;
 mod progress;

@@ -123,13 +123,18 @@ fn typed(what: &What, max_length: Option<usize>, source: &impl Source, out: &mut
             return false;
         }
         Rendered::Number => {}
-        Rendered::Text => {
-            out.insert(start, b'"');
-            escape_from(start + 1, out);
-            out.push(b'"');
-        }
+        Rendered::Json if max_length.is_none() => {}
+        // A part of it would be no JSON.
+        Rendered::Json => quote_from(start, out),
+        Rendered::Text => quote_from(start, out),
     }
     true
+}
+
+fn quote_from(start: usize, out: &mut Vec<u8>) {
+    out.insert(start, b'"');
+    escape_from(start + 1, out);
+    out.push(b'"');
 }
 
 /// Escapes what was written from `start` on (RFC 8259 section 7); bytes that are no UTF-8 become

@@ -83,6 +83,12 @@ pub trait Source {
 
     /// Any other fact. A source answers [`Value::Absent`] for what it does not track.
     fn value(&self, field: Field) -> Value<'_>;
+
+    /// What a filter has set under a namespace (`%DYNAMIC_METADATA(..)%`); an empty path stands for
+    /// the whole namespace.
+    fn metadata(&self, _namespace: &str, _path: &[Box<str>]) -> Option<&serde_json::Value> {
+        None
+    }
 }
 
 /// What stands where a value is absent.

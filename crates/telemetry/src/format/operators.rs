@@ -134,16 +134,16 @@ pub(super) const SPECIAL: &[&str] = &[
     "EMIT_TIME",
     "EMIT_TIME_LOCAL",
     "GRPC_STATUS",
+    "DYNAMIC_METADATA",
+    "METADATA",
     "ENVIRONMENT",
 ];
 
 /// Operators that are understood and have no value here.
 pub(super) const WITHOUT_VALUE: &[&str] = &[
-    "DYNAMIC_METADATA",
     "CLUSTER_METADATA",
     "UPSTREAM_METADATA",
     "ROUTE_METADATA",
-    "METADATA",
     "FILTER_STATE",
     "UPSTREAM_FILTER_STATE",
     "COMMON_DURATION",

@@ -32,6 +32,11 @@ pub(super) enum What {
     EmitTime(TimeFormat),
     GrpcStatus(GrpcStatusStyle),
     QueryParameter(Box<str>),
+    /// A value that a filter has set, or all of its namespace.
+    DynamicMetadata {
+        namespace: Box<str>,
+        path: Box<[Box<str>]>,
+    },
     Nothing,
 }
 
@@ -205,6 +210,14 @@ fn meaning(
         "TRAILER" | "RESPONSE_TRAILER" => header(Headers::ResponseTrailers, required()?, false),
         "PATH" => path(arguments.unwrap_or_default()),
         "QUERY_PARAM" => Ok(What::QueryParameter(required()?.into())),
+        "DYNAMIC_METADATA" => dynamic_metadata(required()?),
+        "METADATA" => match required()?.split_once(':') {
+            Some(("DYNAMIC", of)) => dynamic_metadata(of),
+            _ => {
+                without_effect.push("%METADATA% shows no value except with DYNAMIC:".to_owned());
+                Ok(What::Nothing)
+            }
+        },
         "GRPC_STATUS" => grpc_status(arguments.unwrap_or_default()),
         "ENVIRONMENT" => {
             required()?;
@@ -269,6 +282,19 @@ fn path(arguments: &str) -> Result<What, FormatError> {
         name: name.into(),
         alternative,
         without_query,
+    })
+}
+
+/// `NAMESPACE:KEY:KEY...`; without keys the whole namespace.
+fn dynamic_metadata(argument: &str) -> Result<What, FormatError> {
+    let mut parts = argument.split(':').map(Box::from);
+    let namespace: Box<str> = parts.next().unwrap_or_default();
+    if namespace.is_empty() {
+        return Err(error(format!("'{argument}' is not NAMESPACE:KEY:KEY...")));
+    }
+    Ok(What::DynamicMetadata {
+        namespace,
+        path: parts.collect(),
     })
 }
 

@@ -26,6 +26,8 @@ pub(super) enum Rendered {
     Absent,
     Text,
     Number,
+    /// JSON already.
+    Json,
 }
 
 /// Appends one value; nothing when it is absent.
@@ -78,8 +80,26 @@ fn untruncated(what: &What, source: &impl Source, out: &mut Vec<u8>) -> Rendered
             let path = source.header(Headers::Request, ":path");
             bytes(path.and_then(|path| query_parameter(path, name)), out)
         }
+        What::DynamicMetadata { namespace, path } => json(source.metadata(namespace, path), out),
         What::Nothing => Rendered::Absent,
     }
+}
+
+/// A string as it stands, anything else as JSON.
+fn json(value: Option<&serde_json::Value>, out: &mut Vec<u8>) -> Rendered {
+    use serde_json::Value;
+    match value {
+        None | Some(Value::Null) => return Rendered::Absent,
+        Some(Value::String(text)) => {
+            out.extend_from_slice(text.as_bytes());
+            return Rendered::Text;
+        }
+        // Writing to a vector cannot fail.
+        Some(value) => {
+            let _ = serde_json::to_writer(&mut *out, value);
+        }
+    }
+    Rendered::Json
 }
 
 fn bytes(value: Option<&[u8]>, out: &mut Vec<u8>) -> Rendered {

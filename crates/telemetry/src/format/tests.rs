@@ -166,12 +166,51 @@ fn errors_say_what_to_write() {
 
 #[test]
 fn operators_without_a_value_here_are_named() {
-    let format = Format::text("%DYNAMIC_METADATA(a:b)%").unwrap();
+    let format = Format::text("%FILTER_STATE(a:b)%").unwrap();
     assert_eq!(render(&format, Missing::Dash), "-");
-    assert_eq!(
-        format.without_effect(),
-        ["%DYNAMIC_METADATA% shows no value"]
-    );
+    assert_eq!(format.without_effect(), ["%FILTER_STATE% shows no value"]);
+}
+
+/// A request on which filters have set something.
+struct Noted(serde_json::Value);
+
+impl Source for Noted {
+    fn header(&self, _of: Headers, _name: &str) -> Option<&[u8]> {
+        None
+    }
+    fn value(&self, _field: Field) -> Value<'_> {
+        Value::Absent
+    }
+    fn metadata(&self, namespace: &str, path: &[Box<str>]) -> Option<&serde_json::Value> {
+        path.iter()
+            .try_fold(self.0.get(namespace)?, |value, key| value.get(&**key))
+    }
+}
+
+#[test]
+fn dynamic_metadata_is_text_or_json() {
+    let source = Noted(serde_json::json!({"a.b": {"s": "x\"y", "n": 7, "o": {"l": [1, "z"]}}}));
+    for (format, text, json) in [
+        ("%DYNAMIC_METADATA(a.b:s)%", "x\"y", r#""x\"y""#),
+        ("%METADATA(DYNAMIC:a.b:n)%", "7", "7"),
+        ("%DYNAMIC_METADATA(a.b:n)%", "7", "7"),
+        ("%DYNAMIC_METADATA(a.b:o:l)%", r#"[1,"z"]"#, r#"[1,"z"]"#),
+        ("%DYNAMIC_METADATA(a.b:o):4%", r#"{"l""#, r#""{\"l\"""#),
+        ("%DYNAMIC_METADATA(a.b:o:l:m)%", "-", "null"),
+        ("%DYNAMIC_METADATA(a)%", "-", "null"),
+        ("%METADATA(ROUTE:a.b)%", "-", "null"),
+    ] {
+        let mut out = Vec::new();
+        let compiled = Format::text(format).unwrap();
+        compiled.render(&source, Missing::Dash, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), text, "{format}");
+        out.clear();
+        let object = serde_json::json!({ "k": format });
+        let compiled = Format::json(object.as_object().unwrap()).unwrap();
+        compiled.render(&source, Missing::Dash, &mut out);
+        let expect = format!("{{\"k\":{json}}}\n");
+        assert_eq!(String::from_utf8_lossy(&out), expect, "{format}");
+    }
 }
 
 proptest::proptest! {
