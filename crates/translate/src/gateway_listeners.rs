@@ -9,6 +9,7 @@ use lateen_model::{Location, MeshSettings, MeshSnapshot, Protocol, Proxy, hostna
 
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, tcp};
+use crate::guard::{Guard, Guards};
 use crate::{l4, names, tls_context};
 
 /// What sidecars offer by ALPN when they speak the mesh's TLS. A gateway passes nothing else on to
@@ -29,6 +30,14 @@ pub fn listener(
 ) -> Option<listener::Listener> {
     let name = names::listener(&port.bind, port.number);
     let settings = settings_for(snapshot, proxy);
+    let served = Served {
+        snapshot,
+        proxy,
+        settings: &settings,
+        guard: Guards::of(snapshot, proxy).at(&[]),
+        port,
+        listener: &name,
+    };
     let mut taken: BTreeSet<String> = port
         .servers
         .iter()
@@ -38,12 +47,10 @@ pub fn listener(
     let mut chains = Vec::new();
     match port.servers.first()?.kind {
         // All of them are, and the route table tells them apart.
-        ServerKind::Http => chains.push(http_chain(&settings, port, port.servers.first()?, &name)?),
+        ServerKind::Http => chains.push(served.http_chain(port.servers.first()?)?),
         _ => {
             for server in &port.servers {
-                chains.extend(server_chains(
-                    snapshot, proxy, &settings, port, server, &mut taken, &name,
-                ));
+                chains.extend(served.server_chains(server, &mut taken));
             }
         }
     }
@@ -93,63 +100,70 @@ fn proxy_protocol() -> listener::ListenerFilter {
     }
 }
 
-fn server_chains(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    settings: &MeshSettings,
-    port: &MergedPort<'_>,
-    server: &MergedServer<'_>,
-    taken: &mut BTreeSet<String>,
-    listener: &str,
-) -> Vec<listener::FilterChain> {
-    match server.kind {
-        ServerKind::Http | ServerKind::Https => {
-            let chain = http_chain(settings, port, server, listener);
-            chain.into_iter().collect()
-        }
-        ServerKind::Tcp => {
-            let to = l4::gateway_tcp(snapshot, proxy, server);
-            to.map(|to| l4::chain(&[], &[], to)).into_iter().collect()
-        }
-        ServerKind::TlsToTcp => {
-            let socket = tls_context::downstream(server);
-            let to = l4::gateway_tcp(snapshot, proxy, server);
-            let chain = socket.zip(to).map(|(socket, to)| listener::FilterChain {
-                transport_socket: Some(socket),
-                ..l4::chain(&server.server_names(), &[], to)
-            });
-            chain.into_iter().collect()
-        }
-        ServerKind::Passthrough => l4::gateway_tls(snapshot, proxy, server, taken),
-        ServerKind::AutoPassthrough => auto_passthrough(snapshot, proxy, server),
-    }
+/// One port of a gateway, and what its chains have in common.
+struct Served<'a> {
+    snapshot: &'a MeshSnapshot,
+    proxy: &'a Proxy,
+    settings: &'a MeshSettings,
+    guard: Guard,
+    port: &'a MergedPort<'a>,
+    listener: &'a str,
 }
 
-/// The chain of an HTTP server, behind TLS where it says so.
-fn http_chain(
-    settings: &MeshSettings,
-    port: &MergedPort<'_>,
-    server: &MergedServer<'_>,
-    listener: &str,
-) -> Option<listener::FilterChain> {
-    let routes = Routes::Rds(names::gateway_routes(port, server));
-    let prefix = match (server.kind, server.server.name.as_str()) {
-        (ServerKind::Https, name) if !name.is_empty() => name.to_string(),
-        _ => format!("outbound_{listener}"),
-    };
-    let manager = connection::http(Side::Gateway, prefix, routes, settings);
-    let mut chain = listener::FilterChain {
-        filters: vec![envoy::network_filter(
-            "envoy.filters.network.http_connection_manager",
-            &manager,
-        )],
-        ..Default::default()
-    };
-    if server.kind == ServerKind::Https {
-        chain.transport_socket = Some(tls_context::downstream(server)?);
-        chain.filter_chain_match = l4::chain_match(&server.server_names(), &[]);
+impl Served<'_> {
+    fn server_chains(
+        &self,
+        server: &MergedServer<'_>,
+        taken: &mut BTreeSet<String>,
+    ) -> Vec<listener::FilterChain> {
+        let (snapshot, proxy) = (self.snapshot, self.proxy);
+        let mut chains: Vec<_> = match server.kind {
+            ServerKind::Http | ServerKind::Https => {
+                return self.http_chain(server).into_iter().collect();
+            }
+            ServerKind::Tcp => {
+                let to = l4::gateway_tcp(snapshot, proxy, server);
+                to.map(|to| l4::chain(&[], &[], to)).into_iter().collect()
+            }
+            ServerKind::TlsToTcp => {
+                let socket = tls_context::downstream(server);
+                let to = l4::gateway_tcp(snapshot, proxy, server);
+                let chain = socket.zip(to).map(|(socket, to)| listener::FilterChain {
+                    transport_socket: Some(socket),
+                    ..l4::chain(&server.server_names(), &[], to)
+                });
+                chain.into_iter().collect()
+            }
+            ServerKind::Passthrough => l4::gateway_tls(snapshot, proxy, server, taken),
+            ServerKind::AutoPassthrough => auto_passthrough(snapshot, proxy, server),
+        };
+        for chain in &mut chains {
+            chain.filters = self.guard.over_tcp(std::mem::take(&mut chain.filters));
+        }
+        chains
     }
-    Some(chain)
+
+    /// The chain of an HTTP server, behind TLS where it says so.
+    fn http_chain(&self, server: &MergedServer<'_>) -> Option<listener::FilterChain> {
+        let routes = Routes::Rds(names::gateway_routes(self.port, server));
+        let prefix = match (server.kind, server.server.name.as_str()) {
+            (ServerKind::Https, name) if !name.is_empty() => name.to_string(),
+            _ => format!("outbound_{}", self.listener),
+        };
+        let manager = connection::http(Side::Gateway, prefix, routes, self.settings);
+        let mut chain = listener::FilterChain {
+            filters: vec![envoy::network_filter(
+                "envoy.filters.network.http_connection_manager",
+                &self.guard.over_http(manager),
+            )],
+            ..Default::default()
+        };
+        if server.kind == ServerKind::Https {
+            chain.transport_socket = Some(tls_context::downstream(server)?);
+            chain.filter_chain_match = l4::chain_match(&server.server_names(), &[]);
+        }
+        Some(chain)
+    }
 }
 
 /// A chain for each cluster that a client may name: those of the mesh's own services that the

@@ -19,6 +19,7 @@ mod filters;
 mod gateway;
 mod gateway_listeners;
 mod grpc;
+mod guard;
 mod l4;
 mod listeners;
 mod locality;

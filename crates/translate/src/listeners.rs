@@ -14,6 +14,7 @@ use lateen_model::{MeshSettings, MeshSnapshot, Protocol, Proxy, Scope, Service, 
 use crate::capture;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, route, tcp};
+use crate::guard::Guards;
 use crate::l4::{self, ConnectionRules};
 use crate::sidecar::{EgressPort, EgressProtocol, InboundPort};
 use crate::virtual_hosts;
@@ -36,40 +37,46 @@ pub fn http_proxy(proxy: &Proxy, port: u16, mesh: &MeshSettings) -> listener::Li
         &proxy.bind,
         u32::from(port),
         core::TrafficDirection::Outbound,
-        envoy::network_filter("envoy.filters.network.http_connection_manager", &manager),
+        vec![envoy::network_filter(
+            "envoy.filters.network.http_connection_manager",
+            &manager,
+        )],
     )
 }
 
 /// The inbound listener of one port of a workload.
-pub fn inbound(port: &InboundPort, mesh: &MeshSettings) -> listener::Listener {
+pub fn inbound(port: &InboundPort, guards: &Guards<'_>, mesh: &MeshSettings) -> listener::Listener {
     let cluster = names::inbound_cluster(port.number);
     let name = names::listener(&port.bind, u32::from(port.number));
     let prefix = format!("inbound_{name}");
     let service = port.service.as_ref();
     let service = service.map(|(service, port)| (service.as_ref(), port));
+    let guard = guards.at(&port.known_as());
     let http = || {
         let table = inbound_routes(&cluster, port.number, service);
         let routes = Routes::Inline(Box::new(table));
         let manager = connection::http(Side::SidecarInbound, prefix, routes, mesh);
+        let manager = guard.over_http(manager);
         envoy::network_filter("envoy.filters.network.http_connection_manager", &manager)
     };
     let tcp = || {
         let to = ClusterSpecifier::Cluster(cluster.clone());
         let to = connection::tcp_proxy(cluster.clone(), to, mesh);
-        envoy::network_filter("envoy.filters.network.tcp_proxy", &to)
+        let to = envoy::network_filter("envoy.filters.network.tcp_proxy", &to);
+        guard.over_tcp(vec![to])
     };
-    let whole = |filter| {
+    let whole = |filters| {
         one_chain(
             name,
             &port.bind,
             u32::from(port.number),
             core::TrafficDirection::Inbound,
-            filter,
+            filters,
         )
     };
     match port.protocol {
         Protocol::Undeclared => capture::sniffed(whole(tcp()), http(), mesh),
-        protocol if protocol.is_http() => whole(http()),
+        protocol if protocol.is_http() => whole(vec![http()]),
         _ => whole(tcp()),
     }
 }
@@ -103,7 +110,10 @@ pub fn egress(
         &port.bind,
         number,
         core::TrafficDirection::Outbound,
-        envoy::network_filter("envoy.filters.network.http_connection_manager", &manager),
+        vec![envoy::network_filter(
+            "envoy.filters.network.http_connection_manager",
+            &manager,
+        )],
     ))
 }
 
@@ -187,13 +197,13 @@ fn one_chain(
     bind: &str,
     port: u32,
     direction: core::TrafficDirection,
-    filter: listener::Filter,
+    filters: Vec<listener::Filter>,
 ) -> listener::Listener {
     listener::Listener {
         name,
         address: Some(envoy::socket_address(bind, port)),
         filter_chains: vec![listener::FilterChain {
-            filters: vec![filter],
+            filters,
             ..Default::default()
         }],
         traffic_direction: direction as i32,

@@ -13,6 +13,7 @@ use lateen_api::destination_rule::ConnectionPoolSettings;
 use lateen_api::sidecar::{CaptureMode, IstioIngressListener, SidecarPort};
 use lateen_model::{
     Egress, Interception, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort, Sidecar,
+    TargetPort,
 };
 
 use crate::cache::ById;
@@ -26,6 +27,21 @@ pub struct InboundPort {
     /// What the port serves.
     pub service: Option<(Arc<Service>, ServicePort)>,
     pub to: InboundTarget,
+}
+
+impl InboundPort {
+    /// The numbers that policies may know the port by: its own, and the one that the service behind
+    /// it says workloads listen on. They differ where the mesh is on one machine.
+    pub fn known_as(&self) -> Vec<u16> {
+        let target = self
+            .service
+            .as_ref()
+            .and_then(|(_, port)| match port.target {
+                TargetPort::Number(number) => u16::try_from(number).ok(),
+                TargetPort::Name(_) => None,
+            });
+        std::iter::once(self.number).chain(target).collect()
+    }
 }
 
 /// Where an inbound cluster leads, and with which limits.

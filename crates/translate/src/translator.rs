@@ -15,6 +15,7 @@ use lateen_model::{
 use prost::Message;
 
 use crate::cache::{ById, Memo};
+use crate::guard::Guards;
 use crate::locality::{self, Placement};
 use crate::name_table::{self, NameTableKey};
 use crate::policy::Policy;
@@ -470,14 +471,17 @@ impl<R> Translator<R> {
                 }
                 let scope = snapshot.scope(proxy);
                 let inbound = sidecar::inbound_ports(snapshot, proxy, scope.sidecar());
+                let guards = Guards::of(snapshot, proxy);
                 if proxy.interception == Interception::Redirect {
                     made.extend(capture::outbound::listeners(snapshot, &scope, proxy));
                     made.push(capture::inbound::virtual_inbound(
-                        snapshot, &scope, proxy, inbound,
+                        snapshot, &scope, proxy, inbound, &guards,
                     ));
                 } else {
                     let own = inbound.iter();
-                    made.extend(own.map(|port| listeners::inbound(port, &snapshot.settings)));
+                    made.extend(
+                        own.map(|port| listeners::inbound(port, &guards, &snapshot.settings)),
+                    );
                 }
                 for port in sidecar::egress_ports(&scope, proxy) {
                     made.extend(listeners::egress(snapshot, &scope, proxy, &port));

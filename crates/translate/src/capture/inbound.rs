@@ -14,6 +14,7 @@ use super::{INBOUND_PORT, RAW_BUFFER, WILDCARD, outbound::to_cluster, plain_http
 use crate::cache::ById;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener};
+use crate::guard::{Guard, Guards};
 use crate::listeners::inbound_routes;
 use crate::names;
 use crate::sidecar::{InboundPort, InboundTarget};
@@ -70,6 +71,7 @@ pub fn virtual_inbound(
     scope: &Scope<'_>,
     proxy: &Proxy,
     told: Vec<InboundPort>,
+    guards: &Guards<'_>,
 ) -> listener::Listener {
     let mut chains = vec![listener::FilterChain {
         name: "virtualInbound-blackhole".to_string(),
@@ -84,6 +86,7 @@ pub fn virtual_inbound(
         port: None,
         service: None,
         cluster: names::INBOUND_PASSTHROUGH_CLUSTER.to_string(),
+        guard: guards.at(&[]),
     };
     chains.extend(rest.chains(Protocol::Undeclared));
     // Ports whose first bytes are not looked at.
@@ -104,6 +107,7 @@ pub fn virtual_inbound(
             port: Some(port.number),
             service: service.map(|(service, port)| (service.as_ref(), port)),
             cluster: names::inbound_cluster(port.number),
+            guard: guards.at(&[port.number]),
         };
         chains.extend(served.chains(port.protocol));
         if port.protocol != Protocol::Undeclared {
@@ -158,6 +162,7 @@ struct Served<'a> {
     port: Option<u16>,
     service: Option<(&'a Service, &'a ServicePort)>,
     cluster: String,
+    guard: Guard,
 }
 
 impl Served<'_> {
@@ -194,6 +199,7 @@ impl Served<'_> {
             routes,
             &self.snapshot.settings,
         );
+        let manager = self.guard.over_http(manager);
         let filter = "envoy.filters.network.http_connection_manager";
         listener::FilterChain {
             name,
@@ -208,10 +214,12 @@ impl Served<'_> {
             Some(port) => names::listener(WILDCARD, u32::from(port)),
             None => "virtualInbound".to_string(),
         };
+        let chain = to_cluster(&self.cluster, self.snapshot);
         listener::FilterChain {
             name,
             filter_chain_match: Some(matches),
-            ..to_cluster(&self.cluster, self.snapshot)
+            filters: self.guard.over_tcp(chain.filters),
+            ..Default::default()
         }
     }
 }
