@@ -275,7 +275,7 @@ choice! {
         effective Simple = "SIMPLE",
         effective Mutual = "MUTUAL",
         /// Mutual TLS with the mesh's own certificates.
-        pending IstioMutual = "ISTIO_MUTUAL",
+        effective IstioMutual = "ISTIO_MUTUAL",
     }
 }
 

@@ -79,8 +79,8 @@ choice! {
         effective Simple = "SIMPLE",
         effective Mutual = "MUTUAL",
         effective AutoPassthrough = "AUTO_PASSTHROUGH",
-        /// Needs certificates that the mesh issues.
-        pending IstioMutual = "ISTIO_MUTUAL",
+        /// With the certificates that the mesh issues.
+        effective IstioMutual = "ISTIO_MUTUAL",
         effective OptionalMutual = "OPTIONAL_MUTUAL",
     }
 }

@@ -31,6 +31,7 @@ pub struct KindInfo {
 }
 
 const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const SECURITY: &[&str] = &["v1", "v1beta1"];
 const CORE: &[&str] = &["v1"];
 const OPERATOR: &[&str] = &["v1alpha1"];
 
@@ -101,6 +102,7 @@ kinds! {
     ServiceEntry(crate::ServiceEntry), "networking.istio.io", "serviceentries", "serviceentry", ["se"], true, ISTIO;
     WorkloadEntry(crate::WorkloadEntry), "networking.istio.io", "workloadentries", "workloadentry", ["we"], true, ISTIO;
     Sidecar(crate::Sidecar), "networking.istio.io", "sidecars", "sidecar", [], true, ISTIO;
+    PeerAuthentication(crate::PeerAuthentication), "security.istio.io", "peerauthentications", "peerauthentication", ["pa"], true, SECURITY;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
     Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
@@ -164,11 +166,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ),
     (
         "security.istio.io",
-        &[
-            "AuthorizationPolicy",
-            "PeerAuthentication",
-            "RequestAuthentication",
-        ],
+        &["AuthorizationPolicy", "RequestAuthentication"],
     ),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin", "ExtensionFilter"]),

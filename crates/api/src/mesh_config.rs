@@ -40,9 +40,10 @@ message! {
         effective outbound_traffic_policy "outboundTrafficPolicy": Option<MeshOutboundTrafficPolicy>,
         pending inbound_traffic_policy "inboundTrafficPolicy": Json,
         pending config_sources "configSources": Vec<Json>,
-        pending enable_auto_mtls "enableAutoMtls": Option<bool>,
-        pending trust_domain "trustDomain": Option<String>,
-        pending trust_domain_aliases "trustDomainAliases": Vec<String>,
+        /// Towards endpoints that have a sidecar, unless a DestinationRule says otherwise.
+        effective enable_auto_mtls "enableAutoMtls": Option<bool>,
+        effective trust_domain "trustDomain": Option<String>,
+        effective trust_domain_aliases "trustDomainAliases": Vec<String>,
         pending ca_certificates "caCertificates": Vec<Json>,
         effective default_service_export_to "defaultServiceExportTo": Vec<String>,
         effective default_virtual_service_export_to "defaultVirtualServiceExportTo": Vec<String>,
@@ -65,8 +66,29 @@ message! {
         pending discovery_selectors "discoverySelectors": Vec<Json>,
         effective path_normalization "pathNormalization": Option<PathNormalization>,
         effective default_http_retry_policy "defaultHttpRetryPolicy": Option<HttpRetry>,
-        pending mesh_mtls "meshMTLS": Json,
-        pending tls_defaults "tlsDefaults": Json,
+        /// TLS between workloads of the mesh.
+        effective mesh_mtls "meshMTLS": Option<TlsConfig>,
+        /// All other TLS.
+        effective tls_defaults "tlsDefaults": Option<TlsConfig>,
+    }
+}
+
+message! {
+    /// Versions and ciphers, where nothing more special says them.
+    pub struct TlsConfig {
+        effective min_protocol_version "minProtocolVersion": Option<MinTlsVersion>,
+        effective ecdh_curves "ecdhCurves": Vec<String>,
+        /// Of TLS 1.2; those of 1.3 cannot be chosen.
+        effective cipher_suites "cipherSuites": Vec<String>,
+    }
+}
+
+choice! {
+    pub enum MinTlsVersion {
+        #[default]
+        effective Auto = "TLS_AUTO",
+        effective V1_2 = "TLSV1_2",
+        effective V1_3 = "TLSV1_3",
     }
 }
 

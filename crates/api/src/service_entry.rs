@@ -18,7 +18,8 @@ message! {
         effective endpoints: Vec<WorkloadEntry>,
         effective workload_selector "workloadSelector": Option<WorkloadSelector>,
         effective export_to "exportTo": Vec<String>,
-        pending subject_alt_names "subjectAltNames": Vec<String>,
+        /// Names that its endpoints may prove themselves with.
+        effective subject_alt_names "subjectAltNames": Vec<String>,
     }
 }
 

@@ -307,6 +307,7 @@ fn complete() -> Vec<lateen_api::ParsedObject> {
         include_str!("complete/destination-rule.yaml"),
         include_str!("complete/others.yaml"),
         include_str!("complete/mesh.yaml"),
+        include_str!("complete/security.yaml"),
     ];
     let mut objects = Vec::new();
     for text in texts {

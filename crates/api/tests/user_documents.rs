@@ -32,7 +32,6 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
             1,
             vec![
                 "16:15: warning: spec.trafficPolicy.loadBalancer.simple: LEAST_CONN is deprecated; use LEAST_REQUEST, which is what it means".into(),
-                "18:13: warning: spec.trafficPolicy.tls.mode: the value ISTIO_MUTUAL has no effect yet in this version".into(),
             ],
         ),
         (
@@ -45,9 +44,9 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
         ("11-virtualservice-myapp-ab.yaml", 1, vec![]),
         ("12-virtualservice-ratings.yaml", 1, vec![]),
         ("13-destinationrule-ratings.yaml", 1, vec![]),
-        ("14-peerauthentication-default.yaml", 0, vec![beta("PeerAuthentication")]),
-        ("15-peerauthentication-default.yaml", 0, vec![beta("PeerAuthentication")]),
-        ("16-peerauthentication-default.yaml", 0, vec![beta("PeerAuthentication")]),
+        ("14-peerauthentication-default.yaml", 1, vec![]),
+        ("15-peerauthentication-default.yaml", 1, vec![]),
+        ("16-peerauthentication-default.yaml", 1, vec![]),
         ("17-authorizationpolicy-productpage-authz.yaml", 0, vec![beta("AuthorizationPolicy")]),
         ("18-authorizationpolicy-httpbin-policy.yaml", 0, vec![beta("AuthorizationPolicy")]),
         ("19-requestauthentication-jwt-auth.yaml", 0, vec![beta("RequestAuthentication")]),

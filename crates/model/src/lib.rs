@@ -7,6 +7,7 @@ mod auto_allocate;
 mod delegate;
 mod host_index;
 pub mod hostname;
+mod peer_authentication;
 mod protocol;
 mod proxy;
 mod registry;
@@ -20,6 +21,7 @@ mod snapshot;
 mod visibility;
 
 pub use host_index::HostIndex;
+pub use peer_authentication::{MtlsMode, NamespaceMtls, PeerAuthentication, WorkloadMtls};
 pub use protocol::Protocol;
 pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
 pub use rules::{
@@ -33,7 +35,7 @@ pub use service::{
 };
 pub use settings::{
     DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings, OutboundPolicy,
-    default_access_log_json,
+    TlsSettings, default_access_log_json,
 };
 pub use sidecar::{Egress, Import, Scope, Sidecar};
 pub use snapshot::{Changes, Identity, MeshSnapshot, NamespacedName, ObjectChange};

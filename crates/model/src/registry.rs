@@ -86,6 +86,7 @@ pub fn kubernetes_service(origin: &Origin, spec: &api::Service, mesh: &MeshSetti
             selector: spec.selector.clone(),
             created: origin.created.clone(),
             dns_targets: Vec::new(),
+            subject_alt_names: Vec::new(),
         },
         inline: Vec::new(),
     }
@@ -141,6 +142,7 @@ pub fn service_entry(
                 .unwrap_or_default(),
             created: origin.created.clone(),
             dns_targets: dns_targets(host, spec, resolution),
+            subject_alt_names: spec.subject_alt_names.clone(),
         },
         inline: inline.clone(),
     });
@@ -267,7 +269,12 @@ pub fn endpoints(
             .collect();
         (port.number, endpoints)
     });
+    let accounts = all.iter().filter(|one| !one.service_account.is_empty());
     ServiceEndpoints {
         by_port: by_port.collect(),
+        accounts: accounts
+            .map(|one| (one.namespace.clone(), one.service_account.clone()))
+            .collect(),
+        all_take_mtls: !all.is_empty() && all.iter().all(|one| one.takes_mtls()),
     }
 }

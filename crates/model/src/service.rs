@@ -1,7 +1,7 @@
 //! What the mesh knows of a service and of the endpoints behind it, whatever kind of object it
 //! came from (a Kubernetes Service or a ServiceEntry).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::protocol::Protocol;
@@ -77,6 +77,8 @@ pub struct Service {
     /// Names to resolve and ports, for [`Resolution::Dns`] and [`Resolution::DnsRoundRobin`], and
     /// for [`Resolution::None`] where nothing else says where a client was going.
     pub dns_targets: Vec<DnsTarget>,
+    /// Names that its endpoints may prove themselves with, beside those of their accounts.
+    pub subject_alt_names: Vec<String>,
 }
 
 /// A name (or address) that a proxy resolves, with the port for each service port.
@@ -180,6 +182,10 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct ServiceEndpoints {
     pub by_port: BTreeMap<u32, Vec<Endpoint>>,
+    /// Namespaces and names of the service accounts they run under.
+    pub accounts: BTreeSet<(String, String)>,
+    /// Whether there are some, and all take mutual TLS.
+    pub all_take_mtls: bool,
 }
 
 impl ServiceEndpoints {

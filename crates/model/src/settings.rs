@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use lateen_api::MeshConfig;
 use lateen_api::destination_rule::LocalityLoadBalancerSetting;
-use lateen_api::mesh_config::{AccessLogEncoding, ForwardClientCertDetails, Normalization};
+use lateen_api::mesh_config::{
+    AccessLogEncoding, ForwardClientCertDetails, MinTlsVersion, Normalization, TlsConfig,
+};
 use lateen_api::sidecar::OutboundTrafficMode;
 use lateen_api::virtual_service::HttpRetry;
 
@@ -96,6 +98,26 @@ pub struct GatewayTopology {
     pub proxy_protocol: bool,
 }
 
+/// Versions and ciphers of TLS; what is empty is left to the proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// Nothing below TLS 1.3.
+    pub only_v1_3: bool,
+    /// Of TLS 1.2.
+    pub cipher_suites: Vec<String>,
+    pub ecdh_curves: Vec<String>,
+}
+
+impl From<&TlsConfig> for TlsSettings {
+    fn from(config: &TlsConfig) -> TlsSettings {
+        TlsSettings {
+            only_v1_3: config.min_protocol_version == Some(MinTlsVersion::V1_3),
+            cipher_suites: config.cipher_suites.clone(),
+            ecdh_curves: config.ecdh_curves.clone(),
+        }
+    }
+}
+
 /// Mesh-wide settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeshSettings {
@@ -122,6 +144,16 @@ pub struct MeshSettings {
     pub path_normalization: Normalization,
     /// How often names are resolved.
     pub dns_refresh_rate: Duration,
+    /// What identities of the mesh begin with: `spiffe://TRUST_DOMAIN/`.
+    pub trust_domain: String,
+    /// Trust domains whose identities are as good.
+    pub trust_domain_aliases: Vec<String>,
+    /// Whether endpoints with a sidecar are spoken to with mutual TLS where nobody says otherwise.
+    pub auto_mtls: bool,
+    /// For TLS between workloads.
+    pub mesh_tls: TlsSettings,
+    /// For all other TLS.
+    pub tls_defaults: TlsSettings,
     /// `exportTo` of objects that say nothing; empty is everywhere.
     pub service_export_to: Vec<String>,
     pub virtual_service_export_to: Vec<String>,
@@ -144,6 +176,11 @@ impl Default for MeshSettings {
             gateway_topology: GatewayTopology::default(),
             path_normalization: Normalization::Base,
             dns_refresh_rate: Duration::from_secs(60),
+            trust_domain: "cluster.local".to_string(),
+            trust_domain_aliases: Vec::new(),
+            auto_mtls: true,
+            mesh_tls: TlsSettings::default(),
+            tls_defaults: TlsSettings::default(),
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
@@ -176,6 +213,7 @@ impl MeshSettings {
             self.outbound_policy = OutboundPolicy::of(mode);
         }
         self.configure_access_log(config);
+        self.configure_tls(config);
         if let Some(retries) = &config.default_http_retry_policy {
             self.http_retries = Some(Arc::new(retries.clone()));
         }
@@ -212,6 +250,24 @@ impl MeshSettings {
         );
     }
 
+    fn configure_tls(&mut self, config: &MeshConfig) {
+        if let Some(trust_domain) = config.trust_domain.as_ref().filter(|d| !d.is_empty()) {
+            self.trust_domain = trust_domain.clone();
+        }
+        if !config.trust_domain_aliases.is_empty() {
+            self.trust_domain_aliases = config.trust_domain_aliases.clone();
+        }
+        if let Some(auto_mtls) = config.enable_auto_mtls {
+            self.auto_mtls = auto_mtls;
+        }
+        if let Some(tls) = &config.mesh_mtls {
+            self.mesh_tls = TlsSettings::from(tls);
+        }
+        if let Some(tls) = &config.tls_defaults {
+            self.tls_defaults = TlsSettings::from(tls);
+        }
+    }
+
     fn configure_access_log(&mut self, config: &MeshConfig) {
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         if let Some(file) = &config.access_log_file {
@@ -226,6 +282,18 @@ impl MeshSettings {
                 AccessLogEncoding::Json => LogEncoding::Json,
             };
         }
+    }
+}
+
+impl MeshSettings {
+    /// The trust domain and its aliases, without repetition.
+    pub fn trust_domains(&self) -> impl Iterator<Item = &str> {
+        let own = self.trust_domain.as_str();
+        let aliases = self.trust_domain_aliases.iter().map(String::as_str);
+        let mut seen = std::collections::BTreeSet::new();
+        std::iter::once(own)
+            .chain(aliases)
+            .filter(move |domain| seen.insert(*domain))
     }
 }
 

@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// Version, kind and spec for a name and a variant.
 type Form = fn(&str, usize) -> (&'static str, String);
 
-const KINDS: [Form; 7] = [
+const KINDS: [Form; 8] = [
     |name, v| {
         let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
         (
@@ -131,6 +131,14 @@ const KINDS: [Form; 7] = [
             ),
         )
     },
+    |_, v| {
+        let selector = ["", "selector: {matchLabels: {app: a}}, "][v % 2];
+        let mode = ["STRICT", "PERMISSIVE", "DISABLE", "UNSET"][v / 2 % 4];
+        (
+            "security.istio.io/v1/PeerAuthentication",
+            format!("{{{selector}mtls: {{mode: {mode}}}}}"),
+        )
+    },
 ];
 
 fn object(key: (usize, usize, usize), variant: usize) -> Object {
@@ -189,6 +197,8 @@ fn content(snapshot: &MeshSnapshot) -> String {
     ));
     lines.push(format!("{:?}", snapshot.gateways().collect::<Vec<_>>()));
     lines.push(format!("{:?}", snapshot.sidecars().collect::<Vec<_>>()));
+    let peers = snapshot.peer_authentications().collect::<Vec<_>>();
+    lines.push(format!("{peers:?}"));
     lines.push(snapshot.rules_ask_for_labels().to_string());
     lines.join("\n")
 }
@@ -245,6 +255,14 @@ fn covers(changes: &Changes, before: &MeshSnapshot, after: &MeshSnapshot) {
             changes.destination_rules.contains_key(&key),
             "{key:?}"
         );
+    }
+    for namespace in NAMESPACES {
+        let of = |snapshot: &MeshSnapshot| -> Vec<_> {
+            let rules = snapshot.peer_authentications_in(namespace);
+            rules.cloned().collect()
+        };
+        let changed = changes.peer_authentications.contains(namespace);
+        assert!(changed || of(before) == of(after), "{namespace}");
     }
     let shape = |one: Option<&Arc<Workload>>| one.map(|w| (w.labels.clone(), w.ports.clone()));
     for workload in before.workloads().chain(after.workloads()) {

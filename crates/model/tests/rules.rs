@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use lateen_model::{HostIndex, MeshSettings, MeshSnapshot};
+use lateen_model::{HostIndex, MeshSettings, MeshSnapshot, MtlsMode};
 
 fn snapshot(yaml: &str) -> MeshSnapshot {
     let parsed = lateen_api::parse("test.yaml", yaml, lateen_api::Mode::Strict);
@@ -162,4 +162,120 @@ fn what_did_not_change_keeps_its_identity() {
         |host: &str| Arc::ptr_eq(first.service(host).unwrap(), second.service(host).unwrap());
     assert!(!same("reviews.shop.svc.cluster.local"));
     assert!(same("ratings.shop.svc.cluster.local"));
+}
+
+/// A PeerAuthentication of an age in days.
+fn peer(name: &str, namespace: &str, day: u32, rest: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: \"2026-01-{day:02}T00:00:00Z\"}}\nspec: {{{rest}}}\n---\n"
+    )
+}
+
+/// The mode of a port of a workload `app: a` in `namespace`.
+fn mode(rules: &[String], namespace: &str, port: u32) -> MtlsMode {
+    let snapshot = snapshot(&rules.concat());
+    let labels = [("app".to_owned(), "a".to_owned())].into();
+    let mtls = snapshot.mtls_in(namespace).of_workload(&labels);
+    mtls.of_port([port])
+}
+
+const SELECTS: &str = "selector: {matchLabels: {app: a}}";
+
+#[test]
+fn the_narrowest_peer_authentication_that_says_a_mode_decides() {
+    use MtlsMode::{Disable, Permissive, Strict};
+    let of = |mode: &str| format!("mtls: {{mode: {mode}}}");
+    let mesh = |mode: &str| peer("mesh", "istio-system", 1, &of(mode));
+    let namespace = |mode: &str| peer("ns", "shop", 1, &of(mode));
+    let workload = |mode: &str| peer("w", "shop", 1, &format!("{SELECTS}, {}", of(mode)));
+    assert_eq!(mode(&[], "shop", 80), Permissive);
+    assert_eq!(mode(&[mesh("STRICT")], "shop", 80), Strict);
+    // A rule of another namespace is that namespace's.
+    assert_eq!(mode(&[namespace("STRICT")], "web", 80), Permissive);
+    assert_eq!(
+        mode(&[mesh("STRICT"), namespace("DISABLE")], "shop", 80),
+        Disable
+    );
+    let all = [mesh("STRICT"), namespace("DISABLE"), workload("PERMISSIVE")];
+    assert_eq!(mode(&all, "shop", 80), Permissive);
+    assert_eq!(mode(&all, "web", 80), Strict);
+    let unset = [mesh("STRICT"), namespace("UNSET"), workload("UNSET")];
+    assert_eq!(mode(&unset, "shop", 80), Strict);
+    let silent = [
+        mesh("STRICT"),
+        peer("ns", "shop", 1, ""),
+        peer("w", "shop", 1, SELECTS),
+    ];
+    assert_eq!(mode(&silent, "shop", 80), Strict);
+}
+
+#[test]
+fn of_several_peer_authentications_the_oldest_counts_and_the_others_do_not() {
+    use MtlsMode::{Permissive, Strict};
+    let rules = [
+        peer("a-young", "shop", 3, "mtls: {mode: DISABLE}"),
+        peer("old", "shop", 2, "mtls: {mode: STRICT}"),
+    ];
+    assert_eq!(mode(&rules, "shop", 80), Strict);
+    // One that says nothing is still the oldest: the mesh's holds, not the younger one's.
+    let rules = [
+        peer("a-young", "shop", 3, "mtls: {mode: DISABLE}"),
+        peer("old", "shop", 2, ""),
+    ];
+    assert_eq!(mode(&rules, "shop", 80), Permissive);
+    let rules = [
+        peer(
+            "young",
+            "shop",
+            3,
+            &format!("{SELECTS}, mtls: {{mode: DISABLE}}"),
+        ),
+        peer(
+            "old",
+            "shop",
+            2,
+            &format!("{SELECTS}, mtls: {{mode: STRICT}}"),
+        ),
+    ];
+    assert_eq!(mode(&rules, "shop", 80), Strict);
+}
+
+#[test]
+fn a_selector_in_the_root_namespace_selects_nothing() {
+    use MtlsMode::{Permissive, Strict};
+    let rule = peer(
+        "w",
+        "istio-system",
+        1,
+        &format!("{SELECTS}, mtls: {{mode: STRICT}}"),
+    );
+    for namespace in ["shop", "istio-system"] {
+        assert_eq!(mode(std::slice::from_ref(&rule), namespace, 80), Permissive);
+    }
+    let rules = [
+        rule,
+        peer("mesh", "istio-system", 2, "mtls: {mode: STRICT}"),
+    ];
+    assert_eq!(mode(&rules, "istio-system", 80), Strict);
+}
+
+#[test]
+fn a_port_of_the_workload_may_have_a_mode_of_its_own() {
+    use MtlsMode::{Disable, Permissive, Strict};
+    let rules = [
+        peer("ns", "shop", 1, "mtls: {mode: STRICT}"),
+        peer(
+            "w",
+            "shop",
+            1,
+            &format!(
+                "{SELECTS}, portLevelMtls: {{8080: {{mode: DISABLE}}, 8081: {{mode: UNSET}}, 8082: {{mode: PERMISSIVE}}}}"
+            ),
+        ),
+    ];
+    assert_eq!(mode(&rules, "shop", 8080), Disable);
+    assert_eq!(mode(&rules, "shop", 8081), Strict);
+    assert_eq!(mode(&rules, "shop", 8082), Permissive);
+    assert_eq!(mode(&rules, "shop", 80), Strict);
 }

@@ -5,10 +5,14 @@ use lateen_telemetry::format;
 use super::{Checker, http_route, names, traffic_policy};
 use crate::decode::{Decoder, Problem};
 use crate::field::Field;
+use crate::gateway::SERVED_CIPHER_SUITES;
 use crate::mesh_config::*;
 use crate::node::{Node, Value};
 use crate::path::Path;
 use crate::yaml;
+
+/// Curves for key agreement (those of Istio's validation).
+const ECDH_CURVES: [&str; 5] = ["X25519", "P-256", "P-384", "P-521", "X25519MLKEM768"];
 
 /// The settings in a text, and everything wrong with it; places are those within the text.
 pub fn read(text: &str, allow_unknown: bool) -> (Option<MeshConfig>, Vec<Problem>) {
@@ -77,6 +81,12 @@ pub fn validate(check: &mut Checker, config: &MeshConfig) {
     check.some("trustDomain", &config.trust_domain, |check, name| {
         check.syntax(names::fqdn(name));
     });
+    check.list(
+        "trustDomainAliases",
+        &config.trust_domain_aliases,
+        |check, name| check.syntax(names::fqdn(name)),
+    );
+    tls(check, config);
     check.some(
         "localityLbSetting",
         &config.locality_lb_setting,
@@ -87,6 +97,47 @@ pub fn validate(check: &mut Checker, config: &MeshConfig) {
         &config.default_http_retry_policy,
         http_route::retries,
     );
+}
+
+/// Ciphers and curves that proxies know; the two settings differ in what has an effect.
+fn tls(check: &mut Checker, config: &MeshConfig) {
+    let common = |check: &mut Checker, tls: &TlsConfig| {
+        check.list("cipherSuites", &tls.cipher_suites, |check, name| {
+            if !SERVED_CIPHER_SUITES.contains(&name.as_str()) {
+                check.error_hint(
+                    format!("{name:?} is not a cipher suite of TLS 1.2 that proxies know"),
+                    "use names such as ECDHE-ECDSA-AES256-GCM-SHA384",
+                );
+            }
+        });
+        check.list("ecdhCurves", &tls.ecdh_curves, |check, name| {
+            if !ECDH_CURVES.contains(&name.as_str()) {
+                check.error_hint(
+                    format!("{name:?} is not a curve that proxies know"),
+                    "use X25519, P-256, P-384, P-521 or X25519MLKEM768",
+                );
+            }
+        });
+    };
+    check.some("meshMTLS", &config.mesh_mtls, |check, tls| {
+        common(check, tls);
+        if !tls.ecdh_curves.is_empty() {
+            check.field("ecdhCurves", |check| {
+                check.warning("has no effect on TLS within the mesh (as in Istio)");
+            });
+        }
+    });
+    check.some("tlsDefaults", &config.tls_defaults, |check, tls| {
+        common(check, tls);
+        if tls.min_protocol_version.is_some() {
+            check.field("minProtocolVersion", |check| {
+                check.warning(
+                    "has no effect here; set it in meshMTLS, or as tls.minProtocolVersion of a \
+                     Gateway's server",
+                );
+            });
+        }
+    });
 }
 
 /// The format is what a proxy would refuse its listeners for, so all that is wrong with it is said

@@ -13,6 +13,7 @@ mod kubernetes;
 pub mod mesh_config;
 mod meta;
 mod names;
+mod peer_authentication;
 mod secret;
 mod service_entry;
 mod sidecar;

@@ -20,6 +20,8 @@ pub struct Changes {
     pub gateways: bool,
     pub sidecars: bool,
     pub secrets: BTreeSet<NamespacedName>,
+    /// Namespaces whose PeerAuthentications changed.
+    pub peer_authentications: BTreeSet<String>,
     /// Workloads that came, went or changed in what listeners read: names, labels, ports, place.
     pub workloads: BTreeSet<NamespacedName>,
 }
@@ -44,6 +46,7 @@ impl Changes {
             && self.virtual_services.is_empty()
             && self.destination_rules.is_empty()
             && self.secrets.is_empty()
+            && self.peer_authentications.is_empty()
             && self.workloads.is_empty()
             && !self.gateways
             && !self.sidecars
@@ -64,6 +67,7 @@ impl Changes {
         self.gateways |= later.gateways;
         self.sidecars |= later.sidecars;
         self.secrets.extend(later.secrets);
+        self.peer_authentications.extend(later.peer_authentications);
         self.workloads.extend(later.workloads);
     }
 }

@@ -19,6 +19,7 @@ pub use update::ObjectChange;
 
 use crate::auto_allocate::{Addresses, Allocation};
 use crate::hostname;
+use crate::peer_authentication::PeerAuthentication;
 use crate::proxy::Proxy;
 use crate::registry::Registered;
 use crate::rules::{
@@ -59,6 +60,8 @@ pub struct MeshSnapshot {
     /// Oldest first.
     sidecars: RedBlackTreeMapSync<Origin, Arc<Sidecar>>,
     secrets: RedBlackTreeMapSync<NamespacedName, Arc<Secret>>,
+    /// By namespace, oldest first.
+    peer_authentications: RedBlackTreeMapSync<(String, Origin), Arc<PeerAuthentication>>,
     namespaces: RedBlackTreeMapSync<String, ()>,
 
     /// What claims each host, oldest first: the first is its service.
@@ -229,6 +232,22 @@ impl MeshSnapshot {
         self.sidecars
             .values()
             .filter(move |sidecar| sidecar.origin.namespace == namespace)
+    }
+
+    /// Every PeerAuthentication, by namespace.
+    pub fn peer_authentications(&self) -> impl Iterator<Item = &Arc<PeerAuthentication>> {
+        self.peer_authentications.values()
+    }
+
+    /// The PeerAuthentications of a namespace, oldest first.
+    pub fn peer_authentications_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<PeerAuthentication>> {
+        self.peer_authentications
+            .range((namespace.to_string(), Origin::least())..)
+            .take_while(move |((of, _), _)| of == namespace)
+            .map(|(_, rule)| rule)
     }
 
     /// Every merged DestinationRule.

@@ -11,6 +11,7 @@ use lateen_api::{MeshConfig, Object, Spec};
 use super::{Changes, Key, MeshSnapshot, labels_of, range_of};
 use crate::auto_allocate::Allocation;
 use crate::delegate;
+use crate::peer_authentication::PeerAuthentication;
 use crate::registry::{self, Registered};
 use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
 use crate::secret::Secret;
@@ -205,6 +206,12 @@ impl<'a> Update<'a> {
                 self.next.sidecars.remove_mut(&origin);
                 self.changes.sidecars = true;
             }
+            Spec::PeerAuthentication(_) => {
+                let namespace = origin.namespace.clone();
+                let key = (namespace.clone(), origin);
+                self.next.peer_authentications.remove_mut(&key);
+                self.changes.peer_authentications.insert(namespace);
+            }
             Spec::Secret(_) => {
                 let key = (origin.namespace, origin.name);
                 self.next.secrets.remove_mut(&key);
@@ -270,6 +277,16 @@ impl<'a> Update<'a> {
                 );
                 self.next.sidecars.insert_mut(origin, sidecar);
                 self.changes.sidecars = true;
+            }
+            Spec::PeerAuthentication(spec) => {
+                let namespace = origin.namespace.clone();
+                let key = (namespace.clone(), origin.clone());
+                let spec = spec.clone();
+                let mut rule = Arc::new(PeerAuthentication { origin, spec });
+                let before = self.previous.and_then(|p| p.peer_authentications.get(&key));
+                keep(&mut rule, before);
+                self.next.peer_authentications.insert_mut(key, rule);
+                self.changes.peer_authentications.insert(namespace);
             }
             Spec::Secret(spec) => {
                 let key = (origin.namespace.clone(), origin.name.clone());
