@@ -12,6 +12,7 @@ use crate::{Result, cargo, root};
 
 /// Which of our crates a crate may depend on. A missing edge here is a design decision.
 const MAY_DEPEND: &[(&str, &[&str])] = &[
+    ("agent", &["proto"]),
     ("api", &["telemetry"]),
     ("store", &["api"]),
     ("model", &["api"]),
@@ -22,7 +23,10 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("xds", &["proto"]),
     ("telemetry", &[]),
     ("proxy-config", &["proto", "telemetry"]),
-    ("proxy", &["proto", "proxy-config", "xds", "telemetry"]),
+    (
+        "proxy",
+        &["agent", "proto", "proxy-config", "xds", "telemetry"],
+    ),
     (
         "control",
         &[
@@ -38,7 +42,10 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         ],
     ),
     ("local", &["api", "control", "proxy"]),
-    ("lateen", &["api", "store", "control", "local", "proxy"]),
+    (
+        "lateen",
+        &["agent", "api", "store", "control", "local", "proxy"],
+    ),
     ("testkit", &[]),
     ("bench", &["xds"]),
     ("differ", &["api", "control", "testkit"]),

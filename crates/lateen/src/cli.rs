@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
 use crate::{
-    analyze, apply, bootstrap, control, delete, demo, exec, get, hidden, proxy, proxy_config,
-    proxy_status, up, validate, verify_install, version, wait,
+    agent, analyze, apply, bootstrap, control, delete, demo, exec, get, hidden, proxy,
+    proxy_config, proxy_status, up, validate, verify_install, version, wait,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -52,6 +52,7 @@ pub enum Command {
     Version(version::Args),
     Control(control::Args),
     Proxy(proxy::Args),
+    Agent(agent::Args),
     Bootstrap(bootstrap::Args),
     Exec(exec::Args),
     #[command(hide = true, disable_version_flag = true)]
@@ -81,6 +82,7 @@ pub fn dispatch(command: Command) -> Outcome {
         Command::Version(args) => version::run(args),
         Command::Control(args) => control::run(args),
         Command::Proxy(args) => proxy::run(args),
+        Command::Agent(args) => agent::run(args),
         Command::Bootstrap(args) => bootstrap::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Bookinfo(args) => hidden::bookinfo(args),

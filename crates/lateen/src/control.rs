@@ -89,7 +89,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `LATEEN_LOG` takes tracing's filters (`debug`, `lateen_xds=trace,info`).
-fn log_to_stderr() {
+pub fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LATEEN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
@@ -102,7 +102,7 @@ fn log_to_stderr() {
 }
 
 /// Completes at the first SIGINT or SIGTERM.
-async fn asked_to_leave() {
+pub async fn asked_to_leave() {
     use tokio::signal::unix::{SignalKind, signal};
     let terminated = async {
         match signal(SignalKind::terminate()) {

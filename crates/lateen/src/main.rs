@@ -6,6 +6,7 @@
 #[macro_use]
 mod output;
 
+mod agent;
 mod analyze;
 mod apply;
 mod bootstrap;

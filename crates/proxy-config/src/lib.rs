@@ -60,8 +60,8 @@ pub use outlier::{Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection
 pub use request::RequestView;
 pub use tls::{
     Certificate, CertificateSource, CipherSuite, CommonTls, Curve, DataSource, DownstreamTls,
-    ProxyVersion, SanKind, SanMatcher, Secret, SecretKind, SessionTickets, TlsVersion, Transport,
-    UpstreamTls, UpstreamTransport, Validation, ValidationSource,
+    ProxyVersion, SanKind, SanMatcher, Secret, SecretKind, SecretRef, SecretSource, SessionTickets,
+    TlsVersion, Transport, UpstreamTls, UpstreamTransport, Validation, ValidationSource,
 };
 
 /// Free-form metadata of a resource (`filter_metadata`), as JSON by namespace.

@@ -96,13 +96,15 @@ pub struct CommonTls {
 
 impl CommonTls {
     /// Names of the secrets that must have arrived before the context can be used.
-    pub fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         let certificates = self.certificates.iter().filter_map(|source| match source {
-            CertificateSource::Secret(name) => Some(name),
+            CertificateSource::Secret(secret) => Some(secret),
             CertificateSource::Given(_) => None,
         });
         let validation = match &self.validation {
-            ValidationSource::Secret(name) | ValidationSource::Combined(_, name) => Some(name),
+            ValidationSource::Secret(secret) | ValidationSource::Combined(_, secret) => {
+                Some(secret)
+            }
             ValidationSource::None | ValidationSource::Given(_) => None,
         };
         certificates.chain(validation)
@@ -138,8 +140,24 @@ pub enum Curve {
 #[derive(Clone, Debug)]
 pub enum CertificateSource {
     Given(Arc<Certificate>),
-    /// Discovered under this name.
-    Secret(Arc<str>),
+    /// Discovered.
+    Secret(SecretRef),
+}
+
+/// A secret that is discovered: its name, and where to ask for it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretRef {
+    pub name: Arc<str>,
+    pub source: SecretSource,
+}
+
+/// Who is asked for a secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SecretSource {
+    /// The control plane, over the aggregated stream.
+    Ads,
+    /// The server behind this static cluster: an agent beside the proxy.
+    Cluster(Arc<str>),
 }
 
 /// A certificate with its chain and key, in PEM.
@@ -156,9 +174,9 @@ pub enum ValidationSource {
     /// Nothing does: a server is not verified, a client is not asked.
     None,
     Given(Arc<Validation>),
-    Secret(Arc<str>),
+    Secret(SecretRef),
     /// The secret, with what is given here beside it.
-    Combined(Arc<Validation>, Arc<str>),
+    Combined(Arc<Validation>, SecretRef),
 }
 
 /// `CertificateValidationContext`.

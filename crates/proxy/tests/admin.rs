@@ -71,6 +71,7 @@ fn start() -> Running {
         max_drain: Duration::from_secs(1),
         min_drain: Duration::ZERO,
         exit_with_parent: false,
+        identity: Default::default(),
     };
     let thread = std::thread::spawn(|| run(options));
     let running = Running {

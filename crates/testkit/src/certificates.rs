@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -44,6 +44,21 @@ impl Authority {
         }
     }
 
+    /// A certificate for who made the request (in PEM), valid from an hour ago until `lifetime`
+    /// from now, with the names that were asked for.
+    pub fn sign(&self, request: &str, lifetime: std::time::Duration) -> String {
+        let mut request = CertificateSigningRequestParams::from_pem(request).expect("a request");
+        let now = std::time::SystemTime::now();
+        request.params.not_before = (now - std::time::Duration::from_secs(3600)).into();
+        request.params.not_after = (now + lifetime).into();
+        request.params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let certificate = request.signed_by(&self.issuer);
+        certificate.expect("a certificate").pem()
+    }
+
     /// A certificate for servers and clients with the common name and DNS names (or URIs).
     pub fn issue(&self, name: &str, also: &[&str]) -> Pair {
         let mut params = named(name, also);
@@ -78,6 +93,20 @@ impl Pair {
     /// How a server that has this certificate takes connections. With `clients` it wants theirs to
     /// be signed by that authority.
     pub fn server(&self, clients: Option<&Authority>, alpn: &[&str]) -> Arc<ServerConfig> {
+        self.server_that_asks(clients, false, alpn)
+    }
+
+    /// The same for clients with a certificate of that authority and for clients without any.
+    pub fn server_for_any(&self, clients: &Authority, alpn: &[&str]) -> Arc<ServerConfig> {
+        self.server_that_asks(Some(clients), true, alpn)
+    }
+
+    fn server_that_asks(
+        &self,
+        clients: Option<&Authority>,
+        optional: bool,
+        alpn: &[&str],
+    ) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_safe_default_protocol_versions();
@@ -89,6 +118,10 @@ impl Pair {
                 roots.add_parsable_certificates(certificates(&authority.pem));
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = match optional {
+                    true => verifier.allow_unauthenticated(),
+                    false => verifier,
+                };
                 builder.with_client_cert_verifier(verifier.build().expect("an authority"))
             }
         };

@@ -30,6 +30,7 @@ mod route_match;
 mod route_table;
 mod scope;
 mod secret;
+mod secret_source;
 mod strings;
 mod tls;
 mod transport;

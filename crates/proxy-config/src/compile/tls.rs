@@ -1,9 +1,9 @@
 //! `DownstreamTlsContext`, `UpstreamTlsContext` and what they share.
 
-use super::hcm::ads;
 use super::scope::{At, reject, report};
 use super::secret::{certificate, validation};
-use super::values::{flag, known, non_empty, positive};
+use super::secret_source::secret_ref;
+use super::values::{flag, known, positive};
 use crate::{
     CertificateSource, CipherSuite, CommonTls, ConfigError, Curve, DownstreamTls, SessionTickets,
     TlsVersion, UpstreamTls, ValidationSource,
@@ -123,8 +123,8 @@ fn common(message: Option<pb::CommonTlsContext>, at: At<'_>) -> Result<CommonTls
         certificates.push(CertificateSource::Given(Arc::new(given)));
     }
     for (i, message) in tls_certificate_sds_secret_configs.into_iter().enumerate() {
-        let name = secret_name(message, at.item("tls_certificate_sds_secret_configs", i))?;
-        certificates.push(CertificateSource::Secret(name));
+        let secret = secret_ref(message, at.item("tls_certificate_sds_secret_configs", i))?;
+        certificates.push(CertificateSource::Secret(secret));
     }
     let mut common = CommonTls {
         min_version: TlsVersion::V12,
@@ -162,7 +162,7 @@ fn validation_source(
             true,
             at.field("validation_context"),
         )?)),
-        Some(T::ValidationContextSdsSecretConfig(secret)) => ValidationSource::Secret(secret_name(
+        Some(T::ValidationContextSdsSecretConfig(secret)) => ValidationSource::Secret(secret_ref(
             secret,
             at.field("validation_context_sds_secret_config"),
         )?),
@@ -183,7 +183,7 @@ fn validation_source(
             )?;
             let secret_at = at.field("validation_context_sds_secret_config");
             let secret = super::values::required(validation_context_sds_secret_config, secret_at)?;
-            ValidationSource::Combined(Arc::new(default), secret_name(secret, secret_at)?)
+            ValidationSource::Combined(Arc::new(default), secret_ref(secret, secret_at)?)
         }
         Some(T::ValidationContextCertificateProvider(_)) => {
             return Err(at
@@ -196,14 +196,6 @@ fn validation_source(
                 .not_supported());
         }
     })
-}
-
-/// The name of a secret that is discovered over the aggregated stream.
-fn secret_name(message: pb::SdsSecretConfig, at: At<'_>) -> Result<Arc<str>, ConfigError> {
-    let pb::SdsSecretConfig { name, sds_config } = message;
-    let name = non_empty(name, at.field("name"))?;
-    ads(sds_config, at.field("sds_config"))?;
-    Ok(name.into())
 }
 
 fn parameters(

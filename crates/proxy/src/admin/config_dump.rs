@@ -358,7 +358,11 @@ fn sections(config: &Config, include_eds: bool) -> Vec<Section> {
     ];
     if !config.secrets.is_empty() {
         let kind = "SecretsConfigDump";
-        sections.push(Section::new(kind, SECRETS, "secret", None, &config.secrets));
+        let secrets = config
+            .secrets
+            .iter()
+            .map(|(whose, entry)| (&whose.name, entry));
+        sections.push(Section::new(kind, SECRETS, "secret", None, secrets));
     }
     if include_eds {
         let kind = "EndpointsConfigDump";
@@ -374,12 +378,12 @@ fn sections(config: &Config, include_eds: bool) -> Vec<Section> {
 }
 
 impl Section {
-    fn new<T>(
+    fn new<'e, T: 'e>(
         kind: &'static str,
         items: &'static [(&'static str, &'static str)],
         field: &'static str,
         version_info: Option<String>,
-        entries: &BTreeMap<Arc<str>, Entry<T>>,
+        entries: impl IntoIterator<Item = (&'e Arc<str>, &'e Entry<T>)>,
     ) -> Self {
         let mut section = Self {
             kind,

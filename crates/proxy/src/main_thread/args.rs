@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lateen_agent::IdentityArgs;
+
 /// Run a proxy from an Envoy bootstrap file
 #[derive(Clone, Debug, clap::Args)]
 pub struct ProxyArgs {
@@ -35,6 +37,9 @@ pub struct ProxyArgs {
     /// Leave when standard input ends: the parent process holds it open
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
+
+    #[command(flatten)]
+    pub identity: IdentityArgs,
 }
 
 /// What the proxy is told from outside its bootstrap.
@@ -49,6 +54,8 @@ pub struct Options {
     /// For this long new connections are still taken, while whoever sends them learns to stop.
     pub min_drain: Duration,
     pub exit_with_parent: bool,
+    /// Whether the proxy has an identity of its own, and from whom.
+    pub identity: IdentityArgs,
 }
 
 impl From<ProxyArgs> for Options {
@@ -60,6 +67,7 @@ impl From<ProxyArgs> for Options {
             max_drain: seconds(args.drain_time_s),
             min_drain: seconds(args.min_drain_time_s),
             exit_with_parent: args.exit_with_parent,
+            identity: args.identity,
         }
     }
 }

@@ -4,9 +4,11 @@
 //! Static listeners and clusters become the same resources that discovery brings; they are
 //! compiled by the same code.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lateen_proxy_config::Notice;
 use lateen_xds::client::Target;
@@ -23,7 +25,11 @@ pub struct Bootstrap {
     pub admin: Option<SocketAddr>,
     /// Where discovery comes from; `None`: everything is in the file.
     pub ads: Option<Target>,
-    /// Proto3 JSON of `envoy.config.cluster.v3.Cluster`, without the one that discovery uses.
+    /// Proto3 JSON of the `TransportSocket` of that cluster; `None`: plaintext.
+    pub ads_transport: Option<Value>,
+    /// Clusters on a socket of this machine: agents that are asked for secrets.
+    pub secret_sources: BTreeMap<Arc<str>, Target>,
+    /// Proto3 JSON of `envoy.config.cluster.v3.Cluster`, without those that discovery uses.
     pub clusters: Vec<Value>,
     /// Proto3 JSON of `envoy.config.listener.v3.Listener`.
     pub listeners: Vec<Value>,
@@ -87,10 +93,20 @@ impl Bootstrap {
             None => (None, None),
             Some(dynamic) => ads_target(dynamic, &resources.clusters, &mut notices)?,
         };
+        let ads_transport = resources
+            .clusters
+            .iter()
+            .find(|cluster| ads_cluster.is_some() && name_of(cluster) == ads_cluster.as_deref())
+            .and_then(|cluster| cluster.get("transport_socket").cloned());
+        let secret_sources = secret_sources(&resources.clusters, ads_cluster.as_deref());
         let clusters = resources
             .clusters
             .into_iter()
-            .filter(|cluster| name_of(cluster) != ads_cluster.as_deref())
+            .filter(|cluster| {
+                let name = name_of(cluster);
+                let source = name.is_some_and(|name| secret_sources.contains_key(name));
+                name != ads_cluster.as_deref() && !source
+            })
             .collect();
         let admin = file
             .admin
@@ -100,6 +116,8 @@ impl Bootstrap {
             node: node(file.node, &mut notices),
             admin: admin.flatten(),
             ads,
+            ads_transport,
+            secret_sources,
             clusters,
             listeners: resources.listeners,
             notices,
@@ -339,14 +357,24 @@ fn ads_target(
     Ok((Some(target), Some(name)))
 }
 
+/// Clusters on Unix sockets. Nothing else is sent there: requests go to addresses.
+fn secret_sources(clusters: &[Value], ads_cluster: Option<&str>) -> BTreeMap<Arc<str>, Target> {
+    let named = clusters.iter().enumerate().filter_map(|(index, cluster)| {
+        let name = name_of(cluster)?;
+        match cluster_target(cluster, index) {
+            Ok(target @ Target::Unix(_)) if Some(name) != ads_cluster => {
+                Some((name.into(), target))
+            }
+            _ => None,
+        }
+    });
+    named.collect()
+}
+
 /// Where the discovery cluster's first endpoint is. gRPC reconnects by itself, so of the cluster
-/// only the address and that there is no TLS matter.
+/// only the address and its TLS matter.
 fn cluster_target(cluster: &Value, index: usize) -> Result<Target, Fault> {
     let at = format!("static_resources.clusters[{index}]");
-    if cluster.get("transport_socket").is_some() {
-        let reason = "TLS to the control plane is not supported yet; use a plaintext port";
-        return Err(fault(&format!("{at}.transport_socket"), reason));
-    }
     let path = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
     let field = format!("{at}{}", path.replace("/0", "[0]").replace('/', "."));
     let address = cluster
@@ -482,11 +510,6 @@ mod tests {
             "/dynamic_resources/lds_config",
             json!({"path_config_source": {}}),
             "dynamic_resources.lds_config: only `ads`",
-        );
-        check(
-            "/static_resources/clusters/0/transport_socket",
-            json!({}),
-            "static_resources.clusters[0].transport_socket: TLS",
         );
         check(
             "/static_resources/clusters/0/load_assignment",

@@ -23,7 +23,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use envoy_types::pb::google::protobuf::Any;
-use lateen_proxy_config::{Cluster, EndpointSet, Listener, Notice, Secret, route::RouteTable};
+use lateen_proxy_config::{
+    Cluster, EndpointSet, Listener, Notice, Secret, SecretRef, route::RouteTable,
+};
 
 use crate::worker::WorkerUpdate;
 
@@ -41,11 +43,13 @@ pub struct Config {
     /// Discovered tables only; inline ones are part of their listener.
     pub routes: BTreeMap<Arc<str>, Entry<RouteTable>>,
     /// Discovered secrets.
-    pub secrets: BTreeMap<Arc<str>, Entry<Secret>>,
+    pub secrets: BTreeMap<SecretRef, Entry<Secret>>,
     /// What the workers have of each cluster: from EDS, inline, or DNS.
     pub cluster_endpoints: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// `system_version_info` of the last update, by type URL.
     pub versions: BTreeMap<String, String>,
+    /// Static clusters that may be asked for secrets.
+    secret_sources: BTreeSet<Arc<str>>,
     wait: Wait,
 }
 
@@ -111,6 +115,9 @@ pub(super) trait Outside {
     /// Begin (or begin anew) to resolve the names of a DNS cluster.
     fn resolve(&mut self, cluster: &Arc<Cluster>);
     fn stop_resolving(&mut self, cluster: &str);
+    /// Begin to ask for a secret, wherever it comes from.
+    fn follow(&mut self, secret: &SecretRef);
+    fn unfollow(&mut self, secret: &SecretRef);
     /// A listener's version was bound, failed to, or was overtaken by a later one.
     fn listener_decided(&mut self, name: &str, version: &str, outcome: Result<(), String>);
 }
@@ -133,8 +140,10 @@ struct Wait {
     eds_missing: BTreeSet<Arc<str>>,
     rds_missing: BTreeSet<Arc<str>>,
     /// Secrets asked for, and those of them that do not exist.
-    sds_names: BTreeSet<Arc<str>>,
-    sds_missing: BTreeSet<Arc<str>>,
+    sds_names: BTreeSet<SecretRef>,
+    sds_missing: BTreeSet<SecretRef>,
+    /// Those that the connection to the control plane needs.
+    sds_own: BTreeSet<SecretRef>,
     /// Route tables asked for.
     rds_names: BTreeSet<Arc<str>>,
     /// First resolution of these DNS clusters is over, with or without result.
@@ -149,7 +158,7 @@ struct Wait {
 }
 
 impl Config {
-    pub(super) fn new(discovery: bool) -> Self {
+    pub(super) fn new(discovery: bool, secret_sources: BTreeSet<Arc<str>>) -> Self {
         Self {
             clusters: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -158,6 +167,7 @@ impl Config {
             secrets: BTreeMap::new(),
             cluster_endpoints: BTreeMap::new(),
             versions: BTreeMap::new(),
+            secret_sources,
             wait: Wait {
                 discovery,
                 ..Wait::default()

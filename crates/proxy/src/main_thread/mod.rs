@@ -7,6 +7,8 @@
 //! | `bootstrap.rs`, `static_resources.rs` | the bootstrap file and the resources in it |
 //! | `config.rs`, `config/` | every resource, what it waits for, and when it becomes active: a plain value |
 //! | `run.rs` | the loop that connects the above with sockets, timers and signals |
+//! | `secrets.rs` | the workload's own certificate, from the agent inside or from one beside us |
+//! | `secure.rs` | TLS to the control plane |
 //! | `names.rs` | the DNS server beside the workload, where the node asks for it |
 //! | `dns.rs`, `drain.rs`, `logging.rs`, `memory.rs` | names, the end, logs, size |
 //! | `state.rs` | what admin reads |
@@ -20,6 +22,8 @@ mod logging;
 mod memory;
 mod names;
 mod run;
+mod secrets;
+mod secure;
 mod state;
 mod static_resources;
 

@@ -4,14 +4,17 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use lateen_proxy_config::compile::compile_secret;
 use lateen_xds::client::{Client, Config as AdsConfig, Event, Update};
 use lateen_xds::{Node, Rejection, type_url};
 use serde_json::Value;
 
 use super::drain::Signals;
-use super::run::{RunError, exit_with_parent};
-use super::{Bootstrap, LogControl, Options};
+use super::run::{RunError, control_plane_tls, exit_with_parent, identity};
+use super::secrets::Follower;
+use super::{Bootstrap, LogControl, Options, secure};
 use crate::dns::{Place, Server, Settings, servers_of};
+use crate::tls::TlsStore;
 
 /// Istio's agent: `ISTIO_META_NAME` sets the node's metadata `NAME`.
 const SWITCH: &str = "ISTIO_META_DNS_CAPTURE";
@@ -114,10 +117,27 @@ pub fn run_dns(options: &Options) -> Result<(), RunError> {
             signals.next().await;
             return Ok(());
         };
-        let (client, mut events) = Client::start(AdsConfig::new(target, bootstrap.node.clone()));
+        let identity = identity(options, &bootstrap)?;
+        let sockets = bootstrap.secret_sources.clone();
+        let (mut follower, mut arrivals) = Follower::new(bootstrap.node.clone(), sockets, identity);
+        let store = TlsStore::default();
+        let mut config = AdsConfig::new(target, bootstrap.node.clone());
+        if let Some(tls) = control_plane_tls(&bootstrap, options)? {
+            secure::secrets(&tls)
+                .iter()
+                .for_each(|whose| follower.follow(whose));
+            config.secure = Some(secure::secure(store.client(&tls, false), &config.target));
+        }
+        let (client, mut events) = Client::start(config);
         client.subscribe_all(type_url::NAME_TABLE);
         loop {
             tokio::select! {
+                Some(arrived) = arrivals.recv() => {
+                    let taken = compile_secret(&arrived.received.any.value);
+                    let taken = taken.map(|secret| store.set_secret(arrived.whose, secret.value));
+                    // The stream it came from may have ended.
+                    let _ = arrived.verdict.send(taken.map_err(|error| error.to_string()));
+                }
                 event = events.recv() => match event {
                     Some(Event::Update(received)) => update(&server, received),
                     Some(Event::Connected | Event::Disconnected { .. }) => {}

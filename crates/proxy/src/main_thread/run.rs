@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use lateen_proxy_config::Cluster;
+use lateen_proxy_config::{Cluster, SecretRef, SecretSource, UpstreamTls};
 use lateen_xds::client::{Client, Config as AdsConfig, Event, Reply, Update};
 use lateen_xds::{Rejection, type_url};
 use thiserror::Error;
@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 use super::config::Outside;
 use super::dns::{Resolved, Resolver};
 use super::drain::{self, Signals};
+use super::secrets::{Arrived, Follower};
 use super::{
     Bootstrap, BootstrapError, LevelError, LogControl, Options, Phase, ProxyState, Request,
 };
-use super::{names, static_resources};
+use super::{names, secrets, secure, static_resources};
 use crate::dns::Server;
 use crate::worker::{StartError, WorkerUpdate, Workers, default_concurrency};
 
@@ -51,6 +52,10 @@ pub enum RunError {
          DNS_PROXY_ADDR, or do without (metadata DNS_CAPTURE)"
     )]
     Names { address: String, reason: String },
+    #[error(transparent)]
+    Identity(#[from] lateen_agent::ConfigError),
+    #[error("{path}: transport_socket of the control plane's cluster: {reason}")]
+    Secure { path: PathBuf, reason: String },
     #[error("{path}: static_resources: {name}: {reason}")]
     Static {
         path: PathBuf,
@@ -85,8 +90,22 @@ pub fn run(options: Options) -> Result<(), RunError> {
         .thread_keep_alive(Duration::from_secs(1))
         .build()
         .map_err(RunError::Runtime)?;
-    let (state, requests) = ProxyState::new(&bootstrap, options, workers, log);
-    runtime.block_on(MainLoop::serve(state, requests, bootstrap))
+    let identity = identity(&options, &bootstrap)?;
+    let sources = secrets::sources(&bootstrap.secret_sources, identity.as_ref());
+    let (state, requests) = ProxyState::new(&bootstrap, sources, options, workers, log);
+    runtime.block_on(MainLoop::serve(state, requests, bootstrap, identity))
+}
+
+/// The identity that the flags ask for, of the workload that the bootstrap names.
+pub(super) fn identity(
+    options: &Options,
+    bootstrap: &Bootstrap,
+) -> Result<Option<lateen_agent::Config>, lateen_agent::ConfigError> {
+    let node = &bootstrap.node;
+    let of_id = node.parsed.as_ref().map(|id| id.namespace.as_str());
+    let namespace = node.metadata_str("NAMESPACE").or(of_id);
+    let account = node.metadata_str("SERVICE_ACCOUNT");
+    options.identity.config(namespace, account)
 }
 
 /// The parent holds our standard input open and never writes: when it dies, however it dies, the
@@ -123,6 +142,7 @@ struct MainLoop {
     state: Arc<ProxyState>,
     ads: Option<Client>,
     resolver: Resolver,
+    follower: Follower,
     names: Option<Server>,
     /// LDS answers that wait for listeners to be bound.
     owed: VecDeque<Owed>,
@@ -141,6 +161,7 @@ struct Effects<'a> {
     workers: &'a Workers,
     ads: Option<&'a Client>,
     resolver: &'a mut Resolver,
+    follower: &'a mut Follower,
     decided: Vec<(String, String, Result<(), String>)>,
 }
 
@@ -160,6 +181,20 @@ impl Outside for Effects<'_> {
     fn unsubscribe(&mut self, type_url: &'static str, name: &str) {
         if let Some(ads) = self.ads {
             ads.unsubscribe(type_url, [name.to_owned()]);
+        }
+    }
+
+    fn follow(&mut self, secret: &SecretRef) {
+        match &secret.source {
+            SecretSource::Ads => self.subscribe(type_url::SECRET, &secret.name),
+            SecretSource::Cluster(_) => self.follower.follow(secret),
+        }
+    }
+
+    fn unfollow(&mut self, secret: &SecretRef) {
+        match &secret.source {
+            SecretSource::Ads => self.unsubscribe(type_url::SECRET, &secret.name),
+            SecretSource::Cluster(_) => self.follower.unfollow(secret),
         }
     }
 
@@ -185,6 +220,7 @@ impl MainLoop {
         state: Arc<ProxyState>,
         mut requests: mpsc::UnboundedReceiver<Request>,
         bootstrap: Bootstrap,
+        identity: Option<lateen_agent::Config>,
     ) -> Result<(), RunError> {
         let mut signals = Signals::listen().map_err(RunError::Runtime)?;
         start_admin(&state, bootstrap.admin)?;
@@ -192,9 +228,17 @@ impl MainLoop {
         tokio::spawn(async move { workers.watch_endpoints().await });
         let names = names::start(&state.node).await?;
         let (resolver, mut resolved) = Resolver::new();
+        let sockets = bootstrap.secret_sources.clone();
+        let (follower, mut arrivals) = Follower::new(state.node.clone(), sockets, identity);
+        let secured = control_plane_tls(&bootstrap, &state.options)?;
+        let own = secured.as_ref().map(|tls| secure::secrets(tls));
         let (ads, mut events) = match bootstrap.ads.clone() {
             Some(target) => {
-                let (client, events) = Client::start(AdsConfig::new(target, state.node.clone()));
+                let slot = secured.map(|tls| state.workers.client_tls(&tls));
+                let secure = slot.map(|slot| secure::secure(slot, &target));
+                let mut config = AdsConfig::new(target, state.node.clone());
+                config.secure = secure;
+                let (client, events) = Client::start(config);
                 client.subscribe_all(type_url::CLUSTER);
                 client.subscribe_all(type_url::LISTENER);
                 if names.is_some() {
@@ -208,10 +252,12 @@ impl MainLoop {
             state,
             ads,
             resolver,
+            follower,
             names,
             owed: VecDeque::new(),
         };
         main.state.set_phase(Phase::Initializing);
+        main.step(|config, _, out| config.need_secrets(own.unwrap_or_default(), out));
         main.apply_static(&bootstrap)?;
         let mut files = tokio::time::interval(FILES);
         files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -220,6 +266,7 @@ impl MainLoop {
             let deadline = main.state.config().next_deadline();
             tokio::select! {
                 event = next(&mut events) => main.event(event),
+                Some(arrived) = arrivals.recv() => main.secret(arrived),
                 Some(resolved) = resolved.recv() => main.resolved(resolved),
                 () = sleep_until(deadline) => main.step(|config, now, out| config.settle(now, out)),
                 _ = files.tick(), if main.state.workers.watches_files() => {
@@ -275,6 +322,7 @@ impl MainLoop {
             workers: &self.state.workers,
             ads: self.ads.as_ref(),
             resolver: &mut self.resolver,
+            follower: &mut self.follower,
             decided: Vec::new(),
         };
         let result = change(&mut self.state.config(), Instant::now(), &mut out);
@@ -345,6 +393,7 @@ impl MainLoop {
             workers: &self.state.workers,
             ads: self.ads.as_ref(),
             resolver: &mut self.resolver,
+            follower: &mut self.follower,
             decided: Vec::new(),
         };
         let rejections = {
@@ -406,6 +455,21 @@ impl MainLoop {
         }
     }
 
+    fn secret(&mut self, arrived: Arrived) {
+        let Arrived {
+            whose,
+            received,
+            verdict,
+        } = arrived;
+        let outcome =
+            self.step(|config, now, out| config.apply_secret(&whose, &received, now, out));
+        if let Err(reason) = &outcome {
+            tracing::warn!(kind = "sds", name = &*whose.name, reason, "refused");
+        }
+        // The stream it came from may have ended.
+        let _ = verdict.send(outcome);
+    }
+
     fn resolved(&mut self, resolved: Resolved) {
         let Resolved { cluster, endpoints } = resolved;
         self.step(|config, now, out| config.resolved(&cluster, endpoints, now, out));
@@ -436,6 +500,20 @@ impl MainLoop {
             tracing::info!(?took, "ready");
         }
     }
+}
+
+/// The TLS of connections to the control plane; `None`: they are in plaintext.
+pub(super) fn control_plane_tls(
+    bootstrap: &Bootstrap,
+    options: &Options,
+) -> Result<Option<Arc<UpstreamTls>>, RunError> {
+    let Some(socket) = &bootstrap.ads_transport else {
+        return Ok(None);
+    };
+    secure::compile(socket).map_err(|reason| RunError::Secure {
+        path: options.config_path.clone(),
+        reason,
+    })
 }
 
 async fn next(events: &mut Option<mpsc::Receiver<Event>>) -> Event {

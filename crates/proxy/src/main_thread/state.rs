@@ -2,6 +2,7 @@
 //!
 //! Architecture Invariant: admin reads here and sends [`Request`]s; it never changes configuration.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -79,6 +80,7 @@ pub enum Request {
 impl ProxyState {
     pub(super) fn new(
         bootstrap: &super::Bootstrap,
+        secret_sources: BTreeSet<Arc<str>>,
         options: super::Options,
         workers: Arc<Workers>,
         log: LogControl,
@@ -96,7 +98,7 @@ impl ProxyState {
             started: SystemTime::now(),
             workers,
             log,
-            config: Mutex::new(Config::new(bootstrap.ads.is_some())),
+            config: Mutex::new(Config::new(bootstrap.ads.is_some(), secret_sources)),
             control_plane: Mutex::new(ControlPlane {
                 target,
                 ..ControlPlane::default()

@@ -4,7 +4,7 @@ use super::certificate::Description;
 use super::material::{self, TlsError};
 use super::verify::Verifier;
 use lateen_proxy_config::{
-    CertificateSource, CipherSuite, CommonTls, Curve, DownstreamTls, Secret, SecretKind,
+    CertificateSource, CipherSuite, CommonTls, Curve, DownstreamTls, Secret, SecretKind, SecretRef,
     SessionTickets, TlsVersion, UpstreamTls, Validation, ValidationSource,
 };
 use rustls::client::Resumption;
@@ -23,7 +23,7 @@ use std::time::Duration;
 const TICKET_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 
 /// The secrets that have arrived.
-pub(super) type Secrets = HashMap<Arc<str>, Arc<Secret>>;
+pub(super) type Secrets = HashMap<SecretRef, Arc<Secret>>;
 
 /// A context of a listener.
 pub(crate) struct ServerContext {
@@ -40,7 +40,7 @@ pub(crate) struct ServerContext {
 pub(crate) struct ClientContext {
     pub(super) tcp: Arc<ClientConfig>,
     pub(super) http1: Arc<ClientConfig>,
-    pub(super) http2: Arc<ClientConfig>,
+    pub(crate) http2: Arc<ClientConfig>,
     pub(super) auto: Arc<ClientConfig>,
 }
 
@@ -194,10 +194,10 @@ fn versions(tls: &CommonTls) -> &'static [&'static SupportedProtocolVersion] {
 fn identities(tls: &CommonTls, secrets: &Secrets) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
     let one = |source: &CertificateSource| match source {
         CertificateSource::Given(certificate) => material::identity(certificate),
-        CertificateSource::Secret(name) => match &secret(name, secrets)?.kind {
+        CertificateSource::Secret(whose) => match &secret(whose, secrets)?.kind {
             SecretKind::Certificate(certificate) => material::identity(certificate),
             SecretKind::Validation(_) => Err(TlsError::WrongKind {
-                name: name.clone(),
+                name: whose.name.clone(),
                 wanted: "tls_certificate",
             }),
         },
@@ -205,10 +205,10 @@ fn identities(tls: &CommonTls, secrets: &Secrets) -> Result<Vec<Arc<CertifiedKey
     tls.certificates.iter().map(one).collect()
 }
 
-fn secret<'s>(name: &Arc<str>, secrets: &'s Secrets) -> Result<&'s Arc<Secret>, TlsError> {
+fn secret<'s>(whose: &SecretRef, secrets: &'s Secrets) -> Result<&'s Arc<Secret>, TlsError> {
     secrets
-        .get(name)
-        .ok_or_else(|| TlsError::Missing(name.clone()))
+        .get(whose)
+        .ok_or_else(|| TlsError::Missing(whose.name.clone()))
 }
 
 fn verifier(
@@ -216,18 +216,18 @@ fn verifier(
     secrets: &Secrets,
     algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
 ) -> Result<Verifier, TlsError> {
-    let of_secret = |name: &Arc<str>| match &secret(name, secrets)?.kind {
+    let of_secret = |whose: &SecretRef| match &secret(whose, secrets)?.kind {
         SecretKind::Validation(validation) => Ok(validation.clone()),
         SecretKind::Certificate(_) => Err(TlsError::WrongKind {
-            name: name.clone(),
+            name: whose.name.clone(),
             wanted: "validation_context",
         }),
     };
     let rules = match &tls.validation {
         ValidationSource::None => Validation::default(),
         ValidationSource::Given(given) => Validation::clone(given),
-        ValidationSource::Secret(name) => Validation::clone(&*of_secret(name)?),
-        ValidationSource::Combined(given, name) => merged(given, &*of_secret(name)?),
+        ValidationSource::Secret(whose) => Validation::clone(&*of_secret(whose)?),
+        ValidationSource::Combined(given, whose) => merged(given, &*of_secret(whose)?),
     };
     let trusted = material::trusted(&rules)?;
     if trusted.is_none() && (!rules.names.is_empty() || rules.crl.is_some()) {

@@ -8,7 +8,7 @@ use super::context::{self, ClientContext, Secrets, ServerContext};
 use super::material::TlsError;
 use lateen_proxy_config::{
     CertificateSource, Cluster, CommonTls, DataSource, DownstreamTls, FilterChain, Listener,
-    Secret, SecretKind, Transport, UpstreamTls, ValidationSource,
+    Secret, SecretKind, SecretRef, Transport, UpstreamTls, ValidationSource,
 };
 use std::collections::HashMap;
 use std::path::Path;
@@ -116,11 +116,10 @@ impl TlsStore {
     }
 
     /// A new or newer secret. Connections that are there keep what they have.
-    pub(crate) fn set_secret(&self, secret: Arc<Secret>) {
+    pub(crate) fn set_secret(&self, whose: SecretRef, secret: Arc<Secret>) {
         let mut inner = self.lock();
-        let name = secret.name.clone();
-        inner.secrets.insert(name.clone(), secret);
-        inner.rebuild(|common, _| common.secrets().any(|used| *used == name));
+        inner.secrets.insert(whose.clone(), secret);
+        inner.rebuild(|common, _| common.secrets().any(|used| *used == whose));
         inner.stamp();
     }
 
@@ -264,8 +263,8 @@ fn files(common: &CommonTls, secrets: &Secrets, f: &mut impl FnMut(&Arc<Path>)) 
             f(path);
         }
     };
-    let of_secret = |name: &Arc<str>, note: &mut dyn FnMut(&DataSource)| match secrets
-        .get(name)
+    let of_secret = |whose: &SecretRef, note: &mut dyn FnMut(&DataSource)| match secrets
+        .get(whose)
         .map(|secret| &secret.kind)
     {
         Some(SecretKind::Certificate(certificate)) => certificate.sources().for_each(note),
@@ -275,16 +274,16 @@ fn files(common: &CommonTls, secrets: &Secrets, f: &mut impl FnMut(&Arc<Path>)) 
     for source in &common.certificates {
         match source {
             CertificateSource::Given(certificate) => certificate.sources().for_each(&mut note),
-            CertificateSource::Secret(name) => of_secret(name, &mut note),
+            CertificateSource::Secret(whose) => of_secret(whose, &mut note),
         }
     }
     match &common.validation {
         ValidationSource::None => {}
         ValidationSource::Given(given) => given.sources().for_each(&mut note),
-        ValidationSource::Secret(name) => of_secret(name, &mut note),
-        ValidationSource::Combined(given, name) => {
+        ValidationSource::Secret(whose) => of_secret(whose, &mut note),
+        ValidationSource::Combined(given, whose) => {
             given.sources().for_each(&mut note);
-            of_secret(name, &mut note);
+            of_secret(whose, &mut note);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The queue is not bounded in itself: its only producer is the configuration stream, every
 //! message is a few `Arc`s, and to drop one would leave workers with different views.
 
-use lateen_proxy_config::{Cluster, EndpointSet, Listener, Secret, route::RouteTable};
+use lateen_proxy_config::{Cluster, EndpointSet, Listener, Secret, SecretRef, route::RouteTable};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,7 +25,7 @@ pub enum WorkerUpdate {
     /// that stay are kept.
     Endpoints(Arc<str>, Arc<EndpointSet>),
     /// A certificate or what verifies certificates. Connections that are open keep what they have.
-    Secret(Arc<Secret>),
+    Secret(SecretRef, Arc<Secret>),
 }
 
 /// What a worker's mailbox carries.

@@ -22,8 +22,9 @@ pub use threads::default_concurrency;
 
 use crate::access_log::AccessLogWriters;
 use crate::stats::{Registry, StatsSnapshot};
-use crate::tls::TlsStore;
+use crate::tls::{ClientSlot, TlsStore};
 use crate::upstream::outlier::{Detectors, OutlierStatus};
+use lateen_proxy_config::UpstreamTls;
 use mailbox::{Command, Mailbox, OpenListener};
 use sockets::Sockets;
 use std::net::SocketAddr;
@@ -135,7 +136,7 @@ impl Workers {
                 self.send_all(|| Command::Update(WorkerUpdate::RemoveListener(name.clone())));
             }
             // Workers find the new contexts where the old ones were.
-            WorkerUpdate::Secret(secret) => self.shared.tls.set_secret(secret),
+            WorkerUpdate::Secret(whose, secret) => self.shared.tls.set_secret(whose, secret),
             update => {
                 let detectors = &self.shared.detectors;
                 match &update {
@@ -231,6 +232,11 @@ impl Workers {
             .unwrap_or_else(PoisonError::into_inner)
             .close_all();
         self.send_all(|| Command::StopListening);
+    }
+
+    /// Where the newest context stands for a connection of the main thread's own.
+    pub(crate) fn client_tls(&self, tls: &Arc<UpstreamTls>) -> Arc<ClientSlot> {
+        self.shared.tls.client(tls, false)
     }
 
     /// Whether certificates are read from files, so that they have to be looked at now and then.

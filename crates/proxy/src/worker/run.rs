@@ -79,7 +79,7 @@ fn apply(worker: &Rc<Worker>, command: Command) {
         }
         Command::StopListening => worker.listeners.stop(worker),
         // The main thread turns listeners into `Command::Listener`; the others are handled above.
-        Command::Update(WorkerUpdate::Listener(_) | WorkerUpdate::Secret(_))
+        Command::Update(WorkerUpdate::Listener(_) | WorkerUpdate::Secret(..))
         | Command::Flush(_)
         | Command::Stop => {}
     }

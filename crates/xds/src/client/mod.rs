@@ -7,16 +7,22 @@
 //! Invariant: a version counts as held only after the owner accepted it, so that after a
 //! reconnect (`initial_resource_versions`) exactly what is missing or was refused comes again.
 
+pub mod secret;
 mod state;
 mod stream;
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::Any;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
+use tokio_util::either::Either;
 
 use crate::{Node, Rejection};
 use state::{State, Ticket};
@@ -24,7 +30,7 @@ use state::{State, Ticket};
 /// Where the control plane listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Host (name or address) and port; plaintext HTTP/2.
+    /// Host (name or address) and port.
     Tcp {
         host: String,
         port: u16,
@@ -42,9 +48,32 @@ impl fmt::Display for Target {
     }
 }
 
+/// A connection to a target, before anything is said on it.
+pub type Socket = Either<TcpStream, UnixStream>;
+
+/// Whatever carries the bytes in the end.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// A connection that is being secured.
+pub type Securing = Pin<Box<dyn Future<Output = io::Result<Box<dyn Connection>>> + Send>>;
+
+/// What turns a socket into a connection: TLS, as the owner has it. Asked at every attempt.
+#[derive(Clone)]
+pub struct Secure(pub Arc<dyn Fn(Socket) -> Securing + Send + Sync>);
+
+impl fmt::Debug for Secure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secure")
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub target: Target,
+    /// `None`: in plaintext.
+    pub secure: Option<Secure>,
     pub node: Node,
     pub backoff: Backoff,
     /// How long connecting may take.
@@ -60,6 +89,7 @@ impl Config {
     pub fn new(target: Target, node: Node) -> Self {
         Self {
             target,
+            secure: None,
             node,
             backoff: Backoff::default(),
             connect_timeout: Duration::from_secs(5),

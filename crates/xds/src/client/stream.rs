@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 
 use super::state::resources;
-use super::{Backoff, Config, Event, Reply, Shared, Target, Update};
+use super::{Backoff, Config, Connection, Event, Reply, Secure, Shared, Socket, Target, Update};
 
 #[derive(Debug, ThisError)]
 enum Lost {
@@ -63,7 +63,7 @@ pub(super) async fn run(config: Config, shared: Arc<Shared>, events: mpsc::Sende
 }
 
 /// "Full jitter": anywhere between nothing and the exponential bound.
-fn wait(backoff: Backoff, failures: u32) -> Duration {
+pub(super) fn wait(backoff: Backoff, failures: u32) -> Duration {
     let bound = backoff
         .base
         .saturating_mul(1 << failures.min(16))
@@ -207,33 +207,36 @@ impl Sender {
     }
 }
 
-async fn connect(config: &Config) -> Result<Channel, tonic::transport::Error> {
+pub(super) async fn connect(config: &Config) -> Result<Channel, tonic::transport::Error> {
     // The authority is only a name here; the connector below knows where to go.
     let endpoint = Endpoint::from_static("http://lateen-xds")
         .http2_keep_alive_interval(config.keepalive)
         .keep_alive_timeout(config.keepalive_timeout)
         .keep_alive_while_idle(true);
-    let target = config.target.clone();
+    let (target, secure) = (config.target.clone(), config.secure.clone());
     let connector = tower::service_fn(move |_: Uri| {
-        let target = target.clone();
+        let (target, secure) = (target.clone(), secure.clone());
         async move {
-            match target {
+            let socket: Socket = match target {
                 Target::Tcp { host, port } => {
                     let socket = TcpStream::connect((host.as_str(), port)).await?;
                     socket.set_nodelay(true)?;
-                    Ok::<_, std::io::Error>(TokioIo::new(Either::Left(socket)))
+                    Either::Left(socket)
                 }
-                Target::Unix(path) => Ok(TokioIo::new(Either::Right(
-                    UnixStream::connect(path).await?,
-                ))),
-            }
+                Target::Unix(path) => Either::Right(UnixStream::connect(path).await?),
+            };
+            let connection: Box<dyn Connection> = match secure {
+                None => Box::new(socket),
+                Some(Secure(secure)) => secure(socket).await?,
+            };
+            Ok::<_, std::io::Error>(TokioIo::new(connection))
         }
     });
     endpoint.connect_with_connector(connector).await
 }
 
 /// The innermost texts of an error: the outer ones say only "transport error".
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;
@@ -241,7 +244,7 @@ fn chain(error: &dyn Error) -> String {
     last.to_string()
 }
 
-fn describe(status: &Status) -> String {
+pub(super) fn describe(status: &Status) -> String {
     let reason = status
         .source()
         .map_or_else(|| status.message().to_owned(), chain);

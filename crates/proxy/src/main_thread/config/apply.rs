@@ -13,7 +13,7 @@ use lateen_xds::client::Received;
 use lateen_xds::{Rejection, type_url};
 
 use super::refers::Refers;
-use super::secrets::{usable_cluster, usable_listener};
+use super::secrets::{of_ads, usable_cluster, usable_listener};
 use super::{Config, Entry, Generation, Origin, Outside, UpdateFailure};
 use crate::worker::WorkerUpdate;
 
@@ -29,6 +29,16 @@ pub(super) struct Arrival<'a> {
     pub(super) received: &'a Received,
     origin: Origin,
     now: Instant,
+}
+
+impl<'a> Arrival<'a> {
+    pub(super) fn of_discovery(received: &'a Received, now: Instant) -> Self {
+        Self {
+            received,
+            origin: Origin::Ads,
+            now,
+        }
+    }
 }
 
 impl Config {
@@ -91,7 +101,7 @@ impl Config {
                 type_url::ENDPOINT => self.set_endpoints(&arrival, out),
                 type_url::ROUTE => self.set_routes(&arrival),
                 type_url::LISTENER => self.set_listener(&arrival, out),
-                type_url::SECRET => self.set_secret(&arrival, out),
+                type_url::SECRET => self.set_secret(of_ads(&received.name), &arrival, out),
                 _ => Err(format!("this proxy takes no resources of type {url}")),
             };
             if let Err(reason) = outcome {
@@ -126,7 +136,7 @@ impl Config {
         let entry = self.clusters.entry(name.clone()).or_default();
         let offered = entry.offer(
             arrival,
-            |bytes| usable_cluster(compile_cluster(bytes)?),
+            |bytes| usable_cluster(compile_cluster(bytes)?, &self.secret_sources),
             Refers::of_cluster,
             |c| &c.name,
         )?;
@@ -312,7 +322,7 @@ impl Config {
             .map(|warming| warming.version_info.clone());
         let offered = entry.offer(
             arrival,
-            |bytes| usable_listener(compile_listener(bytes)?),
+            |bytes| usable_listener(compile_listener(bytes)?, &self.secret_sources),
             Refers::of_listener,
             |l| &l.name,
         )?;

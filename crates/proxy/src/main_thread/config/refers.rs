@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lateen_proxy_config::route::{ClusterName, ClusterTarget, RouteAction, RouteTable};
-use lateen_proxy_config::{Cluster, Listener, Network, RouteSource, TcpCluster};
+use lateen_proxy_config::{Cluster, Listener, Network, RouteSource, SecretRef, TcpCluster};
 
 /// Names that a resource uses. Clusters named by a request header cannot be known.
 #[derive(Debug, Default)]
 pub(super) struct Refers {
     pub(super) clusters: BTreeSet<Arc<str>>,
     pub(super) routes: BTreeSet<Arc<str>>,
-    pub(super) secrets: BTreeSet<Arc<str>>,
+    pub(super) secrets: BTreeSet<SecretRef>,
 }
 
 impl Refers {

@@ -13,9 +13,9 @@ use envoy_types::pb::envoy::config::route::v3 as rds;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::google::protobuf::Any;
-use lateen_proxy_config::Cluster;
+use lateen_proxy_config::{Cluster, SecretRef};
 use lateen_xds::client::Received;
-use lateen_xds::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use lateen_xds::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -65,7 +65,7 @@ impl Outside for Workers {
                 self.log.push(format!("no routes {name}"));
                 self.routes.remove(&*name);
             }
-            WorkerUpdate::Secret(secret) => self.log.push(format!("secret {}", secret.name)),
+            WorkerUpdate::Secret(_, secret) => self.log.push(format!("secret {}", secret.name)),
             WorkerUpdate::Listener(_) if self.taken_port => {
                 return Err("the port is taken".to_owned());
             }
@@ -93,6 +93,14 @@ impl Outside for Workers {
             self.asked.remove(&(type_url, name.to_owned())),
             "never asked for {name}"
         );
+    }
+
+    fn follow(&mut self, secret: &SecretRef) {
+        self.subscribe(SECRET, &secret.name);
+    }
+
+    fn unfollow(&mut self, secret: &SecretRef) {
+        self.unsubscribe(SECRET, &secret.name);
     }
 
     fn resolve(&mut self, cluster: &Arc<Cluster>) {
@@ -257,7 +265,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            config: Config::new(true),
+            config: Config::new(true, BTreeSet::new()),
             workers: Workers::default(),
             now: Instant::now(),
         }
