@@ -70,6 +70,23 @@ impl Bootstrap {
             }]},
         })
     }
+
+    /// The same with an agent for secrets behind a socket: the cluster `sds-grpc`, as Istio names it.
+    pub fn with_agent(&self, socket: &Path) -> Value {
+        let mut bootstrap = self.to_json();
+        let mut agent = bootstrap["static_resources"]["clusters"][0].clone();
+        agent["name"] = json!("sds-grpc");
+        agent["load_assignment"] = json!({
+            "cluster_name": "sds-grpc",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {
+                "address": {"pipe": {"path": socket}},
+            }}]}],
+        });
+        if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
+            clusters.push(agent);
+        }
+        bootstrap
+    }
 }
 
 /// Which data plane a test runs.

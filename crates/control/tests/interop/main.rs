@@ -34,6 +34,9 @@ macro_rules! on_both {
     };
 }
 
+#[allow(dead_code, reason = "the agent's own tests use all of it")]
+#[path = "../../../agent/tests/agent/authority.rs"]
+mod authority;
 mod balancing;
 mod bindings;
 #[cfg(target_os = "linux")]
@@ -47,7 +50,13 @@ mod edges;
 mod faults;
 mod gateway;
 mod grpc;
+mod identities;
 mod kubectl;
+#[allow(
+    dead_code,
+    reason = "what tests of mutual TLS and authorization start from"
+)]
+mod member;
 mod mesh;
 mod mesh_settings;
 mod mirrors;

@@ -1,0 +1,246 @@
+//! Workloads that have an identity, on either data plane: what tests of mutual TLS, authorization
+//! and JWT start from.
+//!
+//! ```ignore
+//! let mesh = Secured::start().await;                       // a mesh with an authority
+//! let Some(cart) = mesh.member(plane, test, "cart").await else { return };
+//! let Some(shop) = mesh.member(plane, test, "shop").await else { return };
+//! shop.get("cart", "/").await;          // shop's application -> shop's proxy -> cart's proxy -> cart
+//! cart.http                             // cart's proxy for everybody else: port 80 of the service
+//! mesh.authority.issue("x", &["spiffe://..."])             // a certificate for a client of yours
+//! ```
+//!
+//! A member is a Service (`http` 80, `tcp` 7000, `undeclared` has no Service), a WorkloadEntry with
+//! the label `security.istio.io/tlsMode: istio` and a service account of its own name, an application
+//! (an echo that answers with its name) and a proxy. The identity of `cart` is
+//! `spiffe://cluster.local/ns/default/sa/cart`. Stock Envoy gets its certificate from an agent on a
+//! Unix socket (`sds-grpc`), our proxy has the agent built in.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::process::Command;
+use std::sync::Arc;
+
+use lateen_agent::{Agent, Config, sds};
+use lateen_testkit::certificates::Authority;
+use lateen_testkit::echo::{Echo, TcpEcho};
+use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
+use lateen_testkit::http::{Answer, Call};
+use lateen_testkit::{eventually, ports};
+use serde_json::json;
+
+use crate::authority::Ca;
+use crate::mesh::{Mesh, loopback};
+
+pub const TRUST_DOMAIN: &str = "cluster.local";
+
+/// A mesh whose workloads can have certificates. It is the [`Mesh`] besides.
+pub struct Secured {
+    pub mesh: Mesh,
+    /// Signs the certificates of members, and whatever a test wants signed.
+    pub authority: Arc<Authority>,
+    /// What the authority does: lifetimes, being down.
+    pub ca: Ca,
+}
+
+impl Deref for Secured {
+    type Target = Mesh;
+
+    fn deref(&self) -> &Mesh {
+        &self.mesh
+    }
+}
+
+/// Who a member is.
+#[derive(Clone, Copy, Debug)]
+pub struct Who<'a> {
+    /// Of its Service; the WorkloadEntry and the proxy are called `NAME-v1`.
+    pub name: &'a str,
+    pub namespace: &'a str,
+    pub account: &'a str,
+    /// Without one its proxy has no certificate, and others are not told to expect one.
+    pub identity: bool,
+}
+
+impl<'a> Who<'a> {
+    /// In `default`, with a service account of its own name.
+    pub fn named(name: &'a str) -> Self {
+        Who {
+            name,
+            namespace: "default",
+            account: name,
+            identity: true,
+        }
+    }
+
+    pub fn spiffe_id(&self) -> String {
+        let (namespace, account) = (self.namespace, self.account);
+        format!("spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}")
+    }
+}
+
+/// A workload of the mesh: its application, and its proxy.
+pub struct Member {
+    pub envoy: Envoy,
+    pub app: Echo,
+    pub tcp_app: TcpEcho,
+    /// Where its proxy takes connections for the Service's ports 80 (`http`) and 7000 (`tcp`).
+    pub http: SocketAddr,
+    pub tcp: SocketAddr,
+    /// The same for the application's HTTP port that no Service has.
+    pub undeclared: SocketAddr,
+    /// Where its application sends its requests.
+    pub proxy: SocketAddr,
+    pub spiffe_id: String,
+    /// `NAME-v1.NAMESPACE`, as the control plane knows its proxy.
+    pub id: String,
+    _agent: Option<Agent>,
+}
+
+impl Secured {
+    pub async fn start() -> Self {
+        let ca = Ca::start().await;
+        Secured {
+            mesh: Mesh::start().await,
+            authority: ca.authority.clone(),
+            ca,
+        }
+    }
+
+    /// A member in `default` with a service account of its own name; none, with a loud word, when
+    /// there is no such proxy.
+    pub async fn member(&self, plane: Plane, test: &str, name: &str) -> Option<Member> {
+        self.member_as(plane, test, Who::named(name)).await
+    }
+
+    pub async fn member_as(&self, plane: Plane, test: &str, who: Who<'_>) -> Option<Member> {
+        let binary = plane.binary(test)?;
+        let app = Echo::start(who.name).await;
+        let tcp_app = TcpEcho::start(&format!("{}-tcp", who.name)).await;
+        let [proxy, http, tcp, undeclared] = std::array::from_fn(|_| ports::reserve());
+        self.create(&objects(&who, http, tcp)).await;
+        let id = format!("{}-v1.{}", who.name, who.namespace);
+        let bootstrap = Bootstrap {
+            kind: "sidecar",
+            name: format!("{}-v1", who.name),
+            namespace: who.namespace.into(),
+            metadata: json!({
+                "LABELS": labels(&who),
+                "NAMESPACE": who.namespace,
+                "SERVICE_ACCOUNT": who.account,
+                "INTERCEPTION_MODE": "NONE",
+                "HTTP_PROXY_PORT": proxy.to_string(),
+                "LATEEN_BIND": "127.0.0.1",
+                "LATEEN_INBOUND": {
+                    http.to_string(): app.port(),
+                    tcp.to_string(): tcp_app.port(),
+                    undeclared.to_string(): app.port(),
+                },
+            }),
+            xds: self.xds,
+            admin: ports::reserve(),
+            delta: true,
+        };
+        let socket = self.directory().join(format!("{id}.agent/socket"));
+        let mut command = Command::new(&binary);
+        let (bootstrap, agent) = match (who.identity, plane) {
+            (false, _) => (bootstrap.to_json(), None),
+            (true, Plane::StockEnvoy) => {
+                let agent = self.agent(&who);
+                let listener = sds::bind(&socket).unwrap();
+                tokio::spawn(sds::serve(listener, agent.watch()));
+                (bootstrap.with_agent(&socket), Some(agent))
+            }
+            (true, Plane::Lateen) => {
+                let config = self.ca.config();
+                command.args(["--ca-address", &config.ca]);
+                command.arg("--ca-root").arg(config.roots);
+                command.arg("--token").arg(self.ca.path("token"));
+                (bootstrap.to_json(), None)
+            }
+        };
+        let envoy = Envoy::start_by(command, &binary, &bootstrap, self.directory()).await;
+        envoy.ready().await;
+        Some(Member {
+            envoy,
+            app,
+            tcp_app,
+            http: loopback(http),
+            tcp: loopback(tcp),
+            undeclared: loopback(undeclared),
+            proxy: loopback(proxy),
+            spiffe_id: who.spiffe_id(),
+            id,
+            _agent: agent,
+        })
+    }
+
+    /// The agent of a workload, for stock Envoy or for a client of a test's own.
+    pub fn agent(&self, who: &Who<'_>) -> Agent {
+        Agent::start(Config {
+            spiffe_id: Some(who.spiffe_id()),
+            ..self.ca.config()
+        })
+    }
+}
+
+impl Member {
+    /// What the application gets for `GET http://HOST/PATH` through its proxy.
+    pub async fn get(&self, host: &str, path: &str) -> Answer {
+        self.send(&Call::through_proxy(host, path)).await.unwrap()
+    }
+
+    /// What the application gets for a request (made with [`Call::through_proxy`]).
+    pub async fn send(&self, call: &Call) -> Result<Answer, String> {
+        call.send(self.proxy).await
+    }
+
+    /// Waits until a request of the application gets this status.
+    pub async fn gets(&self, host: &str, path: &str, status: u16) -> Answer {
+        eventually(&format!("{status} for {host}{path}"), async || {
+            let answer = self.send(&Call::through_proxy(host, path)).await?;
+            match answer.status == status {
+                true => Ok(answer),
+                false => Err(format!("{answer:?}")),
+            }
+        })
+        .await
+    }
+}
+
+fn labels(who: &Who<'_>) -> serde_json::Value {
+    let mut labels = json!({"app": who.name, "version": "v1"});
+    if who.identity {
+        labels["security.istio.io/tlsMode"] = json!("istio");
+    }
+    labels
+}
+
+fn objects(who: &Who<'_>, http: u16, tcp: u16) -> String {
+    let Who {
+        name,
+        namespace,
+        account,
+        ..
+    } = who;
+    let labels = labels(who);
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: http, port: 80}}, {{name: tcp, port: 7000}}]
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: {name}-v1, namespace: {namespace}}}
+spec:
+  address: 127.0.0.1
+  serviceAccount: {account}
+  ports: {{http: {http}, tcp: {tcp}}}
+  labels: {labels}
+"
+    )
+}
