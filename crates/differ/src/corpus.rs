@@ -32,6 +32,12 @@ pub struct Area {
     /// Objects that several groups need.
     #[serde(default)]
     pub documents: Vec<Value>,
+    /// Keys made for the run, and the algorithm of each.
+    #[serde(default)]
+    pub keys: IndexMap<String, crate::tokens::Algorithm>,
+    /// JSON web tokens by name.
+    #[serde(default)]
+    pub tokens: IndexMap<String, crate::tokens::TokenSpec>,
     #[serde(default)]
     pub groups: Vec<Group>,
 }
@@ -62,6 +68,10 @@ pub struct Group {
     /// The cases run one after the other, when all other groups are done.
     #[serde(default)]
     pub alone: bool,
+    /// What the group applies is in force only while its own cases run, after all others; for rules
+    /// that concern every request of a proxy.
+    #[serde(default)]
+    pub apart: bool,
     /// A name that `cargo xtask test` runs too.
     #[serde(default)]
     pub quick: bool,

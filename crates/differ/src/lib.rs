@@ -24,6 +24,7 @@ pub mod outcome;
 pub mod report;
 pub mod run;
 pub mod statistics;
+pub mod tokens;
 pub mod upstream;
 pub mod wire;
 pub mod world;

@@ -65,6 +65,12 @@ pub async fn run(directory: &Path, binaries: &Binaries, selection: &Selection) -
         cases.iter().any(|case| case.name.starts_with(&prefix))
     };
     let mut world = World::start(binaries, &corpus, chosen).await?;
+    for case in &mut cases {
+        let area = case.name.split('/').next().unwrap_or_default();
+        if let Some(tokens) = world.tokens.get(area) {
+            tokens.case(case);
+        }
+    }
     for case in &cases {
         let host = match &case.content {
             Content::Raw(_) => case_host(case),
@@ -73,15 +79,21 @@ pub async fn run(directory: &Path, binaries: &Binaries, selection: &Selection) -
         let attempts = case.upstream.clone();
         world.shared.expect(&case.name, host.as_deref(), attempts);
     }
-    let (last, first): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.alone);
-    let mut done: HashMap<String, [Result<Did>; 2]> = stream::iter(first)
-        .map(|case| both(&world, case))
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    for case in last {
-        let (name, did) = both(&world, case).await;
-        done.insert(name, did);
+    let (apart, together): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.apart);
+    let mut done = all(&world, together).await;
+    for area in &corpus.areas {
+        for group in area.groups.iter().filter(|group| group.apart) {
+            let prefix = format!("{}/{}/", area.name, group.name);
+            let its = apart.iter().filter(|case| case.name.starts_with(&prefix));
+            let its: Vec<_> = its.copied().collect();
+            if its.is_empty() {
+                continue;
+            }
+            let wrong = |error: Failure| Failure(format!("{}/{}: {error}", area.name, group.name));
+            let objects = world.stage(area, group).await.map_err(wrong)?;
+            done.extend(all(&world, its).await);
+            world.clear(&objects).await.map_err(wrong)?;
+        }
     }
     tokio::time::sleep(AFTERMATH).await;
     let ended = world.ended();
@@ -101,6 +113,21 @@ fn case_host(case: &Case) -> Option<String> {
     let mut parts = case.name.split('/');
     let (area, group, name) = (parts.next()?, parts.next()?, parts.next()?);
     Some(format!("{name}.{group}.{area}.test"))
+}
+
+/// Runs cases at once, then those that want to be alone.
+async fn all(world: &World, cases: Vec<&Case>) -> HashMap<String, [Result<Did>; 2]> {
+    let (last, first): (Vec<_>, Vec<_>) = cases.into_iter().partition(|case| case.alone);
+    let mut done: HashMap<String, [Result<Did>; 2]> = stream::iter(first)
+        .map(|case| both(world, case))
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    for case in last {
+        let (name, did) = both(world, case).await;
+        done.insert(name, did);
+    }
+    done
 }
 
 async fn both(world: &World, case: &Case) -> (String, [Result<Did>; 2]) {

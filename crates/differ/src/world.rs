@@ -14,7 +14,8 @@ use lateen_testkit::http::Call;
 use lateen_testkit::ports;
 use serde_json::{Value, json};
 
-use crate::corpus::{Area, Corpus, EndpointSpec, ServiceSpec, UpstreamKind, Via, attempts};
+use crate::corpus::{Area, Corpus, EndpointSpec, Group, ServiceSpec, UpstreamKind, Via, attempts};
+use crate::tokens::Tokens;
 use crate::upstream::{Shared, Upstream};
 use crate::{Failure, Result, failed};
 
@@ -69,6 +70,8 @@ pub struct World {
     pub ports: Ports,
     /// What placeholders stand for.
     names: BTreeMap<String, u16>,
+    /// By area.
+    pub tokens: BTreeMap<String, Tokens>,
     _directory: tempfile::TempDir,
 }
 
@@ -93,6 +96,7 @@ impl World {
                 inbound: ports::reserve(),
             },
             names: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             _directory: directory,
         };
         let app = {
@@ -104,6 +108,7 @@ impl World {
         };
         let mut all = objects::proxies(world.ports);
         for area in &corpus.areas {
+            world.tokens.insert(area.name.clone(), Tokens::of(area)?);
             all.extend(world.area(area, &chosen).await?);
         }
         // As soon as its rule answers, so do all others.
@@ -142,20 +147,60 @@ impl World {
             all.extend(self.service(name, service).await?);
         }
         for document in &area.documents {
-            all.push(self.fill(document).await?);
+            all.push(self.fill(area, document).await?);
         }
         for group in groups {
             for (name, service) in &group.services {
                 all.extend(self.service(name, service).await?);
             }
-            for document in &group.documents {
-                all.push(self.fill(document).await?);
-            }
-            if let Some(rule) = objects::rule(area, group) {
-                all.push(self.fill(&rule).await?);
+            if !group.apart {
+                all.extend(self.group(area, group).await?);
             }
         }
         Ok(all)
+    }
+
+    /// What a group applies.
+    async fn group(&mut self, area: &Area, group: &Group) -> Result<Vec<Value>> {
+        let mut all = Vec::new();
+        for document in group.documents.iter().chain(&objects::rule(area, group)) {
+            all.push(self.fill(area, document).await?);
+        }
+        Ok(all)
+    }
+
+    /// Applies what a group that stands apart applies; returned to be taken away with
+    /// [`World::clear`].
+    pub async fn stage(&mut self, area: &Area, group: &Group) -> Result<Vec<Value>> {
+        let all = self.group(area, group).await?;
+        for object in &all {
+            self.apply(object).await?;
+        }
+        self.settled().await?;
+        Ok(all)
+    }
+
+    /// Takes objects away again.
+    pub async fn clear(&self, objects: &[Value]) -> Result<()> {
+        for object in objects {
+            self.call("DELETE", object).await?;
+        }
+        self.settled().await
+    }
+
+    /// Waits until all proxies have taken what was applied, and their workers have it.
+    async fn settled(&self) -> Result<()> {
+        let started = Instant::now();
+        while let Err(problem) = self.distributed().await {
+            self.accepted().await?;
+            if started.elapsed() > PATIENCE {
+                return Err(problem);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.accepted().await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(())
     }
 
     async fn service(&mut self, name: &str, spec: &ServiceSpec) -> Result<Vec<Value>> {
@@ -182,7 +227,11 @@ impl World {
 
     /// `{port:NAME}` is a free port, the same wherever it is named; `{upstream:NAME}` is that of an
     /// HTTP upstream, `{tcp:NAME}` that of an echoing one.
-    async fn fill(&mut self, value: &Value) -> Result<Value> {
+    async fn fill(&mut self, area: &Area, value: &Value) -> Result<Value> {
+        let value = match self.tokens.get(&area.name) {
+            Some(tokens) => tokens.document(value)?,
+            None => value.clone(),
+        };
         let mut text = value.to_string();
         while let Some(start) = ["{port:", "{upstream:", "{tcp:"]
             .iter()
@@ -235,6 +284,10 @@ impl World {
     }
 
     async fn apply(&self, object: &Value) -> Result<()> {
+        self.call("PATCH", object).await
+    }
+
+    async fn call(&self, method: &str, object: &Value) -> Result<()> {
         let yaml = lateen_api::to_yaml(object);
         let parsed = lateen_api::parse("corpus", &yaml, lateen_api::Mode::Strict);
         if parsed.has_errors() {
@@ -243,10 +296,13 @@ impl World {
         for one in parsed.objects {
             let path = objects::path(&one.object);
             let call = Call::get("127.0.0.1", &path)
-                .method("PATCH")
+                .method(method)
                 .header("content-type", "application/apply-patch+yaml");
-            let document = one.object.to_json().to_string();
-            let answer = call.body(document).send(self.api).await.map_err(Failure)?;
+            let body = match method {
+                "PATCH" => one.object.to_json().to_string(),
+                _ => String::new(),
+            };
+            let answer = call.body(body).send(self.api).await.map_err(Failure)?;
             if answer.status >= 300 {
                 return Err(Failure(format!("{path}: {}", answer.body)));
             }

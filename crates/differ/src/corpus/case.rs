@@ -42,6 +42,7 @@ pub struct Case {
     /// A named port in place of the usual one.
     pub port: Option<String>,
     pub alone: bool,
+    pub apart: bool,
     pub quick: bool,
     pub content: Content,
     pub upstream: Vec<Attempt>,
@@ -154,6 +155,7 @@ pub fn read(area: &Area, group: &Group, name: &str, value: &Value) -> Result<Cas
         via: group.via,
         port: written.port,
         alone: group.alone,
+        apart: group.apart,
         quick: group.quick,
         content,
         upstream,
