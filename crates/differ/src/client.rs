@@ -2,6 +2,7 @@
 
 mod http1;
 mod http2;
+pub(crate) mod stream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::corpus::{Case, Content, Protocol};
 use crate::{Result, failed};
+
+use stream::{Opened, Stream};
 
 pub use http1::Keeping;
 
@@ -46,6 +49,15 @@ pub async fn run(case: &Case, to: SocketAddr) -> Result<Seen> {
 /// Answers to a request that is sent again and again, over HTTP/1.
 pub async fn again(case: &Case, to: SocketAddr, times: usize) -> Result<Vec<Value>> {
     http1::again(case, to, times).await
+}
+
+/// Connects, and encrypts if the case says so.
+async fn open(case: &Case, to: SocketAddr) -> Result<Opened> {
+    let tcp = connect(case, to).await?;
+    match &case.tls {
+        None => Ok(Opened::Stream(Stream::Plain(tcp))),
+        Some(tls) => stream::encrypt(tcp, tls).await,
+    }
 }
 
 async fn connect(case: &Case, to: SocketAddr) -> Result<TcpStream> {

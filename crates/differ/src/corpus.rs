@@ -13,7 +13,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-pub use case::{Case, Content, Protocol, RequestSpec, Via, fields};
+pub use case::{Case, ClientTls, Content, Protocol, RequestSpec, TlsChoice, Via, fields};
 pub use steps::{Attempt, Respond, Step, attempts, steps};
 
 use crate::{Failure, Result, failed};
@@ -51,6 +51,9 @@ pub struct Group {
     pub about: String,
     #[serde(default)]
     pub via: Via,
+    /// How clients encrypt, where a case does not say it.
+    #[serde(default)]
+    pub tls: Option<TlsChoice>,
     /// Hosts of the VirtualService; without any, one of the group's own.
     #[serde(default)]
     pub hosts: Vec<String>,

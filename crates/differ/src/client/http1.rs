@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{PATIENCE, Seen, connect};
+use super::stream::{Opened, Stream};
+use super::{PATIENCE, Seen, open};
 use crate::corpus::{Case, Content, RequestSpec, Step};
 use crate::wire::{self, Framing};
 use crate::{Failure, Result, outcome};
@@ -36,12 +36,20 @@ impl Keeping {
 
 /// A connection and what came over it.
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     got: Vec<u8>,
     keeping: Keeping,
 }
 
 impl Connection {
+    fn new(stream: Stream) -> Connection {
+        Connection {
+            stream,
+            got: Vec::new(),
+            keeping: Keeping::Open,
+        }
+    }
+
     /// Reads once; false when nothing came in time or nothing more will.
     async fn more(&mut self, until: Instant) -> bool {
         if self.keeping != Keeping::Open {
@@ -77,7 +85,7 @@ impl Connection {
     /// Writes while reading: the other side may answer before it has everything, and must not be
     /// held up by an answer nobody takes.
     async fn write(&mut self, bytes: &[u8]) {
-        let (mut read, mut write) = self.stream.split();
+        let (mut read, mut write) = tokio::io::split(&mut self.stream);
         let mut chunk = vec![0; 65_536];
         let mut at = 0;
         let deadline = Instant::now() + PATIENCE;
@@ -106,11 +114,9 @@ impl Connection {
 
 /// Well-formed requests one after the other, each when the answer to the one before is complete.
 pub async fn requests(case: &Case, requests: &[RequestSpec], to: SocketAddr) -> Result<Seen> {
-    let stream = connect(case, to).await?;
-    let mut connection = Connection {
-        stream,
-        got: Vec::new(),
-        keeping: Keeping::Open,
+    let mut connection = match open(case, to).await? {
+        Opened::Stream(stream) => Connection::new(stream),
+        Opened::Refused(refused) => return Ok(refused),
     };
     let mut answers = Vec::new();
     let mut open_ended = false;
@@ -151,11 +157,9 @@ fn closing(answer: &Value) -> bool {
 
 /// Bytes, then whatever comes back until it is quiet.
 pub async fn raw(case: &Case, steps: &[Step], to: SocketAddr) -> Result<Seen> {
-    let stream = connect(case, to).await?;
-    let mut connection = Connection {
-        stream,
-        got: Vec::new(),
-        keeping: Keeping::Open,
+    let mut connection = match open(case, to).await? {
+        Opened::Stream(stream) => Connection::new(stream),
+        Opened::Refused(refused) => return Ok(refused),
     };
     let mut sent = Vec::new();
     for step in steps {
@@ -176,9 +180,7 @@ pub async fn raw(case: &Case, steps: &[Step], to: SocketAddr) -> Result<Seen> {
                 });
             }
             Step::Reset => {
-                let socket = socket2::SockRef::from(&connection.stream);
-                let _ = socket.set_linger(Some(Duration::ZERO));
-                drop(connection.stream);
+                connection.stream.reset();
                 let connection = json!("left by the client");
                 return Ok(Seen {
                     answers: Vec::new(),
@@ -215,10 +217,12 @@ pub async fn again(case: &Case, to: SocketAddr, times: usize) -> Result<Vec<Valu
     while all.len() < times {
         let mut connection = match current.take() {
             Some(connection) => connection,
-            None => Connection {
-                stream: connect(case, to).await?,
-                got: Vec::new(),
-                keeping: Keeping::Open,
+            None => match open(case, to).await? {
+                Opened::Stream(stream) => Connection::new(stream),
+                Opened::Refused(refused) => {
+                    all.push(json!({"status": refused.connection}));
+                    continue;
+                }
             },
         };
         connection.write(&written(request)).await;
@@ -241,6 +245,9 @@ pub async fn again(case: &Case, to: SocketAddr, times: usize) -> Result<Vec<Valu
 
 fn seen(connection: Connection, answers: Vec<Value>) -> Seen {
     let mut left = json!({"end": connection.keeping.name()});
+    if let Some(tls) = connection.stream.agreed() {
+        left["tls"] = tls;
+    }
     if !connection.got.is_empty() {
         left["rest"] = outcome::body(&connection.got);
     }

@@ -7,13 +7,17 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Seen, connect};
+use super::stream::Opened;
+use super::{PATIENCE, Seen, open};
 use crate::corpus::{Case, RequestSpec};
 use crate::upstream::h2_words::{collect, map_of, pairs, said};
 use crate::{Failure, Result, failed, outcome};
 
 pub async fn requests(case: &Case, requests: &[RequestSpec], to: SocketAddr) -> Result<Seen> {
-    let stream = connect(case, to).await?;
+    let stream = match open(case, to).await? {
+        Opened::Stream(stream) => stream,
+        Opened::Refused(refused) => return Ok(refused),
+    };
     let handshake = h2::client::handshake(stream).await;
     let (mut sender, connection) = handshake.map_err(failed("HTTP/2 handshake"))?;
     let driver = tokio::spawn(connection);

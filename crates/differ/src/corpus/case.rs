@@ -30,6 +30,38 @@ pub enum Protocol {
     Http2,
 }
 
+/// How a client encrypts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ClientTls {
+    /// Whose certificate it shows: `NAMESPACE/ACCOUNT` of the mesh; with `expired:`, `foreign:`
+    /// (another trust domain) or `unknown:` (another authority) before it. Empty: none.
+    pub identity: String,
+    /// Server name; empty: none.
+    pub sni: String,
+    /// Protocols offered by ALPN, in order.
+    pub alpn: Vec<String>,
+}
+
+/// What a group or case says about TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum TlsChoice {
+    /// `false`: none, also where the group has one.
+    Whether(bool),
+    With(ClientTls),
+}
+
+impl TlsChoice {
+    fn on(self) -> Option<ClientTls> {
+        match self {
+            TlsChoice::Whether(true) => Some(ClientTls::default()),
+            TlsChoice::Whether(false) => None,
+            TlsChoice::With(tls) => Some(tls),
+        }
+    }
+}
+
 /// One case, complete.
 #[derive(Clone, Debug)]
 pub struct Case {
@@ -41,6 +73,8 @@ pub struct Case {
     pub via: Via,
     /// A named port in place of the usual one.
     pub port: Option<String>,
+    /// How the client encrypts, if it does.
+    pub tls: Option<ClientTls>,
     pub alone: bool,
     pub apart: bool,
     pub quick: bool,
@@ -96,6 +130,7 @@ struct Written {
     host: Option<String>,
     protocol: Protocol,
     port: Option<String>,
+    tls: Option<TlsChoice>,
     upstream: Value,
     expect: Value,
     exact: bool,
@@ -154,6 +189,10 @@ pub fn read(area: &Area, group: &Group, name: &str, value: &Value) -> Result<Cas
         about: written.about,
         via: group.via,
         port: written.port,
+        tls: match written.tls {
+            Some(own) => own.on(),
+            None => group.tls.clone().and_then(TlsChoice::on),
+        },
         alone: group.alone,
         apart: group.apart,
         quick: group.quick,

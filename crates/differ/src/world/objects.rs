@@ -15,6 +15,14 @@ pub fn proxies(ports: Ports) -> Vec<Value> {
     let settings = json!({
         "accessLogFile": super::proxy::ACCESS_LOG,
         "accessLogFormat": super::proxy::LOG_FORMAT,
+        // Decides for the area `authorization`.
+        "extensionProviders": [{"name": "judge", "envoyExtAuthzHttp": {
+            "service": "judge.default.svc.cluster.local", "port": 80, "timeout": "1s",
+            "pathPrefix": "/check",
+            "includeRequestHeadersInCheck": ["x-case", "x-token"],
+            "headersToUpstreamOnAllow": ["x-user"],
+            "headersToDownstreamOnDeny": ["x-why"],
+        }}],
     });
     let mut all = vec![
         json!({
