@@ -16,6 +16,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::client::stream;
 use crate::corpus::{Area, Case, Content, Step};
 use crate::{Failure, Result, failed, wire};
 
@@ -102,13 +103,20 @@ impl Tokens {
         text
     }
 
-    /// A document with its key sets.
+    /// A document with its key sets, and with certificates of the mesh's authority: `{chain:NAME}`,
+    /// `{key:NAME}` and `{ca}`.
     pub fn document(&self, value: &Value) -> Result<Value> {
         Ok(match value {
-            Value::String(text) => match text.strip_prefix("{jwks:") {
-                Some(names) => Value::String(self.key_set(names.trim_end_matches('}'))?),
-                None => Value::String(self.fill(text)),
-            },
+            Value::String(text) => {
+                let inner = text.strip_prefix('{').and_then(|t| t.strip_suffix('}'));
+                Value::String(match inner.map(|t| t.split_once(':').unwrap_or((t, ""))) {
+                    Some(("jwks", names)) => self.key_set(names)?,
+                    Some(("chain", name)) => stream::server(name).chain,
+                    Some(("key", name)) => stream::server(name).key,
+                    Some(("ca", _)) => stream::MESH.pem.clone(),
+                    _ => self.fill(text),
+                })
+            }
             Value::Array(all) => all
                 .iter()
                 .map(|one| self.document(one))

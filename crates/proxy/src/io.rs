@@ -78,6 +78,11 @@ impl Io {
         self.tcp.poll_read_ready(cx).map(|_| ())
     }
 
+    /// Makes the close to come a reset.
+    pub(crate) fn reset_on_close(&self) {
+        let _ = self.tcp.set_zero_linger();
+    }
+
     /// Says to the peer that nothing more will come.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(tls) = &mut self.tls {

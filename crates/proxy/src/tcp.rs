@@ -49,8 +49,10 @@ struct Passage {
     started: Instant,
     cluster: Option<Rc<ActiveCluster>>,
     host: Option<SocketAddr>,
+    /// Connections that were tried.
+    attempts: u32,
     outcome: Outcome,
-    flags: [&'static str; 1],
+    flags: Vec<&'static str>,
     received: u64,
     sent: u64,
 }
@@ -70,8 +72,9 @@ pub(crate) async fn serve(
         started: Instant::now(),
         cluster: None,
         host: None,
+        attempts: 0,
         outcome: Outcome::Answered,
-        flags: [""],
+        flags: Vec::new(),
         received: 0,
         sent: 0,
     };
@@ -118,6 +121,7 @@ async fn connect(
         .ok_or(Outcome::NoHealthyUpstream)?;
         passage.host = Some(host.address);
         let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
+        passage.attempts += 1;
         let key = cluster.tcp_key(&passage.info);
         match cluster.connect(&host, key.as_deref(), Offer::Tcp).await {
             Ok((io, _)) => {
@@ -136,6 +140,7 @@ async fn connect(
             }
         }
     }
+    passage.flags.push("URX");
     Err(last)
 }
 
@@ -158,6 +163,21 @@ fn select(
             cluster.pick(worker, hash, 0, |_| false)
         }
     }
+}
+
+/// How a passage ended.
+enum Ended {
+    InOrder,
+    /// The client reset its connection.
+    ByClient,
+    ByUpstream,
+    Idle,
+}
+
+/// Which side of a direction broke.
+enum Broken {
+    Sender,
+    Receiver,
 }
 
 /// One direction.
@@ -190,15 +210,18 @@ async fn copy(
         .map(|d| d.as_millis() as u64);
     let latest = latest.map(|d| worker.timers.now() + d);
     let mut moved = u64::MAX;
-    let outcome = poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         let mut scratch = worker.scratch.borrow_mut();
         let sending = to_up.poll(cx, down, up, &mut scratch);
         let receiving = to_down.poll(cx, up, down, &mut scratch);
         match (sending, receiving) {
-            (Poll::Ready(Err(())), _) | (_, Poll::Ready(Err(()))) => {
-                return Poll::Ready(Outcome::UpstreamClosedMidResponse);
+            (Poll::Ready(Err(Broken::Sender)), _) | (_, Poll::Ready(Err(Broken::Receiver))) => {
+                return Poll::Ready(Ended::ByClient);
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Outcome::Answered),
+            (Poll::Ready(Err(Broken::Receiver)), _) | (_, Poll::Ready(Err(Broken::Sender))) => {
+                return Poll::Ready(Ended::ByUpstream);
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ended::InOrder),
             _ => {}
         }
         let now = to_up.bytes + to_down.bytes;
@@ -210,19 +233,24 @@ async fn copy(
                 .set(deadline, [due, latest].into_iter().flatten().min());
         }
         if worker.timers.poll(deadline, cx).is_ready() {
-            return Poll::Ready(Outcome::StreamIdle);
+            return Poll::Ready(Ended::Idle);
         }
         Poll::Pending
     })
     .await;
     passage.received = to_up.bytes;
     passage.sent = to_down.bytes;
-    // A reset of either side is an ordinary end for a byte stream.
-    if outcome == Outcome::UpstreamClosedMidResponse {
-        Outcome::Answered
-    } else {
-        outcome
+    // A reset of either side is an ordinary end for a byte stream, and one for the other side too.
+    match ended {
+        Ended::InOrder => {}
+        Ended::ByClient => up.reset_on_close(),
+        Ended::ByUpstream => {
+            down.reset_on_close();
+            passage.flags.push("UR");
+        }
+        Ended::Idle => return Outcome::StreamIdle,
     }
+    Outcome::Answered
 }
 
 impl Direction {
@@ -233,19 +261,19 @@ impl Direction {
         from: &mut Io,
         to: &mut Io,
         scratch: &mut [u8],
-    ) -> Poll<Result<(), ()>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
             if self.done {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.backlog.poll_flush(to, cx)).map_err(|_| ())?;
+            ready!(self.backlog.poll_flush(to, cx)).map_err(|_| Broken::Receiver)?;
             if self.ended {
-                ready!(to.poll_shutdown(cx)).map_err(|_| ())?;
+                ready!(to.poll_shutdown(cx)).map_err(|_| Broken::Receiver)?;
                 self.done = true;
                 continue;
             }
             let want = self.want.clamp(PIECE, scratch.len());
-            let n = ready!(from.poll_read(cx, &mut scratch[..want])).map_err(|_| ())?;
+            let n = ready!(from.poll_read(cx, &mut scratch[..want])).map_err(|_| Broken::Sender)?;
             if n == 0 {
                 self.ended = true;
                 continue;
@@ -253,7 +281,7 @@ impl Direction {
             self.bytes += n as u64;
             self.backlog
                 .write(to, cx, &[&scratch[..n]])
-                .map_err(|_| ())?;
+                .map_err(|_| Broken::Receiver)?;
             self.want = match (self.backlog.is_empty(), n == want) {
                 (false, _) => PIECE,
                 (true, true) => want * 2,
@@ -266,7 +294,9 @@ impl Direction {
 impl Passage {
     fn finish(mut self, service: &TcpService) {
         let row = self.outcome.row();
-        self.flags = [row.flag];
+        if !row.flag.is_empty() {
+            self.flags.insert(0, row.flag);
+        }
         service
             .stats
             .add(TcpStat::DownstreamCxRxBytes, self.received);
@@ -298,7 +328,12 @@ impl Source for Passage {
         match field {
             Field::StartTime => Value::Time(SystemTime::now() - self.started.elapsed()),
             Field::ResponseCode => Value::Number(0),
-            Field::ResponseFlags if !self.flags[0].is_empty() => Value::List(&self.flags),
+            Field::ResponseFlags if !self.flags.is_empty() => Value::List(&self.flags),
+            Field::UpstreamTransportFailureReason => {
+                let reason = self.outcome.transport_failure();
+                Value::text(Some(reason).filter(|reason| !reason.is_empty()))
+            }
+            Field::UpstreamRequestAttemptCount => Value::Number(u64::from(self.attempts)),
             Field::BytesReceived => Value::Number(self.received),
             Field::BytesSent => Value::Number(self.sent),
             Field::Duration => Value::Number(self.started.elapsed().as_millis() as u64),

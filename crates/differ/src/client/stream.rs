@@ -1,8 +1,9 @@
 //! A client's connection, plain or encrypted.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -165,11 +166,23 @@ fn pair(identity: &str) -> Option<Pair> {
         _ => "cluster.local",
     };
     let uri = format!("spiffe://{domain}/ns/{namespace}/sa/{account}");
-    Some(match kind {
+    Some(once(identity, || match kind {
         "expired" => MESH.issue_expired("", &[&uri]),
         "unknown" => UNKNOWN.issue("", &[&uri]),
         _ => MESH.issue("", &[&uri]),
-    })
+    }))
+}
+
+/// The certificate of a server with this DNS name.
+pub fn server(name: &str) -> Pair {
+    once(name, || MESH.issue(name, &[name]))
+}
+
+/// What was made for a name before: both planes see the same certificates.
+fn once(name: &str, make: impl FnOnce() -> Pair) -> Pair {
+    static PAIRS: LazyLock<Mutex<HashMap<String, Pair>>> = LazyLock::new(Mutex::default);
+    let mut pairs = PAIRS.lock().unwrap_or_else(PoisonError::into_inner);
+    pairs.entry(name.to_owned()).or_insert_with(make).clone()
 }
 
 /// Takes every server: what a proxy shows is not what cases are about.

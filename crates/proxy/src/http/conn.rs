@@ -137,7 +137,8 @@ async fn next_request(
         headers: manager.max_headers_count as usize,
         tls: info.tls().is_some(),
     };
-    let http2 = first && manager.codec == Codec::Auto;
+    let agreed = info.tls().is_some_and(|tls| tls.agreed);
+    let http2 = first && !agreed && manager.codec == Codec::Auto;
     let timeouts = &manager.timeouts;
     // The timers are set when the wait begins, so a request that is there already costs none.
     let mut waiting: Option<(bool, bool)> = None;

@@ -16,6 +16,8 @@ pub(crate) struct Peer {
     /// Empty without one.
     pub(crate) server_name: Box<str>,
     pub(crate) http2: bool,
+    /// A protocol was agreed on by ALPN, so that the first bytes are not asked.
+    pub(crate) agreed: bool,
     pub(crate) reused: bool,
     /// What this side showed.
     pub(crate) local: Option<Arc<Description>>,
@@ -61,6 +63,7 @@ impl Peer {
                 .map_or("", |suite| openssl_name(suite.suite())),
             server_name,
             http2: state.alpn_protocol() == Some(b"h2"),
+            agreed: state.alpn_protocol().is_some(),
             reused: state.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
             local,
             certificate,
