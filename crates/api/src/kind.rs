@@ -103,6 +103,7 @@ kinds! {
     WorkloadEntry(crate::WorkloadEntry), "networking.istio.io", "workloadentries", "workloadentry", ["we"], true, ISTIO;
     Sidecar(crate::Sidecar), "networking.istio.io", "sidecars", "sidecar", [], true, ISTIO;
     PeerAuthentication(crate::PeerAuthentication), "security.istio.io", "peerauthentications", "peerauthentication", ["pa"], true, SECURITY;
+    AuthorizationPolicy(crate::AuthorizationPolicy), "security.istio.io", "authorizationpolicies", "authorizationpolicy", ["ap"], true, SECURITY;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
     Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
@@ -114,6 +115,12 @@ impl Kind {
     /// Whether the content stands beside `metadata` instead of under `spec`.
     pub fn content_at_root(self) -> bool {
         matches!(self, Kind::ConfigMap | Kind::Secret)
+    }
+
+    /// Whether objects of the kind protect something: one that is not understood to the last field
+    /// is refused, whatever else is asked for.
+    pub fn is_security(self) -> bool {
+        self.info().group == "security.istio.io"
     }
 
     /// `networking.istio.io/v1`, `v1`: the version that answers are given in.
@@ -166,7 +173,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ),
     (
         "security.istio.io",
-        &["AuthorizationPolicy", "RequestAuthentication"],
+        &["RequestAuthentication"],
     ),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin", "ExtensionFilter"]),

@@ -16,6 +16,7 @@
 //! Invariant: no I/O, no clock, no panic on any input. Whether objects fit *together* (a subset that
 //! no DestinationRule defines) is not known here; that is the `analysis` crate.
 
+pub mod authorization_policy;
 pub mod certificate;
 mod decode;
 mod diagnostic;
@@ -45,6 +46,7 @@ pub mod sidecar;
 pub mod virtual_service;
 pub mod workload_entry;
 
+pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::DestinationRule;
 pub use diagnostic::{Diagnostic, Severity};
 pub use duration::{format_duration, parse_duration};

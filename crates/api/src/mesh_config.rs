@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
+use crate::field::IntOrString;
 use crate::schema::{choice, message};
 use crate::sidecar::OutboundTrafficMode;
 use crate::virtual_service::HttpRetry;
@@ -61,7 +62,7 @@ message! {
         pending enable_prometheus_merge "enablePrometheusMerge": Option<bool>,
         pending verify_certificate_at_client "verifyCertificateAtClient": Option<bool> => "use tls of a DestinationRule",
         pending ca: Json,
-        pending extension_providers "extensionProviders": Vec<Json>,
+        effective extension_providers "extensionProviders": Vec<ExtensionProvider>,
         pending default_providers "defaultProviders": Option<DefaultProviders>,
         pending discovery_selectors "discoverySelectors": Vec<Json>,
         effective path_normalization "pathNormalization": Option<PathNormalization>,
@@ -129,6 +130,75 @@ message! {
         effective tracing: Vec<String>,
         effective metrics: Vec<String>,
         effective access_logging "accessLogging": Vec<String>,
+    }
+}
+
+message! {
+    /// Something outside of the proxies that policies name. One of the fields beside the name.
+    pub struct ExtensionProvider {
+        effective name: String,
+        effective envoy_ext_authz_http "envoyExtAuthzHttp": Option<ExtAuthzHttpProvider>,
+        effective envoy_ext_authz_grpc "envoyExtAuthzGrpc": Option<ExtAuthzGrpcProvider>,
+        pending zipkin: Json,
+        pending lightstep: Json => "use opentelemetry",
+        pending datadog: Json,
+        pending stackdriver: Json,
+        pending opencensus: Json => "use opentelemetry",
+        pending skywalking: Json,
+        pending opentelemetry: Json,
+        pending prometheus: Json,
+        pending envoy_file_access_log "envoyFileAccessLog": Json,
+        pending envoy_http_als "envoyHttpAls": Json,
+        pending envoy_tcp_als "envoyTcpAls": Json,
+        pending envoy_otel_als "envoyOtelAls": Json,
+        pending sds: Json,
+    }
+}
+
+message! {
+    /// An authorizer that is asked over HTTP: 200 allows, anything else is the answer.
+    pub struct ExtAuthzHttpProvider {
+        /// Host name of a service, or `namespace/host`.
+        effective service: String,
+        effective port: IntOrString,
+        /// Default 600 s.
+        effective timeout: Option<Duration>,
+        effective path_prefix "pathPrefix": String,
+        /// Whether requests pass while the authorizer fails.
+        effective fail_open "failOpen": bool,
+        /// After an allowing answer routes are chosen again.
+        effective clear_route_cache "clearRouteCache": bool,
+        /// Default 403.
+        effective status_on_error "statusOnError": String,
+        effective include_headers_in_check "includeHeadersInCheck": Vec<String> => "use includeRequestHeadersInCheck",
+        effective include_request_headers_in_check "includeRequestHeadersInCheck": Vec<String>,
+        effective include_additional_headers_in_check "includeAdditionalHeadersInCheck": BTreeMap<String, String>,
+        effective include_request_body_in_check "includeRequestBodyInCheck": Option<ExtAuthzRequestBody>,
+        effective headers_to_upstream_on_allow "headersToUpstreamOnAllow": Vec<String>,
+        effective headers_to_downstream_on_deny "headersToDownstreamOnDeny": Vec<String>,
+        effective headers_to_downstream_on_allow "headersToDownstreamOnAllow": Vec<String>,
+    }
+}
+
+message! {
+    /// An authorizer that speaks Envoy's `envoy.service.auth.v3.Authorization`.
+    pub struct ExtAuthzGrpcProvider {
+        effective service: String,
+        effective port: IntOrString,
+        effective timeout: Option<Duration>,
+        effective fail_open "failOpen": bool,
+        effective clear_route_cache "clearRouteCache": bool,
+        effective status_on_error "statusOnError": String,
+        effective include_request_body_in_check "includeRequestBodyInCheck": Option<ExtAuthzRequestBody>,
+    }
+}
+
+message! {
+    pub struct ExtAuthzRequestBody {
+        effective max_request_bytes "maxRequestBytes": u32,
+        /// Whether a longer body is cut; else it is refused with 413.
+        effective allow_partial_message "allowPartialMessage": bool,
+        effective pack_as_bytes "packAsBytes": bool,
     }
 }
 
@@ -230,4 +300,24 @@ impl MeshConfig {
         let (config, problems) = crate::validate::mesh_config::read(text, true);
         config.filter(|_| !problems.iter().any(|problem| problem.error))
     }
+}
+
+/// Port of an authorizer, which may be written as text.
+pub fn ext_authz_port(port: &IntOrString) -> Option<u16> {
+    let number = match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok(),
+        IntOrString::String(text) => text.parse().ok(),
+    };
+    number.filter(|port| *port != 0)
+}
+
+/// Status that is answered while an authorizer fails: one that Envoy knows.
+pub fn ext_authz_status(text: &str) -> Option<u16> {
+    let code = text.parse().ok()?;
+    let known = matches!(
+        code,
+        100 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428
+            | 429 | 431 | 500..=508 | 510 | 511
+    );
+    known.then_some(code)
 }

@@ -259,13 +259,13 @@ impl Reader {
             return None;
         };
         let kind = self.kind(root)?;
-        let mut decoder = Decoder::new(self.prefix.clone(), self.mode == Mode::AllowUnknown);
+        let allow_unknown = self.mode == Mode::AllowUnknown && !kind.is_security();
+        let mut decoder = Decoder::new(self.prefix.clone(), allow_unknown);
         let object = decode_object(kind, root, entries, &mut decoder);
         let mut problems = decoder.problems;
         if let Some(object) = &object {
             let found = validate::object(object).into_iter().map(|mut problem| {
-                problem.error &=
-                    !(self.mode == Mode::AllowUnknown && problem.what == What::UnknownField);
+                problem.error &= !(allow_unknown && problem.what == What::UnknownField);
                 problem.at = inside(root.locate(&problem.path), problem.at);
                 problem.path = self.prefix.join(&problem.path);
                 problem

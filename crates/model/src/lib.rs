@@ -3,6 +3,7 @@
 //! Objects come in, a value comes out: no I/O, no clock, nothing of xDS. Visibility and selection
 //! are answered here, so that translation asks questions and never scans objects.
 
+mod authorization;
 mod auto_allocate;
 mod delegate;
 mod host_index;
@@ -20,6 +21,7 @@ mod sidecar;
 mod snapshot;
 mod visibility;
 
+pub use authorization::AuthorizationPolicy;
 pub use host_index::HostIndex;
 pub use peer_authentication::{MtlsMode, NamespaceMtls, PeerAuthentication, WorkloadMtls};
 pub use protocol::Protocol;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use lateen_api::MeshConfig;
 use lateen_api::destination_rule::LocalityLoadBalancerSetting;
 use lateen_api::mesh_config::{
-    AccessLogEncoding, ForwardClientCertDetails, MinTlsVersion, Normalization, TlsConfig,
+    AccessLogEncoding, ExtensionProvider, ForwardClientCertDetails, MinTlsVersion, Normalization,
+    TlsConfig,
 };
 use lateen_api::sidecar::OutboundTrafficMode;
 use lateen_api::virtual_service::HttpRetry;
@@ -142,6 +143,8 @@ pub struct MeshSettings {
     pub locality_balancing: Option<Arc<LocalityLoadBalancerSetting>>,
     pub gateway_topology: GatewayTopology,
     pub path_normalization: Normalization,
+    /// What policies name by name.
+    pub extension_providers: Vec<ExtensionProvider>,
     /// How often names are resolved.
     pub dns_refresh_rate: Duration,
     /// What identities of the mesh begin with: `spiffe://TRUST_DOMAIN/`.
@@ -175,6 +178,7 @@ impl Default for MeshSettings {
             locality_balancing: None,
             gateway_topology: GatewayTopology::default(),
             path_normalization: Normalization::Base,
+            extension_providers: Vec::new(),
             dns_refresh_rate: Duration::from_secs(60),
             trust_domain: "cluster.local".to_string(),
             trust_domain_aliases: Vec::new(),
@@ -214,6 +218,11 @@ impl MeshSettings {
         }
         self.configure_access_log(config);
         self.configure_tls(config);
+        for provider in &config.extension_providers {
+            self.extension_providers
+                .retain(|known| known.name != provider.name);
+            self.extension_providers.push(provider.clone());
+        }
         if let Some(retries) = &config.default_http_retry_policy {
             self.http_retries = Some(Arc::new(retries.clone()));
         }

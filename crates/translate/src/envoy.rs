@@ -8,16 +8,22 @@ pub use envoy_types::pb::envoy::config::common::matcher::v3 as match_predicate;
 pub use envoy_types::pb::envoy::config::core::v3 as core;
 pub use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 pub use envoy_types::pb::envoy::config::listener::v3 as listener;
+pub use envoy_types::pb::envoy::config::rbac::v3 as rbac;
 pub use envoy_types::pb::envoy::config::route::v3 as route;
 pub use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file_log;
 pub use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
+pub use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as ext_authz;
 pub use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
+pub use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
 pub use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
 pub use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3 as original_dst;
+pub use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as network_ext_authz;
 pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+pub use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+pub use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
@@ -91,9 +97,14 @@ pub fn ads() -> core::ConfigSource {
 
 /// A filter chain entry with its typed configuration.
 pub fn network_filter<M: Message + Name>(name: &str, config: &M) -> listener::Filter {
+    network_filter_of(name, any(config))
+}
+
+/// The same with a configuration that is packed already.
+pub fn network_filter_of(name: &str, config: Any) -> listener::Filter {
     listener::Filter {
         name: name.to_string(),
-        config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(config)),
     }
 }
 
@@ -110,9 +121,14 @@ pub fn listener_filter<M: Message + Name>(name: &str, config: &M) -> listener::L
 
 /// An HTTP filter with its typed configuration.
 pub fn http_filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
+    http_filter_of(name, any(config))
+}
+
+/// The same with a configuration that is packed already.
+pub fn http_filter_of(name: &str, config: Any) -> hcm::HttpFilter {
     hcm::HttpFilter {
         name: name.to_string(),
-        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(any(config))),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
         ..Default::default()
     }
 }

@@ -7,12 +7,12 @@
 
 use lateen_model::{MeshSnapshot, Proxy};
 
+use crate::authorization::Authorization;
 use crate::envoy::{hcm, listener};
 
 /// What guards a proxy's workload; of a gateway: everything it serves.
 pub struct Guards<'a> {
-    snapshot: &'a MeshSnapshot,
-    proxy: &'a Proxy,
+    authorization: Authorization<'a>,
 }
 
 /// What guards one port.
@@ -24,14 +24,20 @@ pub struct Guard {
 
 impl<'a> Guards<'a> {
     pub fn of(snapshot: &'a MeshSnapshot, proxy: &'a Proxy) -> Self {
-        Guards { snapshot, proxy }
+        Guards {
+            authorization: Authorization::of(snapshot, proxy),
+        }
     }
 
-    /// What guards the port that a listener stands for: `numbers` are those that policies may know
-    /// it by.
-    pub fn at(&self, _numbers: &[u16]) -> Guard {
-        let _ = (self.snapshot, self.proxy);
-        Guard::default()
+    /// What guards the port that a listener stands for: `numbers` are its own, then others that
+    /// policies may know it by.
+    pub fn at(&self, numbers: &[u16]) -> Guard {
+        let custom = self.authorization.custom(numbers);
+        let local = self.authorization.local(numbers);
+        Guard {
+            http: custom.http.into_iter().chain(local.http).collect(),
+            network: custom.network.into_iter().chain(local.network).collect(),
+        }
     }
 }
 

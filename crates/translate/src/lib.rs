@@ -7,6 +7,7 @@
 //! Invariant: a generator reads nothing but its key. No I/O, no clock.
 
 mod affected;
+mod authorization;
 pub mod cache;
 mod capture;
 mod cluster_policy;

@@ -2,7 +2,7 @@
 
 use lateen_telemetry::format;
 
-use super::{Checker, http_route, names, traffic_policy};
+use super::{Checker, extension_providers, http_route, names, traffic_policy};
 use crate::decode::{Decoder, Problem};
 use crate::field::Field;
 use crate::gateway::SERVED_CIPHER_SUITES;
@@ -43,6 +43,7 @@ pub fn read(text: &str, allow_unknown: bool) -> (Option<MeshConfig>, Vec<Problem
 
 pub fn validate(check: &mut Checker, config: &MeshConfig) {
     access_log(check, config);
+    extension_providers::validate(check, &config.extension_providers);
     check.duration("connectTimeout", &config.connect_timeout);
     check.duration("dnsRefreshRate", &config.dns_refresh_rate);
     for (name, list, nowhere) in [

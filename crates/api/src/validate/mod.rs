@@ -5,7 +5,9 @@
 //! values and name paths; where a path stands in the text is found afterwards, so the same rules
 //! serve YAML and JSON.
 
+mod authorization_policy;
 mod destination_rule;
+mod extension_providers;
 mod gateway;
 mod http_route;
 mod istio_operator;
@@ -37,7 +39,10 @@ pub trait Validate {
 /// Everything wrong with an object that decoded.
 pub fn object(object: &Object) -> Vec<Problem> {
     let mut check = Checker::default();
-    check.field("metadata", |check| meta::validate(object, check));
+    check.field("metadata", |check| {
+        meta::validate(object, check);
+        authorization_policy::annotations(object, check);
+    });
     match object.kind.content_at_root() {
         true => object.spec.validate(&mut check),
         false => check.field("spec", |check| object.spec.validate(check)),

@@ -19,6 +19,7 @@ pub struct Changes {
     pub destination_rules: BTreeMap<RuleKey, Option<Arc<DestinationRule>>>,
     pub gateways: bool,
     pub sidecars: bool,
+    pub authorization_policies: bool,
     pub secrets: BTreeSet<NamespacedName>,
     /// Namespaces whose PeerAuthentications changed.
     pub peer_authentications: BTreeSet<String>,
@@ -50,6 +51,7 @@ impl Changes {
             && self.workloads.is_empty()
             && !self.gateways
             && !self.sidecars
+            && !self.authorization_policies
     }
 
     /// Joins later changes into these: what was before is what was before the first.
@@ -66,6 +68,7 @@ impl Changes {
         join(&mut self.destination_rules, later.destination_rules);
         self.gateways |= later.gateways;
         self.sidecars |= later.sidecars;
+        self.authorization_policies |= later.authorization_policies;
         self.secrets.extend(later.secrets);
         self.peer_authentications.extend(later.peer_authentications);
         self.workloads.extend(later.workloads);

@@ -17,6 +17,7 @@ use rpds::RedBlackTreeMapSync;
 pub use changes::Changes;
 pub use update::ObjectChange;
 
+use crate::authorization::AuthorizationPolicy;
 use crate::auto_allocate::{Addresses, Allocation};
 use crate::hostname;
 use crate::peer_authentication::PeerAuthentication;
@@ -59,6 +60,9 @@ pub struct MeshSnapshot {
     gateways: RedBlackTreeMapSync<Origin, Arc<Gateway>>,
     /// Oldest first.
     sidecars: RedBlackTreeMapSync<Origin, Arc<Sidecar>>,
+    /// By namespace, oldest first.
+    pub(crate) authorization_policies:
+        RedBlackTreeMapSync<(String, Origin), Arc<AuthorizationPolicy>>,
     secrets: RedBlackTreeMapSync<NamespacedName, Arc<Secret>>,
     /// By namespace, oldest first.
     peer_authentications: RedBlackTreeMapSync<(String, Origin), Arc<PeerAuthentication>>,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lateen_api::{MeshConfig, Object, Spec};
 
 use super::{Changes, Key, MeshSnapshot, labels_of, range_of};
+use crate::authorization::AuthorizationPolicy;
 use crate::auto_allocate::Allocation;
 use crate::delegate;
 use crate::peer_authentication::PeerAuthentication;
@@ -212,6 +213,11 @@ impl<'a> Update<'a> {
                 self.next.peer_authentications.remove_mut(&key);
                 self.changes.peer_authentications.insert(namespace);
             }
+            Spec::AuthorizationPolicy(_) => {
+                let key = (origin.namespace.clone(), origin);
+                self.next.authorization_policies.remove_mut(&key);
+                self.changes.authorization_policies = true;
+            }
             Spec::Secret(_) => {
                 let key = (origin.namespace, origin.name);
                 self.next.secrets.remove_mut(&key);
@@ -287,6 +293,17 @@ impl<'a> Update<'a> {
                 keep(&mut rule, before);
                 self.next.peer_authentications.insert_mut(key, rule);
                 self.changes.peer_authentications.insert(namespace);
+            }
+            Spec::AuthorizationPolicy(spec) => {
+                let key = (origin.namespace.clone(), origin.clone());
+                let policy = AuthorizationPolicy::read(origin, object, spec.clone());
+                let mut policy = Arc::new(policy);
+                let old = self
+                    .previous
+                    .and_then(|p| p.authorization_policies.get(&key));
+                keep(&mut policy, old);
+                self.next.authorization_policies.insert_mut(key, policy);
+                self.changes.authorization_policies = true;
             }
             Spec::Secret(spec) => {
                 let key = (origin.namespace.clone(), origin.name.clone());

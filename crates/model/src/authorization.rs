@@ -1,0 +1,86 @@
+//! Which AuthorizationPolicies count for a workload: those of the root namespace, then those of its
+//! own, each the oldest first (`pilot/pkg/model/authorization.go`).
+//!
+//! A policy in the root namespace is for the mesh; a selector narrows that to the workloads with its
+//! labels, in any namespace.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lateen_api as api;
+use lateen_api::Object;
+use lateen_api::authorization_policy::{Action, DRY_RUN, Rule, parse_switch};
+
+use crate::rules::Origin;
+use crate::service::labels_match;
+use crate::snapshot::MeshSnapshot;
+
+/// An AuthorizationPolicy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthorizationPolicy {
+    pub origin: Origin,
+    /// It only counts what it would do.
+    pub dry_run: bool,
+    pub spec: Arc<api::AuthorizationPolicy>,
+}
+
+impl AuthorizationPolicy {
+    pub(crate) fn read(
+        origin: Origin,
+        object: &Object,
+        spec: Arc<api::AuthorizationPolicy>,
+    ) -> AuthorizationPolicy {
+        let annotation = object.meta.annotations.get(DRY_RUN);
+        AuthorizationPolicy {
+            origin,
+            // What is not understood is in force.
+            dry_run: annotation.and_then(|text| parse_switch(text)) == Some(true),
+            spec,
+        }
+    }
+
+    pub fn action(&self) -> Action {
+        self.spec.action.unwrap_or_default()
+    }
+
+    pub fn rules(&self) -> &[Rule] {
+        self.spec.rules.as_deref().unwrap_or_default()
+    }
+
+    /// Whether the policy is for workloads with these labels, of those in its reach.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let selector = self.spec.selector.as_ref();
+        selector.is_none_or(|selector| labels_match(&selector.match_labels, labels))
+    }
+}
+
+impl MeshSnapshot {
+    /// Every AuthorizationPolicy, by namespace.
+    pub fn all_authorization_policies(&self) -> impl Iterator<Item = &Arc<AuthorizationPolicy>> {
+        self.authorization_policies.values()
+    }
+
+    /// The AuthorizationPolicies that count for a workload, in the order they are applied.
+    pub fn authorization_policies<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Arc<AuthorizationPolicy>> {
+        let root = self.settings.root_namespace.as_str();
+        let own = (namespace != root).then_some(namespace);
+        let namespaces = std::iter::once(root).chain(own);
+        namespaces
+            .flat_map(|namespace| self.authorization_policies_in(namespace))
+            .filter(|policy| policy.selects(labels))
+    }
+
+    fn authorization_policies_in<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<AuthorizationPolicy>> {
+        self.authorization_policies
+            .range((namespace.to_string(), Origin::least())..)
+            .take_while(move |((of, _), _)| of == namespace)
+            .map(|(_, policy)| policy)
+    }
+}
