@@ -171,10 +171,7 @@ const NOT_YET: &[(&str, &[&str])] = &[
         "networking.istio.io",
         &["EnvoyFilter", "WorkloadGroup", "ProxyConfig"],
     ),
-    (
-        "security.istio.io",
-        &["RequestAuthentication"],
-    ),
+    ("security.istio.io", &["RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin", "ExtensionFilter"]),
     (

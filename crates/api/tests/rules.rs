@@ -27,7 +27,7 @@ fn findings(text: &str) -> Vec<String> {
 fn document(kind: &str, spec: &str) -> String {
     let version = match kind {
         "Service" => "v1",
-        "PeerAuthentication" => "security.istio.io/v1",
+        "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
         _ => "networking.istio.io/v1",
     };
     format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{{spec}}}\n")
@@ -86,6 +86,7 @@ fn every_rule_finds_what_it_should() {
         ("service_entry.txt", 36),
         ("service.txt", 20),
         ("sidecar.txt", 30),
+        ("authorization_policy.txt", 40),
         ("peer_authentication.txt", 10),
     ];
     for (name, at_least) in files {

@@ -340,7 +340,9 @@ fn used(schema: Schema, json: &Json, fields: &mut BTreeSet<(&'static str, &'stat
 
 fn declared(schema: Schema, fields: &mut BTreeSet<(&'static str, &'static str)>) {
     let Some(info) = schema.message() else { return };
-    for field in info.fields {
+    // An object with one of these is refused.
+    let taken = |field: &&FieldInfo| !field.name.starts_with("targetRef");
+    for field in info.fields.iter().filter(taken) {
         fields.insert((info.name, field.name));
         declared((field.schema)(), fields);
     }

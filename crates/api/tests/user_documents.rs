@@ -47,8 +47,8 @@ fn verdicts() -> Vec<(&'static str, usize, Vec<String>)> {
         ("14-peerauthentication-default.yaml", 1, vec![]),
         ("15-peerauthentication-default.yaml", 1, vec![]),
         ("16-peerauthentication-default.yaml", 1, vec![]),
-        ("17-authorizationpolicy-productpage-authz.yaml", 0, vec![beta("AuthorizationPolicy")]),
-        ("18-authorizationpolicy-httpbin-policy.yaml", 0, vec![beta("AuthorizationPolicy")]),
+        ("17-authorizationpolicy-productpage-authz.yaml", 1, vec![]),
+        ("18-authorizationpolicy-httpbin-policy.yaml", 1, vec![]),
         ("19-requestauthentication-jwt-auth.yaml", 0, vec![beta("RequestAuthentication")]),
         (
             "20-istiooperator-istio-config.yaml",

@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// Version, kind and spec for a name and a variant.
 type Form = fn(&str, usize) -> (&'static str, String);
 
-const KINDS: [Form; 8] = [
+const KINDS: [Form; 9] = [
     |name, v| {
         let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
         (
@@ -139,6 +139,14 @@ const KINDS: [Form; 8] = [
             format!("{{{selector}mtls: {{mode: {mode}}}}}"),
         )
     },
+    |_, v| {
+        let selector = ["", "selector: {matchLabels: {app: a}}, "][v % 2];
+        let action = ["ALLOW", "DENY", "AUDIT"][v / 2 % 3];
+        (
+            "security.istio.io/v1/AuthorizationPolicy",
+            format!("{{{selector}action: {action}, rules: [{{}}]}}"),
+        )
+    },
 ];
 
 fn object(key: (usize, usize, usize), variant: usize) -> Object {
@@ -199,6 +207,11 @@ fn content(snapshot: &MeshSnapshot) -> String {
     lines.push(format!("{:?}", snapshot.sidecars().collect::<Vec<_>>()));
     let peers = snapshot.peer_authentications().collect::<Vec<_>>();
     lines.push(format!("{peers:?}"));
+    for namespace in NAMESPACES {
+        let labels = BTreeMap::from([("app".to_string(), "a".to_string())]);
+        let policies = snapshot.authorization_policies(namespace, &labels);
+        lines.push(format!("{:?}", policies.collect::<Vec<_>>()));
+    }
     lines.push(snapshot.rules_ask_for_labels().to_string());
     lines.join("\n")
 }
@@ -264,6 +277,11 @@ fn covers(changes: &Changes, before: &MeshSnapshot, after: &MeshSnapshot) {
         let changed = changes.peer_authentications.contains(namespace);
         assert!(changed || of(before) == of(after), "{namespace}");
     }
+    let policies = |of: &MeshSnapshot| -> Vec<_> {
+        let all = of.all_authorization_policies();
+        all.cloned().collect()
+    };
+    assert!(changes.authorization_policies || policies(before) == policies(after));
     let shape = |one: Option<&Arc<Workload>>| one.map(|w| (w.labels.clone(), w.ports.clone()));
     for workload in before.workloads().chain(after.workloads()) {
         let key = (workload.namespace.clone(), workload.name.clone());

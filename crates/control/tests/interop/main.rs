@@ -37,6 +37,21 @@ macro_rules! on_both {
 #[allow(dead_code, reason = "the agent's own tests use all of it")]
 #[path = "../../../agent/tests/agent/authority.rs"]
 mod authority;
+/// Until our own proxy has the filters.
+macro_rules! on_stock_envoy {
+    ($($name:ident),* $(,)?) => {
+        mod stock_envoy {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $name() {
+                    super::$name(lateen_testkit::envoy::Plane::StockEnvoy).await;
+                }
+            )*
+        }
+    };
+}
+
+mod authorization;
 mod balancing;
 mod bindings;
 #[cfg(target_os = "linux")]

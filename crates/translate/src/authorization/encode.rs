@@ -19,7 +19,7 @@ pub const TCP_STATS: &str = "tcp.";
 
 /// `envoy.config.rbac.v3.RBAC`.
 pub struct RuleSet {
-    decision: rbac::rbac::Action,
+    pub decision: rbac::rbac::Action,
     pub policies: BTreeMap<String, rbac::Policy>,
 }
 

@@ -128,7 +128,7 @@ pub fn path_template(value: &str) -> uri_template::UriTemplateMatchConfig {
 
 /// The issuer and the subject of a verified token, given as `ISSUER/SUBJECT`. The issuer may be a
 /// URL, so the last slash divides.
-pub fn request_principal(value: &str) -> [matcher::MetadataMatcher; 2] {
+pub fn request_principal(principal: &str) -> [matcher::MetadataMatcher; 2] {
     let any = || regex(ANYTHING);
     let ends = |suffix: &str| match suffix {
         "" => any(),
@@ -139,8 +139,8 @@ pub fn request_principal(value: &str) -> [matcher::MetadataMatcher; 2] {
         prefix => envoy::string_matcher(MatchPattern::Prefix(prefix.to_string())),
     };
     let exact = |value: &str| envoy::string_matcher(MatchPattern::Exact(value.to_string()));
-    let parts = value.rsplit_once('/');
-    let (issuer, subject) = match (value, parts) {
+    let parts = principal.rsplit_once('/');
+    let (issuer, subject) = match (principal, parts) {
         ("*", _) => (any(), any()),
         (_, Some((issuer, subject))) => match (issuer.strip_prefix('*'), subject.strip_suffix('*'))
         {
@@ -155,8 +155,8 @@ pub fn request_principal(value: &str) -> [matcher::MetadataMatcher; 2] {
         },
     };
     [("iss", issuer), ("sub", subject)].map(|(claim, text)| {
-        let value = value(ValuePattern::StringMatch(text));
-        metadata(TOKEN_FILTER, &[TOKEN, claim], value)
+        let matched = value(ValuePattern::StringMatch(text));
+        metadata(TOKEN_FILTER, &[TOKEN, claim], matched)
     })
 }
 
