@@ -9,6 +9,7 @@ use lateen_xds::{Changed, Limits, Node, Push, Resource, Server, Source};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
+use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 use crate::ground::{end_on_signal, loopback};
 use crate::resources::{self, Chain, Wanted};
@@ -16,6 +17,8 @@ use crate::resources::{self, Chain, Wanted};
 const CHAIN: &str = "BENCH_CHAIN";
 const HTTP_PORT: &str = "BENCH_HTTP_PORT";
 const TCP_PORT: &str = "BENCH_TCP_PORT";
+const PAIR_PORT: &str = "BENCH_PAIR_PORT";
+const MTLS_PORT: &str = "BENCH_MTLS_PORT";
 
 /// The server, on a thread of its own until the program ends.
 pub struct Ads {
@@ -29,15 +32,18 @@ pub struct Client {
     pub chain: Chain,
     pub http: u16,
     pub tcp: u16,
+    pub pair: u16,
+    pub mtls: u16,
     pub admin: u16,
 }
 
 impl Ads {
-    pub fn start(backend: &Backend) -> Result<Self> {
+    pub fn start(backend: &Backend, credentials: Arc<Credentials>) -> Result<Self> {
         let io = |source| Error::io("start the xDS server", source);
         let source = Bench {
             http: backend.http,
             tcp: backend.tcp,
+            credentials,
         };
         let first = Push::new("1", Arc::new(()), Changed::All);
         let server = Server::new(Arc::new(source), first, Limits::default());
@@ -86,6 +92,8 @@ impl Ads {
                     CHAIN: client.chain.as_str(),
                     HTTP_PORT: client.http.to_string(),
                     TCP_PORT: client.tcp.to_string(),
+                    PAIR_PORT: client.pair.to_string(),
+                    MTLS_PORT: client.mtls.to_string(),
                 },
             },
             "admin": {"address": socket_address(client.admin)},
@@ -141,6 +149,7 @@ fn socket_address(port: u16) -> Value {
 struct Bench {
     http: SocketAddr,
     tcp: SocketAddr,
+    credentials: Arc<Credentials>,
 }
 
 impl Source for Bench {
@@ -149,7 +158,7 @@ impl Source for Bench {
     fn connect(&self, node: &Node) -> std::result::Result<(), String> {
         self.wanted(node)
             .map(drop)
-            .ok_or_else(|| format!("metadata must have {CHAIN}, {HTTP_PORT} and {TCP_PORT}"))
+            .ok_or_else(|| format!("metadata must have {CHAIN} and the four ports"))
     }
 
     fn disconnect(&self, _node: &Node) {}
@@ -173,12 +182,15 @@ impl Source for Bench {
 }
 
 impl Bench {
-    fn wanted(&self, node: &Node) -> Option<Wanted> {
+    fn wanted(&self, node: &Node) -> Option<Wanted<'_>> {
         let port = |key| node.metadata_str(key)?.parse::<u16>().ok();
         Some(Wanted {
             chain: Chain::named(node.metadata_str(CHAIN)?)?,
             http: loopback(port(HTTP_PORT)?),
             tcp: loopback(port(TCP_PORT)?),
+            pair: loopback(port(PAIR_PORT)?),
+            mtls: loopback(port(MTLS_PORT)?),
+            credentials: &self.credentials,
             backend_http: self.http,
             backend_tcp: self.tcp,
         })

@@ -56,6 +56,9 @@ pub struct Contestant {
     /// HTTP/2 without TLS; the same as `http` where both are told apart by their first bytes.
     pub h2: SocketAddr,
     pub tcp: Option<SocketAddr>,
+    /// Plaintext in, mutual TLS to [`Contestant::mtls`] of the same process, backend.
+    pub pair: Option<SocketAddr>,
+    pub mtls: Option<SocketAddr>,
     /// `None` without a proxy.
     pub process: Option<Running>,
 }
@@ -87,6 +90,8 @@ pub fn start(ground: &Ground, kind: Kind) -> Result<Contestant> {
             http: ground.backend.http,
             h2: ground.backend.http,
             tcp: Some(ground.backend.tcp),
+            pair: None,
+            mtls: None,
             process: None,
         }),
         Kind::Envoy(chain) => peers::xds::envoy(ground, kind.name(), chain),

@@ -7,14 +7,15 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use crate::ads::Ads;
 use crate::backend::Backend;
+use crate::credentials::Credentials;
 use crate::error::{Error, Result};
 use crate::process::{Running, kill_all};
 
@@ -27,6 +28,7 @@ pub struct Ground {
     pub binaries: PathBuf,
     pub backend: Backend,
     pub ads: Ads,
+    pub credentials: Arc<Credentials>,
     cores: Option<Cores>,
     /// Cores that the run may use.
     pub core_count: usize,
@@ -62,12 +64,14 @@ impl Ground {
         let cores = if pin { pin_load(core_count) } else { None };
         // Threads of backend and xDS server inherit the cores of this one.
         let backend = Backend::start()?;
-        let ads = Ads::start(&backend)?;
+        let credentials = Arc::new(Credentials::make(directory.path().to_owned())?);
+        let ads = Ads::start(&backend, credentials.clone())?;
         Ok(Self {
             directory,
             binaries: binaries.to_owned(),
             backend,
             ads,
+            credentials,
             cores,
             core_count,
             descriptors,

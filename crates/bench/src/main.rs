@@ -11,6 +11,7 @@ mod ads;
 mod backend;
 mod contestant;
 mod control;
+mod credentials;
 mod error;
 mod ground;
 mod load;
@@ -99,6 +100,8 @@ enum Part {
     H2,
     /// TCP passthrough
     Tcp,
+    /// Mutual TLS: a pair of hops, and full handshakes
+    Tls,
     /// Memory when idle, under 1,000 connections, and per idle connection
     Memory,
     /// Size on disk
@@ -149,7 +152,10 @@ fn run(args: &Args) -> Result {
         println!("{section}");
         sections.push(section);
     };
-    if [Part::Http1, Part::H2, Part::Tcp].into_iter().any(wanted) {
+    if [Part::Http1, Part::H2, Part::Tcp, Part::Tls]
+        .into_iter()
+        .any(wanted)
+    {
         let mut contestants = contestant::start_all(&ground);
         if wanted(Part::Http1) {
             for table in scenario::http1::run(pace, &mut contestants) {
@@ -161,6 +167,11 @@ fn run(args: &Args) -> Result {
         }
         if wanted(Part::Tcp) {
             done(scenario::tcp::run(pace, &mut contestants).markdown());
+        }
+        if wanted(Part::Tls) {
+            for table in scenario::tls::run(&ground, pace, &mut contestants)? {
+                done(table.markdown());
+            }
         }
     }
     if wanted(Part::Memory) {

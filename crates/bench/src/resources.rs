@@ -5,6 +5,8 @@
 //! default retries and its 24-field JSON access log. Istio's own filters (metadata exchange,
 //! statistics) are not in a stock Envoy and left out, which is to Envoy's favour.
 
+mod tls;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -13,7 +15,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{
     CircuitBreakers, Cluster, circuit_breakers::Thresholds, cluster,
 };
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, SocketAddress, SubstitutionFormatString, address, socket_address,
+    Address, SocketAddress, SubstitutionFormatString, TransportSocket, address, socket_address,
     substitution_format_string,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -46,7 +48,10 @@ use envoy_types::pb::google::protobuf::{Any, Duration, Struct, UInt32Value, Valu
 use lateen_xds::{Resource, type_url};
 use prost::{Message, Name};
 
+use crate::credentials::Credentials;
+
 const HTTP_CLUSTER: &str = "outbound|80||backend.bench.svc.cluster.local";
+const PAIR_CLUSTER: &str = "outbound|443||backend.bench.svc.cluster.local";
 const TCP_CLUSTER: &str = "outbound|9000||backend.bench.svc.cluster.local";
 
 /// What stands between connection and router.
@@ -72,28 +77,43 @@ impl Chain {
 }
 
 /// The inputs of one proxy's resources.
-pub struct Wanted {
+pub struct Wanted<'a> {
     pub chain: Chain,
     pub http: SocketAddr,
     pub tcp: SocketAddr,
+    /// Plaintext, and on to `mtls`: one process is both ends of mutual TLS.
+    pub pair: SocketAddr,
+    /// Mutual TLS, and on to the backend.
+    pub mtls: SocketAddr,
+    pub credentials: &'a Credentials,
     pub backend_http: SocketAddr,
     pub backend_tcp: SocketAddr,
 }
 
 /// The resources of one type.
-pub fn of_type(wanted: &Wanted, url: &str) -> Vec<Resource> {
+pub fn of_type(wanted: &Wanted<'_>, url: &str) -> Vec<Resource> {
     match url {
         type_url::CLUSTER => [
             cluster(HTTP_CLUSTER, wanted.backend_http),
             cluster(TCP_CLUSTER, wanted.backend_tcp),
+            Cluster {
+                transport_socket: Some(tls::upstream(wanted.credentials)),
+                ..cluster(PAIR_CLUSTER, wanted.mtls)
+            },
         ]
         .map(|cluster| Resource::encode(cluster.name.clone(), url, &cluster))
         .into(),
         // The version is given: access logs and policies are protobuf maps, which encode in any
         // order, and an equal listener must not look changed.
         type_url::LISTENER => [
-            listener(wanted.http, http_filter(wanted.chain)),
-            listener(wanted.tcp, tcp_filter()),
+            listener(wanted.http, http_filter(wanted.chain, HTTP_CLUSTER), None),
+            listener(wanted.tcp, tcp_filter(), None),
+            listener(wanted.pair, http_filter(wanted.chain, PAIR_CLUSTER), None),
+            listener(
+                wanted.mtls,
+                http_filter(wanted.chain, HTTP_CLUSTER),
+                Some(tls::downstream(wanted.credentials)),
+            ),
         ]
         .map(|made| Resource::with_version(made.name.clone(), wanted.chain.as_str(), url, &made))
         .into(),
@@ -140,12 +160,13 @@ fn cluster(name: &str, backend: SocketAddr) -> Cluster {
     }
 }
 
-fn listener(at: SocketAddr, filter: Filter) -> Listener {
+fn listener(at: SocketAddr, filter: Filter, transport_socket: Option<TransportSocket>) -> Listener {
     Listener {
         name: format!("{}_{}", at.ip(), at.port()),
         address: Some(address(at)),
         filter_chains: vec![FilterChain {
             filters: vec![filter],
+            transport_socket,
             ..Default::default()
         }],
         ..Default::default()
@@ -161,7 +182,7 @@ fn tcp_filter() -> Filter {
     network_filter("envoy.filters.network.tcp_proxy", &proxy)
 }
 
-fn http_filter(chain: Chain) -> Filter {
+fn http_filter(chain: Chain, cluster: &str) -> Filter {
     let (http_filters, access_log) = match chain {
         Chain::Minimal => (vec![router()], Vec::new()),
         Chain::Istio => (
@@ -178,15 +199,15 @@ fn http_filter(chain: Chain) -> Filter {
         stat_prefix: "bench".into(),
         http_filters,
         access_log,
-        route_specifier: Some(RouteSpecifier::RouteConfig(route_table(chain))),
+        route_specifier: Some(RouteSpecifier::RouteConfig(route_table(chain, cluster))),
         ..Default::default()
     };
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
-fn route_table(chain: Chain) -> RouteConfiguration {
+fn route_table(chain: Chain, cluster: &str) -> RouteConfiguration {
     let action = RouteAction {
-        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(HTTP_CLUSTER.into())),
+        cluster_specifier: Some(route_action::ClusterSpecifier::Cluster(cluster.into())),
         timeout: Some(seconds(0)),
         retry_policy: (chain == Chain::Istio).then(default_retries),
         ..Default::default()

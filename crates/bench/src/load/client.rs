@@ -2,16 +2,25 @@
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+use crate::credentials::SERVER_NAME;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: backend.bench\r\nuser-agent: bench\r\n\r\n";
 
 /// An answer later than this is none.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub struct Client {
-    socket: TcpStream,
+pub struct Client<S = TcpStream> {
+    socket: S,
 }
+
+/// The same over TLS.
+pub type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
 
 impl Client {
     pub fn connect(to: SocketAddr) -> Result<Self> {
@@ -21,6 +30,18 @@ impl Client {
         Ok(Self { socket })
     }
 
+    /// Connects; the handshake is made with the first request.
+    pub fn connect_tls(to: SocketAddr, config: &Arc<ClientConfig>) -> Result<TlsClient> {
+        let tcp = Self::connect(to)?.socket;
+        let name = ServerName::try_from(SERVER_NAME).map_err(Error::other)?;
+        let connection = ClientConnection::new(config.clone(), name).map_err(Error::other)?;
+        Ok(Client {
+            socket: StreamOwned::new(connection, tcp),
+        })
+    }
+}
+
+impl<S: Read + Write> Client<S> {
     /// Sends one request and reads its answer to the end. An error for any status but 200.
     pub fn get(&mut self, buffer: &mut Vec<u8>) -> Result<()> {
         self.socket.write_all(REQUEST)?;

@@ -63,6 +63,8 @@ fn start(
         chain,
         http: free_port()?,
         tcp: free_port()?,
+        pair: free_port()?,
+        mtls: free_port()?,
         admin: free_port()?,
     };
     let file = format!("{}-{}.json", name.replace(' ', "-"), client.http);
@@ -72,6 +74,8 @@ fn start(
         http: loopback(client.http),
         h2: loopback(client.http),
         tcp: Some(loopback(client.tcp)),
+        pair: Some(loopback(client.pair)),
+        mtls: Some(loopback(client.mtls)),
         process: Some(process),
     }
     .wait_until_ready(|| ground.ads.rejection(&client))

@@ -8,6 +8,7 @@ use crate::Pace;
 use crate::contestant::{ALL, Contestant, Kind, start};
 use crate::error::Result;
 use crate::ground::Ground;
+use crate::load::client::Client;
 use crate::load::{idle, wrk};
 use crate::table::{Column, Row, Table};
 
@@ -21,6 +22,7 @@ pub fn run(ground: &Ground, pace: Pace) -> Vec<Table> {
     // the backend.
     let spare = ground.descriptors.saturating_sub(500) / 2;
     let idle = pace.idle_connections.min(spare as usize);
+    let encrypted = idle / 5;
     vec![
         Table {
             title: "Memory".into(),
@@ -49,6 +51,17 @@ pub fn run(ground: &Ground, pace: Pace) -> Vec<Table> {
             }],
             rows: each(ground, pace, "idle connections", |contestant| {
                 per_connection(contestant, idle)
+            }),
+        },
+        Table {
+            title: format!("Memory per idle mTLS connection, {encrypted} connections"),
+            note: "The same after a full handshake with certificates of both sides.".into(),
+            columns: vec![Column {
+                title: "bytes/connection",
+                decimals: 0,
+            }],
+            rows: each(ground, pace, "idle mTLS connections", |contestant| {
+                per_tls_connection(ground, contestant, encrypted)
             }),
         },
     ]
@@ -118,7 +131,20 @@ fn idle_and_busy(contestant: &Contestant, pace: Pace) -> Result<Figures> {
 
 fn per_connection(contestant: &Contestant, count: usize) -> Result<Figures> {
     let before = contestant.pss();
-    let connections = idle::open(contestant.http, count)?;
+    let connections = idle::open(count, || Client::connect(contestant.http))?;
+    std::thread::sleep(REST);
+    let growth = contestant.pss().saturating_sub(before);
+    drop(connections);
+    Ok(vec![Some(growth as f64 / count as f64)])
+}
+
+fn per_tls_connection(ground: &Ground, contestant: &Contestant, count: usize) -> Result<Figures> {
+    let config = ground.credentials.client_config()?;
+    let Some(to) = contestant.mtls else {
+        return Ok(vec![None]);
+    };
+    let before = contestant.pss();
+    let connections = idle::open(count, || Client::connect_tls(to, &config))?;
     std::thread::sleep(REST);
     let growth = contestant.pss().saturating_sub(before);
     drop(connections);

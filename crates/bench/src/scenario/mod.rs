@@ -5,6 +5,7 @@ pub mod http2;
 pub mod memory;
 pub mod size;
 pub mod tcp;
+pub mod tls;
 
 use std::time::Duration;
 
