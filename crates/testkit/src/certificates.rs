@@ -61,7 +61,7 @@ impl Authority {
 
     /// A certificate for servers and clients with the common name and DNS names (or URIs).
     pub fn issue(&self, name: &str, also: &[&str]) -> Pair {
-        self.sign(named(name, also))
+        self.certify(named(name, also))
     }
 
     /// As [`Authority::issue`], but the certificate's time was over long ago.
@@ -69,10 +69,10 @@ impl Authority {
         let mut params = named(name, also);
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-        self.sign(params)
+        self.certify(params)
     }
 
-    fn sign(&self, mut params: CertificateParams) -> Pair {
+    fn certify(&self, mut params: CertificateParams) -> Pair {
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
