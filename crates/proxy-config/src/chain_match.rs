@@ -317,6 +317,7 @@ mod tests {
             .iter()
             .map(|matches| {
                 Arc::new(FilterChain {
+                    guards: Vec::new(),
                     name: "".into(),
                     matches: matches.clone(),
                     transport: crate::Transport::Plain,

@@ -1,5 +1,6 @@
 //! HTTP filters in front of the router, and what routes say about them.
 
+use crate::rbac::RbacFilter;
 use crate::route::{Fraction, HeaderMatcher, StringMatcher};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -12,6 +13,8 @@ pub enum HttpFilter {
     Fault(FaultFilter),
     /// `envoy.filters.http.cors`; its policies come with routes.
     Cors,
+    /// `envoy.filters.http.rbac`; a chain may have several.
+    Rbac(Arc<RbacFilter>),
     Router(RouterFilter),
 }
 
@@ -150,4 +153,5 @@ impl<T> PerRoute<T> {
 pub struct RouteFilters {
     pub fault: PerRoute<Fault>,
     pub cors: PerRoute<CorsPolicy>,
+    pub rbac: PerRoute<RbacFilter>,
 }

@@ -7,6 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `listener.rs`, `chain_match.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `outlier.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
+//! | `rbac/` | who may do what: policies as a decision |
 //! | `compile/` | Envoy's messages to those types, one file per message |
 //! | `path.rs`, `re2.rs` | path normalisation, RE2 syntax on the `regex` crate |
 //!
@@ -28,6 +29,7 @@ mod http_filter;
 mod listener;
 mod outlier;
 pub mod path;
+pub mod rbac;
 pub mod re2;
 mod request;
 pub mod route;

@@ -1,6 +1,7 @@
 //! A listener: where connections come in, and which filter chain takes each.
 
 use crate::chain_match::ChainIndex;
+use crate::rbac::NetworkRbac;
 use crate::{
     AccessLog, Address, CidrRange, HttpConnectionManager, Metadata, TcpKeepalive, Transport,
 };
@@ -130,6 +131,8 @@ pub struct FilterChain {
     pub transport: Transport,
     /// For the TLS handshake; [`None`]: as long as the proxy allows.
     pub handshake_timeout: Option<Duration>,
+    /// In order, in front of `network`.
+    pub guards: Vec<Arc<NetworkRbac>>,
     pub network: Network,
     pub metadata: Option<Arc<Metadata>>,
 }

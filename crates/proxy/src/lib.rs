@@ -22,6 +22,7 @@ mod io;
 mod listener;
 pub mod main_thread;
 pub mod outcome;
+mod rbac;
 pub mod stats;
 mod tcp;
 mod tls;

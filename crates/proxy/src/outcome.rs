@@ -20,6 +20,8 @@ pub enum Outcome {
     Redirected,
     /// A fault of the route ended it.
     FaultAbort,
+    /// An authorization policy refused it. Details name the policy.
+    RbacDenied,
     /// A CORS preflight, answered as the route's policy says.
     CorsPreflight,
     /// No virtual host, or no route in it, fits the request.
@@ -149,6 +151,7 @@ impl Outcome {
         Outcome::DirectResponse,
         Outcome::Redirected,
         Outcome::FaultAbort,
+        Outcome::RbacDenied,
         Outcome::CorsPreflight,
         Outcome::NoRoute,
         Outcome::NoRouteTable,
@@ -198,6 +201,12 @@ impl Outcome {
             Outcome::DirectResponse => row(0, "", "direct_response", ""),
             Outcome::Redirected => row(0, "", "direct_response", ""),
             Outcome::FaultAbort => row(0, "FI", "fault_filter_abort", "fault filter abort"),
+            Outcome::RbacDenied => row(
+                403,
+                "",
+                "rbac_access_denied_matched_policy[none]",
+                "RBAC: access denied",
+            ),
             Outcome::CorsPreflight => row(0, "", "cors_response", ""),
             Outcome::NoRoute => row(404, "NR", "route_not_found", "").http(H::NoRoute),
             Outcome::NoRouteTable => row(404, "NR", "route_configuration_not_found", ""),

@@ -200,6 +200,22 @@ stat_set! {
 }
 
 stat_set! {
+    /// `http.<stat prefix>.rbac.*`, `<stat prefix>.rbac.*`
+    RbacStat {
+        Allowed Counter "allowed",
+        Denied Counter "denied",
+    }
+}
+
+stat_set! {
+    /// The same for rules without effect.
+    RbacShadowStat {
+        Allowed Counter "shadow_allowed",
+        Denied Counter "shadow_denied",
+    }
+}
+
+stat_set! {
     /// Per endpoint, as Envoy's `/clusters` shows them.
     EndpointStat {
         CxActive Gauge "cx_active",
@@ -319,6 +335,19 @@ pub enum Scope {
     HttpInspector,
     /// One endpoint of a cluster.
     Endpoint(Arc<str>, SocketAddr),
+    /// Decisions of authorization filters, and what their names begin with.
+    Rbac(RbacOwner, Arc<str>),
+    /// The same of rules without effect.
+    RbacShadow(RbacOwner, Arc<str>),
+}
+
+/// Whose decisions are counted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RbacOwner {
+    /// The `stat_prefix` of an HTTP connection manager.
+    Http(Arc<str>),
+    /// The `stat_prefix` of a network filter.
+    Network(Arc<str>),
 }
 
 impl Scope {
@@ -332,6 +361,8 @@ impl Scope {
             Scope::TlsInspector => TlsInspectorStat::ALL,
             Scope::HttpInspector => HttpInspectorStat::ALL,
             Scope::Endpoint(..) => EndpointStat::ALL,
+            Scope::Rbac(..) => RbacStat::ALL,
+            Scope::RbacShadow(..) => RbacShadowStat::ALL,
         }
     }
 }

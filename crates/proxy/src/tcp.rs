@@ -52,6 +52,8 @@ struct Passage {
     /// Connections that were tried.
     attempts: u32,
     outcome: Outcome,
+    /// Why this side ended it.
+    details: Option<Arc<str>>,
     flags: Vec<&'static str>,
     received: u64,
     sent: u64,
@@ -67,17 +69,7 @@ pub(crate) async fn serve(
 ) {
     service.stats.inc(TcpStat::DownstreamCxTotal);
     worker.shared.tcp.fetch_add(1, Relaxed);
-    let mut passage = Passage {
-        info,
-        started: Instant::now(),
-        cluster: None,
-        host: None,
-        attempts: 0,
-        outcome: Outcome::Answered,
-        flags: Vec::new(),
-        received: 0,
-        sent: 0,
-    };
+    let mut passage = Passage::new(info);
     match connect(&mut passage, &service, &worker).await {
         Ok((mut up, ticket)) => {
             let ended = copy(
@@ -96,6 +88,15 @@ pub(crate) async fn serve(
     }
     worker.shared.tcp.fetch_sub(1, Relaxed);
     passage.finish(&service);
+}
+
+/// Counts and logs a connection that nothing was opened for.
+pub(crate) fn refused(service: &TcpService, info: Rc<ConnInfo>, details: Arc<str>) {
+    service.stats.inc(TcpStat::DownstreamCxTotal);
+    let mut passage = Passage::new(info);
+    passage.outcome = Outcome::RbacDenied;
+    passage.details = Some(details);
+    passage.finish(service);
 }
 
 /// A connection to an endpoint, after as many attempts as configured.
@@ -292,6 +293,21 @@ impl Direction {
 }
 
 impl Passage {
+    fn new(info: Rc<ConnInfo>) -> Passage {
+        Passage {
+            info,
+            started: Instant::now(),
+            cluster: None,
+            host: None,
+            outcome: Outcome::Answered,
+            attempts: 0,
+            details: None,
+            flags: Vec::new(),
+            received: 0,
+            sent: 0,
+        }
+    }
+
     fn finish(mut self, service: &TcpService) {
         let row = self.outcome.row();
         if !row.flag.is_empty() {
@@ -334,6 +350,7 @@ impl Source for Passage {
                 Value::text(Some(reason).filter(|reason| !reason.is_empty()))
             }
             Field::UpstreamRequestAttemptCount => Value::Number(u64::from(self.attempts)),
+            Field::ConnectionTerminationDetails => Value::text(self.details.as_deref()),
             Field::BytesReceived => Value::Number(self.received),
             Field::BytesSent => Value::Number(self.sent),
             Field::Duration => Value::Number(self.started.elapsed().as_millis() as u64),

@@ -2,11 +2,13 @@
 
 use super::access_log::access_logs;
 use super::hcm::http_connection_manager;
+use super::rbac::network_rbac;
 use super::scope::{At, reject, report};
 use super::transport;
 use super::values::{
     any, cidr, decode, duration, flag, known, limit, metadata, non_empty, port, required,
 };
+use crate::rbac::NetworkRbac;
 use crate::{
     CidrRange, ConfigError, FilterChain, FilterChainMatch, Network, SourceType, TcpCluster,
     TcpProxy,
@@ -49,6 +51,7 @@ pub(crate) fn filter_chain(
             .error("use the proxy_protocol listener filter"));
     }
     let match_at = at.field("filter_chain_match");
+    let (guards, network) = network(filters, at)?;
     Ok(FilterChain {
         name: name.into(),
         matches: filter_chain_match
@@ -61,7 +64,8 @@ pub(crate) fn filter_chain(
             None,
             at.field("transport_socket_connect_timeout"),
         )?,
-        network: network(filters, at)?,
+        guards,
+        network,
         metadata: metadata(chain_metadata, at.field("metadata"))?,
     })
 }
@@ -145,9 +149,13 @@ fn ranges(
         .collect()
 }
 
-fn network(filters: Vec<pb::Filter>, at: At<'_>) -> Result<Network, ConfigError> {
+/// The guards of a chain, and what serves behind them.
+fn network(
+    filters: Vec<pb::Filter>,
+    at: At<'_>,
+) -> Result<(Vec<Arc<NetworkRbac>>, Network), ConfigError> {
     use pb::filter::ConfigType;
-    let mut terminal = Network::Close;
+    let (mut guards, mut terminal) = (Vec::new(), Network::Close);
     let last = filters.len();
     for (i, filter) in filters.into_iter().enumerate() {
         let at = at.item("filters", i);
@@ -160,37 +168,47 @@ fn network(filters: Vec<pb::Filter>, at: At<'_>) -> Result<Network, ConfigError>
             None => return Err(at.field("typed_config").error("is required")),
         };
         match network_filter(&name, &config, at.field("typed_config"))? {
-            Some(network) if i + 1 == last => terminal = network,
-            Some(_) => return Err(at.error("a terminal filter must be the last one")),
-            None if i + 1 == last => {
+            Found::Terminal(network) if i + 1 == last => terminal = network,
+            Found::Terminal(_) => return Err(at.error("a terminal filter must be the last one")),
+            _ if i + 1 == last => {
                 return Err(at.error(
                     "the last filter must be envoy.filters.network.http_connection_manager or \
                      envoy.filters.network.tcp_proxy",
                 ));
             }
-            None => {}
+            Found::Guard(guard) => guards.push(Arc::new(guard)),
+            Found::Observer => {}
         }
     }
-    Ok(terminal)
+    Ok((guards, terminal))
 }
 
-/// A terminal filter, or nothing for one that only observes.
-fn network_filter(name: &str, config: &Any, at: At<'_>) -> Result<Option<Network>, ConfigError> {
+/// What a network filter is.
+enum Found {
+    Terminal(Network),
+    Guard(NetworkRbac),
+    Observer,
+}
+
+fn network_filter(name: &str, config: &Any, at: At<'_>) -> Result<Found, ConfigError> {
     match any(config) {
         (
             "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             bytes,
         ) => {
             let manager = http_connection_manager(decode(bytes, at)?, at)?;
-            Ok(Some(Network::Http(Arc::new(manager))))
+            Ok(Found::Terminal(Network::Http(Arc::new(manager))))
         }
-        ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", bytes) => Ok(Some(
+        ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", bytes) => Ok(Found::Terminal(
             Network::Tcp(Arc::new(tcp_proxy(decode(bytes, at)?, at)?)),
         )),
+        ("envoy.extensions.filters.network.rbac.v3.RBAC", bytes) => {
+            Ok(Found::Guard(network_rbac(decode(bytes, at)?, at)?))
+        }
         (kind, _) => match OBSERVERS.iter().find(|(observer, _)| *observer == kind) {
             Some((_, what)) => {
                 at.notice(what);
-                Ok(None)
+                Ok(Found::Observer)
             }
             None => Err(at.error(format!(
                 "the network filter '{name}' ({kind}) is not supported yet"

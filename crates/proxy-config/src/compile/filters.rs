@@ -1,6 +1,7 @@
 //! HTTP filters of connection managers, and their configuration per route.
 
 use super::fault_and_cors::{cors_policy, fault, fault_filter};
+use super::rbac::{http_rbac, rbac_per_route};
 use super::scope::{At, report};
 use super::values::{any, decode, flag, non_empty, required};
 use crate::{ConfigError, HttpFilter, PerRoute, RouteFilters, RouterFilter};
@@ -43,6 +44,9 @@ const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 /// so another name is refused rather than guessed.
 const FAULT_NAME: &str = "envoy.filters.http.fault";
 const CORS_NAME: &str = "envoy.filters.http.cors";
+const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
+const RBAC_PER_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
+const RBAC_NAME: &str = "envoy.filters.http.rbac";
 const UPSTREAM_CODEC: &str = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec";
 /// `xds.type.v3.TypedStruct`: a configuration as JSON, for types a control plane has not compiled in.
 /// Only the name of the type is read.
@@ -74,7 +78,9 @@ pub(crate) fn http_filters(
             let same = |other: &HttpFilter| {
                 std::mem::discriminant(other) == std::mem::discriminant(filter)
             };
-            if filters.iter().any(same) {
+            // One after the other, several may refuse a request.
+            let guards = matches!(filter, HttpFilter::Rbac(_));
+            if !guards && filters.iter().any(same) {
                 return Err(at.error("the same filter stands in this chain twice"));
             }
         }
@@ -123,6 +129,11 @@ fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter
             named(&name, FAULT_NAME, at)?;
             let filter = fault_filter(decode(bytes, at)?, at)?;
             Ok(Some(HttpFilter::Fault(filter)))
+        }
+        RBAC if !in_struct => {
+            named(&name, RBAC_NAME, at)?;
+            let filter = http_rbac(decode(bytes, at)?, at)?;
+            Ok(Some(HttpFilter::Rbac(filter.into())))
         }
         kind => observer_or_error(&name, kind, is_optional, at).map(|()| None),
     }
@@ -197,7 +208,7 @@ pub(crate) fn per_cluster_config(
     at: At<'_>,
 ) -> Result<(), ConfigError> {
     let filters = per_filter_config(configs, &RouteFilters::default(), at)?;
-    if filters.fault.is_said() || filters.cors.is_said() {
+    if filters.fault.is_said() || filters.cors.is_said() || filters.rbac.is_said() {
         return Err(at.field("typed_per_filter_config").not_supported());
     }
     Ok(())
@@ -207,6 +218,7 @@ fn turn_off(name: &str, filters: &mut RouteFilters, at: At<'_>) {
     match name {
         FAULT_NAME => filters.fault = PerRoute::Off,
         CORS_NAME => filters.cors = PerRoute::Off,
+        RBAC_NAME => filters.rbac = PerRoute::Off,
         _ => at.notice("no filter is there to disable"),
     }
 }
@@ -232,6 +244,14 @@ fn one_per_filter_config(
                 policy = policy.or(wider);
             }
             filters.cors = PerRoute::Use(Arc::new(policy));
+            Ok(())
+        }
+        RBAC_PER_ROUTE if !in_struct => {
+            named(name, RBAC_NAME, at)?;
+            filters.rbac = match rbac_per_route(decode(bytes, at)?, at)? {
+                Some(rbac) => PerRoute::Use(Arc::new(rbac)),
+                None => PerRoute::Off,
+            };
             Ok(())
         }
         kind => observer_or_error(name, kind, is_optional, at),

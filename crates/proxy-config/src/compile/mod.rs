@@ -23,6 +23,7 @@ mod listener;
 mod listener_filters;
 mod mirror;
 mod outlier;
+mod rbac;
 mod retry;
 mod route;
 mod route_action;
@@ -35,6 +36,7 @@ mod strings;
 mod tls;
 mod transport;
 mod upstream_http;
+mod uri_template;
 mod values;
 
 use crate::route::RouteTable;

@@ -89,7 +89,10 @@ pub(crate) fn header_matchers(
         .collect()
 }
 
-fn header_matcher(message: pb::HeaderMatcher, at: At<'_>) -> Result<HeaderMatcher, ConfigError> {
+pub(crate) fn header_matcher(
+    message: pb::HeaderMatcher,
+    at: At<'_>,
+) -> Result<HeaderMatcher, ConfigError> {
     use pb::header_matcher::HeaderMatchSpecifier as Specifier;
     let pb::HeaderMatcher {
         name,

@@ -4,7 +4,7 @@ use super::query::Query;
 use super::{bad_request, json};
 use crate::main_thread::config::Entry;
 use crate::main_thread::{Phase, ProxyState};
-use crate::stats::{Kind, LATENCY_BUCKETS_MS, LatencySnapshot, Scope};
+use crate::stats::{Kind, LATENCY_BUCKETS_MS, LatencySnapshot, RbacOwner, Scope};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use lateen_proxy_config::{Endpoint, re2};
@@ -45,6 +45,10 @@ impl Stat {
             Owned::Workers(Scope::Http(prefix)) => StatScope::Http(prefix),
             Owned::Workers(Scope::Listener(address)) => StatScope::Listener(address),
             Owned::Workers(Scope::Tcp(prefix)) => StatScope::Tcp(prefix),
+            Owned::Workers(Scope::Rbac(owner, _) | Scope::RbacShadow(owner, _)) => match owner {
+                RbacOwner::Http(prefix) => StatScope::Http(prefix),
+                RbacOwner::Network(prefix) => StatScope::Process(prefix),
+            },
             Owned::Workers(Scope::TlsInspector) => StatScope::Process("tls_inspector"),
             Owned::Workers(Scope::HttpInspector) => StatScope::Process("http_inspector"),
         }
@@ -166,7 +170,13 @@ fn from_workers(proxy: &ProxyState) -> Vec<Stat> {
         });
         stats.extend(scope.values.iter().map(|value| Stat {
             scope: owner.clone(),
-            name: value.name.to_owned(),
+            name: match &owner {
+                Owned::Workers(Scope::Rbac(_, prefix) | Scope::RbacShadow(_, prefix)) => {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    format!("rbac.{}{dot}{}", prefix.trim_end_matches('.'), value.name)
+                }
+                _ => value.name.to_owned(),
+            },
             value: Reading::Number(value.kind, value.value),
         }));
         if let Some(latency) = scope.latency {

@@ -198,8 +198,9 @@ fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
     let headers = &mut x.request.headers;
     let scheme: &[u8] = if x.request.https { b"https" } else { b"http" };
     if manager.use_remote_address {
-        let client = trusted_client(headers, manager.xff_num_trusted_hops);
-        let client = client.unwrap_or_else(|| x.conn.peer.ip()).to_canonical();
+        let hops = manager.xff_num_trusted_hops.checked_sub(1);
+        x.remote = hops.and_then(|hops| forwarded_address(headers, hops));
+        let client = x.remote.unwrap_or_else(|| x.conn.peer.ip()).to_canonical();
         let client = client.to_string();
         headers.set(Known::EnvoyExternalAddress, client.as_bytes());
         if !manager.skip_xff_append {
@@ -208,8 +209,11 @@ fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
         if manager.xff_num_trusted_hops == 0 || !headers.has(Known::XForwardedProto) {
             headers.set(Known::XForwardedProto, scheme);
         }
-    } else if !headers.has(Known::XForwardedProto) {
-        headers.push(Known::XForwardedProto, scheme);
+    } else {
+        x.remote = forwarded_address(headers, manager.xff_num_trusted_hops);
+        if !headers.has(Known::XForwardedProto) {
+            headers.push(Known::XForwardedProto, scheme);
+        }
     }
     if manager.append_x_forwarded_port {
         headers.set(
@@ -227,13 +231,17 @@ fn forwarded_for(x: &mut Exchange, manager: &HttpConnectionManager) {
     }
 }
 
-/// The address that the first of `hops` trusted proxies saw; none when they did not say.
-fn trusted_client(headers: &HeaderBlock, hops: u32) -> Option<IpAddr> {
-    let back = usize::try_from(hops).ok()?.checked_sub(1)?;
+/// The address in `x-forwarded-for` with `after` others behind it; none when there is no such
+/// address. An empty member counts, as in Envoy (`Utility::getLastAddressFromXFF`).
+fn forwarded_address(headers: &HeaderBlock, after: u32) -> Option<IpAddr> {
+    if !headers.has(Known::XForwardedFor) {
+        return None;
+    }
     let all = headers.joined(Known::XForwardedFor.name().as_bytes())?;
-    let addresses: Vec<&[u8]> = list(&all).collect();
-    let address = addresses.iter().rev().nth(back)?;
-    std::str::from_utf8(address).ok()?.parse().ok()
+    let member = all
+        .rsplit(|b| *b == b',')
+        .nth(usize::try_from(after).ok()?)?;
+    std::str::from_utf8(member.trim_ascii()).ok()?.parse().ok()
 }
 
 fn append_address(headers: &mut HeaderBlock, address: IpAddr) {

@@ -18,6 +18,7 @@ use crate::worker::state::Worker;
 use lateen_proxy_config::HeaderOps;
 use lateen_proxy_config::route::{ClusterTarget, RouteAction};
 use lateen_telemetry::format::{Field, Headers, Source, Value};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
@@ -61,6 +62,8 @@ pub(crate) struct Exchange {
     pub set_cookies: Vec<Vec<u8>>,
     /// What filters have noted, boxed since most requests have nothing of it.
     pub marks: Option<Box<Marks>>,
+    /// Where the request comes from, when trusted proxies say so.
+    pub remote: Option<IpAddr>,
     /// What filters have found out, for those after them.
     pub metadata: DynamicMetadata,
 }
@@ -105,6 +108,7 @@ impl Exchange {
             hash: None,
             set_cookies: Vec::new(),
             marks: None,
+            remote: None,
             metadata: DynamicMetadata::default(),
         }
     }
@@ -285,6 +289,10 @@ impl Source for Facts<'_> {
             Field::Protocol => Value::Text(x.request.version.name().as_bytes()),
             Field::ResponseCode => Value::Number(u64::from(x.status)),
             Field::ResponseCodeDetails => Value::Text(match &x.tls_failure {
+                _ if x.marks.as_ref().is_some_and(|m| m.details.is_some()) => {
+                    let details = x.marks.as_ref().and_then(|m| m.details.as_deref());
+                    details.unwrap_or_default().as_bytes()
+                }
                 Some(failure) if x.outcome == Outcome::TlsFailure => failure.details.as_bytes(),
                 _ => x.outcome.row().details.as_bytes(),
             }),
@@ -332,7 +340,11 @@ impl Source for Facts<'_> {
                 None => Value::Absent,
             },
             Field::UpstreamRequestAttemptCount => Value::Number(u64::from(x.tries)),
-            Field::DownstreamRemoteAddress => Value::Address(x.conn.peer),
+            Field::DownstreamRemoteAddress => Value::Address(match x.remote {
+                // Of an address in a header no port is known.
+                Some(remote) => SocketAddr::new(remote, 0),
+                None => x.conn.peer,
+            }),
             Field::DownstreamDirectRemoteAddress => Value::Address(x.conn.direct_peer()),
             Field::RequestedServerName => {
                 Value::text(Some(x.conn.server_name()).filter(|name| !name.is_empty()))

@@ -10,7 +10,6 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 pub(crate) struct DynamicMetadata(Option<Box<Metadata>>);
 
-#[allow(dead_code, reason = "the filters that set it follow")]
 impl DynamicMetadata {
     /// All of it; [`None`]: there is nothing.
     pub(crate) fn all(&self) -> Option<&Metadata> {

@@ -54,6 +54,7 @@ pub(crate) async fn serve<D: Downstream>(
     let view = service.routes.get();
 
     let refused = admit(&mut x);
+    let admitted = refused.is_none();
     edit::request_from_client(&mut x);
     let decision = match (refused, &view) {
         (Some(decision), _) => decision,
@@ -66,18 +67,15 @@ pub(crate) async fn serve<D: Downstream>(
     };
 
     match decision {
+        Decision::Route(routed) if !upgrade_allowed(&x, routed) => {
+            local::refuse_as(&mut x, down, Some(routed), Outcome::UpgradeNotAllowed, 403).await;
+        }
+        _ if admitted && filters::request(&mut x, down, routed).await == Flow::Answered => {}
         Decision::Refuse(outcome) => local::refuse(&mut x, down, outcome).await,
         Decision::RedirectTo(status, location) => {
             local::redirect(&mut x, down, None, status, &location).await;
         }
-        Decision::Route(routed) if !upgrade_allowed(&x, routed) => {
-            local::refuse_as(&mut x, down, Some(routed), Outcome::UpgradeNotAllowed, 403).await;
-        }
-        Decision::Route(routed) => {
-            if filters::request(&mut x, down, routed).await == Flow::Continue {
-                act(&mut x, down, routed).await;
-            }
-        }
+        Decision::Route(routed) => act(&mut x, down, routed).await,
     }
 
     x.finish(routed);

@@ -1,7 +1,8 @@
 //! A connection manager as one worker uses it: names resolved, once per listener generation.
 
 use crate::access_log::LogSink;
-use crate::stats::{Page, Scope};
+use crate::rbac::Counts;
+use crate::stats::{Page, RbacOwner, Scope};
 use crate::worker::state::{RouteCell, Worker};
 use lateen_proxy_config::{HttpConnectionManager, HttpFilter, RouteSource, RouterFilter};
 use std::rc::Rc;
@@ -14,6 +15,8 @@ pub(crate) struct HttpService {
     pub stats: Arc<Page>,
     pub logs: Vec<LogSink>,
     pub router: RouterFilter,
+    /// Of the authorization filters, in their order.
+    pub rbac: Vec<Counts>,
     /// May be empty.
     pub chain: Arc<str>,
 }
@@ -30,9 +33,17 @@ impl HttpService {
         };
         let router = manager.filters.iter().find_map(|filter| match filter {
             HttpFilter::Router(router) => Some(*router),
-            HttpFilter::Fault(_) | HttpFilter::Cors => None,
+            HttpFilter::Fault(_) | HttpFilter::Cors | HttpFilter::Rbac(_) => None,
+        });
+        let rbac = manager.filters.iter().filter_map(|filter| match filter {
+            HttpFilter::Rbac(filter) => {
+                let owner = RbacOwner::Http(manager.stat_prefix.clone());
+                Some(Counts::new(worker, owner, filter))
+            }
+            _ => None,
         });
         HttpService {
+            rbac: rbac.collect(),
             manager: manager.clone(),
             routes,
             stats: worker.page(Scope::Http(manager.stat_prefix.clone())),

@@ -3,6 +3,7 @@
 use super::inspect::Inspectors;
 use super::sighting::Sighting;
 use crate::http::service::HttpService;
+use crate::rbac::Guards;
 use crate::stats::{Page, Scope};
 use crate::tcp::TcpService;
 use crate::tls::ServerSlot;
@@ -24,6 +25,7 @@ pub(crate) struct Generation {
 /// One filter chain of one generation.
 pub(crate) struct Chain {
     pub(super) tls: Option<ChainTls>,
+    pub(super) guards: Guards,
     pub(super) serve: Serve,
 }
 
@@ -50,6 +52,7 @@ impl Generation {
                         limit: config.handshake_timeout,
                     }),
                 },
+                guards: Guards::new(worker, &config.guards),
                 serve: match &config.network {
                     Network::Http(manager) => {
                         let name = config.name.clone();

@@ -120,7 +120,10 @@ impl ConnInfo {
         if !Rc::ptr_eq(&newest, &self.generation.borrow()) {
             *self.generation.borrow_mut() = newest.clone();
             match newest.chain_for(&self.sighting) {
-                Some(chain) if matches!(chain.serve, Serve::Http(_)) => {
+                Some(chain)
+                    if matches!(chain.serve, Serve::Http(_))
+                        && chain.guards.refuse(self).is_none() =>
+                {
                     *self.chain.borrow_mut() = chain;
                     self.outdated.set(false);
                 }

@@ -361,6 +361,12 @@ async fn encrypted(worker: Rc<Worker>, chain: Rc<Chain>, info: Rc<ConnInfo>, tcp
 
 /// Starts what serves the connection.
 fn begin(worker: &Rc<Worker>, chain: &Chain, info: Rc<ConnInfo>, io: Io, deadline: Rc<Deadline>) {
+    if let Some(details) = chain.guards.refuse(&info) {
+        if let Serve::Tcp(service) = &chain.serve {
+            tcp::refused(service, info, details);
+        }
+        return;
+    }
     let http2 = info.tls().is_some_and(|tls| tls.http2);
     match &chain.serve {
         Serve::Http(service)

@@ -34,8 +34,8 @@ fn policy(routed: Routed<'_>) -> Option<&CorsPolicy> {
 }
 
 /// Notes the origin of a request; the answer if it is a preflight.
-pub(super) fn request(x: &mut Exchange, routed: Routed<'_>) -> Option<ResponseHead> {
-    let policy = policy(routed)?;
+pub(super) fn request(x: &mut Exchange, routed: Option<Routed<'_>>) -> Option<ResponseHead> {
+    let policy = policy(routed?)?;
     let on = policy.enabled;
     if on.is_some_and(|share| !share.includes(x.worker.random())) {
         return None;

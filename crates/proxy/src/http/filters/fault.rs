@@ -27,10 +27,14 @@ pub(super) struct Chosen<'a> {
 /// Draws what is to be injected; [`None`]: nothing.
 pub(super) fn choose<'a>(
     x: &Exchange,
-    routed: Routed<'a>,
+    routed: Option<Routed<'a>>,
     filter: &'a FaultFilter,
 ) -> Option<Chosen<'a>> {
-    let fault: &Fault = routed.route.filters.fault.over(filter.fault.as_deref())?;
+    let own = filter.fault.as_deref();
+    let fault: &Fault = match routed {
+        Some(routed) => routed.route.filters.fault.over(own)?,
+        None => own?,
+    };
     if !fault.headers.iter().all(|h| h.matches(&x.request)) {
         return None;
     }
@@ -50,7 +54,7 @@ pub(super) fn choose<'a>(
 pub(super) async fn inject<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
-    routed: Routed<'_>,
+    routed: Option<Routed<'_>>,
     filter: &FaultFilter,
     chosen: Chosen<'_>,
 ) -> Flow {
@@ -67,7 +71,7 @@ pub(super) async fn inject<D: Downstream>(
                 return Flow::Answered;
             }
             Err(outcome) => {
-                local::refuse_as(x, down, Some(routed), outcome, outcome.row().status).await;
+                local::refuse_as(x, down, routed, outcome, outcome.row().status).await;
                 return Flow::Answered;
             }
         }
@@ -87,7 +91,7 @@ pub(super) async fn inject<D: Downstream>(
         AbortStatus::Grpc(status) => (200, Some(status)),
     };
     let head = local::head(x, status, None, body.len());
-    local::send_as(x, down, Some(routed), head, body.as_bytes(), grpc).await;
+    local::send_as(x, down, routed, head, body.as_bytes(), grpc).await;
     Flow::Answered
 }
 

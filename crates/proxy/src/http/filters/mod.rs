@@ -8,12 +8,14 @@
 
 mod cors;
 mod fault;
+mod rbac;
 
 use super::exchange::Exchange;
 use super::head::ResponseHead;
 use super::request::Routed;
 use super::stream::Downstream;
 use lateen_proxy_config::HttpFilter;
+use std::sync::Arc;
 
 /// What filters note about a request, for its response and its log line.
 #[derive(Default)]
@@ -24,6 +26,8 @@ pub(crate) struct Marks {
     fault: Option<fault::ActiveFault>,
     /// The origin that the answer has to name.
     cors_origin: Option<Box<[u8]>>,
+    /// Why a filter refused it, where that says more than the outcome.
+    pub details: Option<Arc<str>>,
 }
 
 /// Whether a request goes on to the router.
@@ -33,13 +37,15 @@ pub(super) enum Flow {
     Answered,
 }
 
-/// Shows a request to the filters.
+/// Shows a request to the filters. One without a route is shown to them as well: who may not come
+/// in is not told what there is.
 pub(super) async fn request<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
-    routed: Routed<'_>,
+    routed: Option<Routed<'_>>,
 ) -> Flow {
     let service = x.service.clone();
+    let mut counted = service.rbac.iter();
     for filter in &service.manager.filters {
         // What waits or answers is boxed: it is rare, and every request would carry its size.
         let flow = match filter {
@@ -50,6 +56,13 @@ pub(super) async fn request<D: Downstream>(
             HttpFilter::Cors => match cors::request(x, routed) {
                 Some(answer) => {
                     Box::pin(cors::answer(x, down, answer)).await;
+                    Flow::Answered
+                }
+                None => Flow::Continue,
+            },
+            HttpFilter::Rbac(filter) => match rbac::refuses(x, routed, filter, counted.next()) {
+                Some(refusal) => {
+                    Box::pin(rbac::answer(x, down, routed, refusal)).await;
                     Flow::Answered
                 }
                 None => Flow::Continue,
@@ -68,7 +81,7 @@ pub(super) fn response(x: &Exchange, routed: Routed<'_>, head: &mut ResponseHead
     for filter in x.service.manager.filters.iter().rev() {
         match filter {
             HttpFilter::Cors => cors::response(x, routed, head),
-            HttpFilter::Fault(_) | HttpFilter::Router(_) => {}
+            HttpFilter::Fault(_) | HttpFilter::Rbac(_) | HttpFilter::Router(_) => {}
         }
     }
 }
