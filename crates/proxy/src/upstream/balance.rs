@@ -37,7 +37,7 @@ struct Turns {
     slow_start: Option<SlowStart>,
 }
 
-/// An endpoint with its weight.
+/// An endpoint with its weight. Those of rings and tables add up to 1.
 pub(super) type Weighted = (Rc<Host>, f64);
 
 impl Balancer {
@@ -194,8 +194,12 @@ mod tests {
 
     fn counts(policy: LbPolicy, weights: &[u32], picks: usize) -> Vec<usize> {
         let balancer = Balancer::new(policy, hosts(weights), 0);
+        counts_of(&balancer, weights.len(), picks)
+    }
+
+    fn counts_of(balancer: &Balancer, len: usize, picks: usize) -> Vec<usize> {
         let mut rng = SmallRng::seed_from_u64(7);
-        let mut counts = vec![0; weights.len()];
+        let mut counts = vec![0; len];
         for _ in 0..picks {
             let hash = rng.next_u64();
             let host = balancer.pick(hash, 0, || rng.next_u64()).unwrap();
@@ -258,7 +262,10 @@ mod tests {
             key,
         };
         for policy in [ring, maglev] {
-            let counts = counts(policy, &[3, 1], 10_000);
+            let shares = [0.75, 0.25];
+            let hosts = hosts(&[1, 1]).into_iter().zip(shares);
+            let hosts = hosts.map(|((host, _), share)| (host, share)).collect();
+            let counts = counts_of(&Balancer::new(policy, hosts, 0), 2, 10_000);
             assert!((2200..2800).contains(&counts[1]), "{policy:?} {counts:?}");
         }
     }

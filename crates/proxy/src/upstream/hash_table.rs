@@ -12,16 +12,15 @@ use xxhash_rust::xxh64::xxh64;
 pub(super) struct Ring(Vec<(u64, u32)>);
 
 impl Ring {
-    /// `sizes`: how many places there are at least and at most.
+    /// `weights` add up to 1. The last numbers are how many places there are at least and at most.
     pub(super) fn new(
         hosts: &[Rc<Host>],
         weights: &[f64],
         (minimum, maximum): (u64, u64),
         key: HashKey,
     ) -> Ring {
-        let total: f64 = weights.iter().sum();
-        let least = weights.iter().copied().fold(f64::INFINITY, f64::min) / total;
-        if hosts.is_empty() || total <= 0.0 || least <= 0.0 {
+        let least = weights.iter().copied().fold(1.0, f64::min);
+        if hosts.is_empty() || least <= 0.0 {
             return Ring(Vec::new());
         }
         // The lightest endpoint gets a whole number of places.
@@ -34,7 +33,7 @@ impl Ring {
             write_key(host, key, &mut text);
             text.push(b'_');
             let prefix = text.len();
-            target += scale * (weight / total);
+            target += scale * weight;
             let mut number = 0u64;
             while current < target {
                 text.truncate(prefix);
@@ -80,7 +79,9 @@ impl Maglev {
         const FREE: u32 = u32::MAX;
         let size = u64::from(table_size);
         let heaviest = weights.iter().copied().fold(0.0, f64::max);
-        if hosts.is_empty() || heaviest <= 0.0 || size < 2 {
+        let least = weights.iter().copied().fold(1.0, f64::min);
+        // An endpoint without a share would never take its place.
+        if hosts.is_empty() || least <= 0.0 || heaviest <= 0.0 || size < 2 {
             return Maglev(Box::default());
         }
         let mut permutations: Vec<(Vec<u8>, Permutation)> = hosts
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn a_ring_has_places_by_weight_and_a_hash_beyond_the_last_comes_to_the_first() {
         let hosts = hosts(3);
-        let ring = Ring::new(&hosts, &[1.0, 2.0, 1.0], (8, 1 << 20), HashKey::Address);
+        let ring = Ring::new(&hosts, &[0.25, 0.5, 0.25], (8, 1 << 20), HashKey::Address);
         let shares = shares(ring.0.iter().map(|(_, index)| *index as usize), 3);
         assert_eq!(shares, [2, 4, 2]);
         let first = ring.0[0];
@@ -185,7 +186,7 @@ mod tests {
     fn few_places_move_when_an_endpoint_goes() {
         let all = hosts(5);
         let fewer = &all[..4];
-        let (five, four) = ([1.0; 5], [1.0; 4]);
+        let (five, four) = ([0.2; 5], [0.25; 4]);
         let rings = [
             Ring::new(&all, &five, (1024, 1 << 20), HashKey::Address),
             Ring::new(fewer, &four, (1024, 1 << 20), HashKey::Address),
@@ -216,12 +217,12 @@ mod tests {
     #[test]
     fn a_table_is_full_and_shared_by_weight_whatever_the_order() {
         let hosts = hosts(3);
-        let table = Maglev::new(&hosts, &[1.0, 1.0, 2.0], 65_537, HashKey::Address);
+        let table = Maglev::new(&hosts, &[0.25, 0.25, 0.5], 65_537, HashKey::Address);
         let counts = shares(table.0.iter().map(|index| *index as usize), 3);
         assert_eq!(counts.iter().sum::<usize>(), 65_537);
         assert!(counts[2].abs_diff(2 * counts[0]) < 10, "{counts:?}");
         let turned: Vec<_> = hosts.iter().rev().cloned().collect();
-        let same = Maglev::new(&turned, &[2.0, 1.0, 1.0], 65_537, HashKey::Address);
+        let same = Maglev::new(&turned, &[0.5, 0.25, 0.25], 65_537, HashKey::Address);
         for hash in (0..1000u64).map(|n| n * 7_919) {
             let host =
                 |hosts: &[Rc<Host>], table: &Maglev| hosts[table.pick(hash, 0).unwrap()].address;

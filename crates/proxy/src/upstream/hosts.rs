@@ -177,6 +177,7 @@ impl HostSet {
                 levels.resize_with(at + 1, Level::new);
             }
             let mut group = Group {
+                locality: locality.locality.clone(),
                 weight: locality.weight,
                 ..Group::default()
             };

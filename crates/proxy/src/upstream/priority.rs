@@ -2,12 +2,14 @@
 
 use super::balance::{Balancer, Weighted};
 use super::schedule::Schedule;
-use lateen_proxy_config::{LbPolicy, LocalityLb};
+use lateen_proxy_config::{LbPolicy, Locality, LocalityLb};
 use std::cell::RefCell;
+use std::sync::Arc;
 
 /// The endpoints of one locality at one priority.
 #[derive(Debug, Default)]
 pub(super) struct Group {
+    pub locality: Arc<Locality>,
     /// Of the locality; [`None`] gets nothing where localities are weighted.
     pub weight: Option<u32>,
     pub all: Vec<Weighted>,
@@ -64,27 +66,23 @@ impl Priority {
         random: &mut impl FnMut() -> u64,
     ) -> Priority {
         let used = |group: Group| if panic { group.all } else { group.healthy };
-        // In panic nobody looks at localities.
-        let weighted = how.locality == LocalityLb::Weighted && !panic;
+        let by_locality = how.locality == LocalityLb::Weighted;
         let (mut localities, mut weights) = (Vec::new(), Vec::new());
         let mut together = Vec::new();
-        for group in level {
-            if !weighted {
-                together.extend(used(group));
-                continue;
-            }
-            let weight = group.effective_weight(how.overprovisioning);
-            if weight <= 0.0 {
-                continue;
-            }
-            if how.policy.hashes() {
-                // One ring for all, in which a locality has places by its weight.
-                let sum: f64 = group.healthy.iter().map(|(_, weight)| weight).sum();
-                let part = |(host, own)| (host, own / sum * weight);
-                together.extend(group.healthy.into_iter().map(part));
-            } else {
-                weights.push(weight);
-                localities.push(Balancer::new(how.policy, group.healthy, random()));
+        if how.policy.hashes() {
+            together = normalized(level, panic, by_locality);
+        } else {
+            for group in level {
+                // In panic nobody looks at localities.
+                if !by_locality || panic {
+                    together.extend(used(group));
+                    continue;
+                }
+                let weight = group.effective_weight(how.overprovisioning);
+                if weight > 0.0 {
+                    weights.push(weight);
+                    localities.push(Balancer::new(how.policy, group.healthy, random()));
+                }
             }
         }
         if localities.is_empty() {
@@ -116,6 +114,31 @@ impl Priority {
     }
 }
 
+/// The endpoints of a ring or table with the share of each, together 1. Computed step by step as
+/// Envoy does it (`ThreadAwareLoadBalancerBase`): a table in which 3 x 1/7 is a little more than 3/7
+/// has other places.
+///
+/// Where localities are weighted they are here whatever their health, and in panic too.
+fn normalized(mut level: Level, panic: bool, by_locality: bool) -> Vec<Weighted> {
+    let used = |group: Group| if panic { group.all } else { group.healthy };
+    let share_out = |hosts: Vec<Weighted>, share: f64| {
+        let sum: f64 = hosts.iter().map(|(_, weight)| weight).sum();
+        let part = move |(host, weight): Weighted| (host, weight * share / sum);
+        hosts.into_iter().map(part)
+    };
+    if !by_locality {
+        return share_out(level.into_iter().flat_map(used).collect(), 1.0).collect();
+    }
+    let sum: f64 = level.iter().map(|group| f64::from(group.weight())).sum();
+    level.retain(|group| group.weight() > 0);
+    level.sort_by(|a, b| a.name().cmp(&b.name()));
+    let shared = level.into_iter().map(|group| {
+        let share = f64::from(group.weight()) / sum;
+        share_out(used(group), share)
+    });
+    shared.flatten().collect()
+}
+
 /// The priority that a number falls on.
 pub(super) fn choose(priorities: &[Priority], hash: u64) -> Option<&Priority> {
     let mut left = (hash % 100) as u32;
@@ -129,10 +152,23 @@ pub(super) fn choose(priorities: &[Priority], hash: u64) -> Option<&Priority> {
 }
 
 impl Group {
+    fn name(&self) -> [&str; 3] {
+        let Locality {
+            region,
+            zone,
+            sub_zone,
+        } = &*self.locality;
+        [region, zone, sub_zone]
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight.unwrap_or(0)
+    }
+
     /// The locality's weight, less where endpoints are missing that over-provisioning does not
     /// make up for.
     fn effective_weight(&self, overprovisioning: u32) -> f64 {
-        let weight = f64::from(self.weight.unwrap_or(0));
+        let weight = f64::from(self.weight());
         if self.all.is_empty() || self.healthy.is_empty() {
             return 0.0;
         }
@@ -250,10 +286,34 @@ mod tests {
         };
         let all: Vec<(Rc<Host>, f64)> = (0..all).map(host).collect();
         Group {
+            locality: Arc::default(),
             weight: Some(weight),
             healthy: all[..healthy].to_vec(),
             all,
         }
+    }
+
+    #[test]
+    fn shares_are_rounded_as_envoys() {
+        let level = || {
+            let mut group = group(7, 10, 4, 4);
+            for (at, weight) in [1.0, 3.0, 2.0, 1.0].into_iter().enumerate() {
+                group.healthy[at].1 = weight;
+            }
+            vec![group]
+        };
+        for by_locality in [false, true] {
+            let found: Vec<f64> = normalized(level(), false, by_locality)
+                .into_iter()
+                .map(|(_, weight)| weight)
+                .collect();
+            assert_eq!(found, [1.0 / 7.0, 3.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0]);
+        }
+        // Half of a locality does not lower its share, and one without weight has none.
+        let level = vec![group(1, 10, 1, 2), group(3, 20, 2, 2), group(0, 30, 1, 1)];
+        let found = normalized(level, false, true);
+        let weights: Vec<f64> = found.into_iter().map(|(_, weight)| weight).collect();
+        assert_eq!(weights, [0.25, 0.375, 0.375]);
     }
 
     #[test]
