@@ -57,6 +57,8 @@ pub struct Proxy {
     pub bind: String,
     /// Its workload asks the proxy for addresses of names (`DNS_CAPTURE`).
     pub dns_capture: bool,
+    /// Its workload, or a client of the gateway, speaks HTTP/1.0 (`HTTP10: "1"`).
+    pub http_10: bool,
     /// Port of the outbound HTTP proxy listener, where there is one.
     pub http_proxy_port: Option<u16>,
     /// Inbound listener port to application port.
@@ -122,6 +124,7 @@ impl Proxy {
                 .unwrap_or("0.0.0.0")
                 .to_string(),
             dns_capture: is_true(metadata, "DNS_CAPTURE"),
+            http_10: text(metadata, "HTTP10") == Some("1"),
             http_proxy_port: match metadata.get("HTTP_PROXY_PORT") {
                 None | Some(Value::Null) => None,
                 Some(value) => Some(port("HTTP_PROXY_PORT", value)?),

@@ -78,7 +78,7 @@ impl Comparison {
 }
 
 impl LogFilter {
-    fn allows(&self, source: &impl Source) -> bool {
+    pub fn allows(&self, source: &impl Source) -> bool {
         let number = |field| match source.value(field) {
             Value::Number(n) => n,
             _ => 0,

@@ -169,6 +169,8 @@ pub struct Http2Options {
     /// PING after this long, and give up after `keepalive_timeout`.
     pub keepalive_interval: Option<Duration>,
     pub keepalive_timeout: Option<Duration>,
+    /// Towards clients: take CONNECT with `:protocol` (RFC 8441).
+    pub extended_connect: bool,
 }
 
 impl Default for Http2Options {
@@ -181,6 +183,7 @@ impl Default for Http2Options {
             initial_connection_window: 24 * 1024 * 1024,
             keepalive_interval: None,
             keepalive_timeout: None,
+            extended_connect: false,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! is dropped and counted.
 
 use crate::worker::state::Worker;
-use lateen_proxy_config::{AccessLog, AccessLogFormat, AccessLogSink};
+use lateen_proxy_config::{AccessLog, AccessLogFormat, AccessLogSink, LogFilter};
 use lateen_telemetry::format::Source;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -43,13 +43,17 @@ pub(crate) struct LogBuffer {
 /// One access log of a listener, as a worker writes it.
 pub(crate) struct LogSink {
     format: Arc<AccessLogFormat>,
+    filter: Option<Arc<LogFilter>>,
     buffer: Rc<LogBuffer>,
     worker: std::rc::Weak<Worker>,
 }
 
 impl LogSink {
-    /// Adds one line.
+    /// Adds one line, if the log wants it.
     pub(crate) fn write(&self, source: &impl Source) {
+        if self.filter.as_ref().is_some_and(|f| !f.allows(source)) {
+            return;
+        }
         let mut bytes = self.buffer.bytes.borrow_mut();
         let first = bytes.is_empty();
         self.format
@@ -96,6 +100,7 @@ impl LogBuffers {
                 let worker = Rc::downgrade(worker);
                 LogSink {
                     format: log.format.clone(),
+                    filter: log.filter.clone(),
                     buffer: buffer.clone(),
                     worker,
                 }

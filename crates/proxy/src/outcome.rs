@@ -90,6 +90,8 @@ pub enum Outcome {
     TransferEncodingUnknown,
     /// An `Upgrade` or `CONNECT` the listener does not allow.
     UpgradeNotAllowed,
+    /// HTTP/1.0 without a host.
+    NoHost,
     /// The path is refused by the listener's path normalisation.
     PathRefused,
     /// The whole stream took longer than the route or the listener allows.
@@ -186,6 +188,7 @@ impl Outcome {
         Outcome::SchemeNotAccepted,
         Outcome::TransferEncodingUnknown,
         Outcome::UpgradeNotAllowed,
+        Outcome::NoHost,
         Outcome::PathRefused,
         Outcome::StreamTooLong,
         Outcome::ClientGone,
@@ -351,6 +354,7 @@ impl Outcome {
             )
             .http(H::DownstreamCxProtocolError),
             Outcome::UpgradeNotAllowed => row(403, "", "upgrade_failed", ""),
+            Outcome::NoHost => row(400, "", "missing_host_header", ""),
             Outcome::PathRefused => row(400, "", "path_normalization_failed", ""),
             Outcome::StreamTooLong => row(
                 504,

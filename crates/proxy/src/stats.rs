@@ -97,6 +97,30 @@ stat_set! {
 }
 
 stat_set! {
+    /// `vhost.<virtual host>.route.<stat prefix>.*`
+    RouteCounter {
+        UpstreamRqTotal Counter "upstream_rq_total",
+        UpstreamRqCompleted Counter "upstream_rq_completed",
+        UpstreamRqTimeout Counter "upstream_rq_timeout",
+        UpstreamRqRetry Counter "upstream_rq_retry",
+        UpstreamRqRetrySuccess Counter "upstream_rq_retry_success",
+        UpstreamRqRetryOverflow Counter "upstream_rq_retry_overflow",
+        UpstreamRqRetryLimitExceeded Counter "upstream_rq_retry_limit_exceeded",
+        UpstreamRq1xx Counter "upstream_rq_1xx",
+        UpstreamRq2xx Counter "upstream_rq_2xx",
+        UpstreamRq3xx Counter "upstream_rq_3xx",
+        UpstreamRq4xx Counter "upstream_rq_4xx",
+        UpstreamRq5xx Counter "upstream_rq_5xx",
+        UpstreamRq200 Counter "upstream_rq_200",
+        UpstreamRq404 Counter "upstream_rq_404",
+        UpstreamRq500 Counter "upstream_rq_500",
+        UpstreamRq502 Counter "upstream_rq_502",
+        UpstreamRq503 Counter "upstream_rq_503",
+        UpstreamRq504 Counter "upstream_rq_504",
+    }
+}
+
+stat_set! {
     /// `http.<stat prefix>.*`
     HttpStat {
         DownstreamCxTotal Counter "downstream_cx_total",
@@ -333,6 +357,8 @@ pub enum Scope {
     TlsInspector,
     /// All listener filters that look for HTTP.
     HttpInspector,
+    /// A virtual host and the `stat_prefix` of a route in it.
+    Route(Arc<str>, Arc<str>),
     /// One endpoint of a cluster.
     Endpoint(Arc<str>, SocketAddr),
     /// Decisions of authorization filters, and what their names begin with.
@@ -360,6 +386,7 @@ impl Scope {
             Scope::Tcp(_) => TcpStat::ALL,
             Scope::TlsInspector => TlsInspectorStat::ALL,
             Scope::HttpInspector => HttpInspectorStat::ALL,
+            Scope::Route(..) => RouteCounter::ALL,
             Scope::Endpoint(..) => EndpointStat::ALL,
             Scope::Rbac(..) => RbacStat::ALL,
             Scope::RbacShadow(..) => RbacShadowStat::ALL,
@@ -371,6 +398,8 @@ impl Scope {
 #[derive(Default)]
 pub struct Registry {
     pages: Mutex<BTreeMap<Scope, Vec<Arc<Page>>>>,
+    /// Scopes that have a number.
+    numbers: Mutex<BTreeMap<Scope, u32>>,
 }
 
 impl Registry {
@@ -380,6 +409,13 @@ impl Registry {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         pages.entry(scope).or_default().push(page.clone());
         page
+    }
+
+    /// A number for a scope, always the same; asked for when a route is used first.
+    pub fn number(&self, scope: &Scope) -> u32 {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = u32::try_from(numbers.len()).unwrap_or(u32::MAX);
+        *numbers.entry(scope.clone()).or_insert(next)
     }
 
     /// Forgets a cluster that is gone, with its endpoints. Pages still held go on counting unseen.
@@ -524,6 +560,28 @@ pub fn count_cluster_status(page: &Page, status: u16) {
         _ => {}
     }
     page.inc(C::UpstreamRqCompleted);
+}
+
+/// The same for a route that counts apart.
+pub fn count_route_status(page: &Page, status: u16) {
+    use RouteCounter as R;
+    page.inc(match status {
+        100..=199 => R::UpstreamRq1xx,
+        200..=299 => R::UpstreamRq2xx,
+        300..=399 => R::UpstreamRq3xx,
+        400..=499 => R::UpstreamRq4xx,
+        _ => R::UpstreamRq5xx,
+    });
+    match status {
+        200 => page.inc(R::UpstreamRq200),
+        404 => page.inc(R::UpstreamRq404),
+        500 => page.inc(R::UpstreamRq500),
+        502 => page.inc(R::UpstreamRq502),
+        503 => page.inc(R::UpstreamRq503),
+        504 => page.inc(R::UpstreamRq504),
+        _ => {}
+    }
+    page.inc(R::UpstreamRqCompleted);
 }
 
 /// Counts the class of a response status sent downstream.

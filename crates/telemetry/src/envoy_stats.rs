@@ -19,6 +19,8 @@ pub enum StatScope<'a> {
     Listener(&'a str),
     /// By the `stat_prefix` of a TCP proxy.
     Tcp(&'a str),
+    /// By the name of a virtual host, and the `stat_prefix` of a route in it.
+    Route(&'a str, &'a str),
     /// One per process, its first word being `server`, `cluster_manager`, ...
     Process(&'a str),
 }
@@ -33,6 +35,10 @@ pub struct Tagged {
 
 /// The dotted name.
 pub fn dotted(scope: StatScope<'_>, name: &str) -> String {
+    // Of all scopes Envoy leaves the colons in this one.
+    if let StatScope::Route(host, prefix) = scope {
+        return format!("vhost.{host}.route.{prefix}.{name}");
+    }
     let (kind, value) = parts(scope);
     // Envoy replaces the colons of a stat name; `|` and dots stay (`Utility::sanitizeStatName`).
     let value = value.replace(':', "_");
@@ -47,6 +53,19 @@ pub fn dotted(scope: StatScope<'_>, name: &str) -> String {
 pub fn tagged(scope: StatScope<'_>, name: &str) -> Tagged {
     let (kind, value) = parts(scope);
     let mut labels = Vec::new();
+    if let StatScope::Route(host, prefix) = scope {
+        // Envoy takes the virtual host for what stands before the first dot.
+        let (host, rest) = host.split_once('.').unwrap_or((host, ""));
+        let (name, code) = response_code(name);
+        labels.extend(code);
+        labels.push(("envoy_virtual_host", host.to_owned()));
+        let between = if rest.is_empty() { "" } else { "_" };
+        let rest = sanitize(&format!("{rest}{between}route_{prefix}_{name}"));
+        return Tagged {
+            name: format!("envoy_vhost_{rest}"),
+            labels,
+        };
+    }
     let (name, code) = response_code(name);
     labels.extend(code);
     let label = match scope {
@@ -54,7 +73,7 @@ pub fn tagged(scope: StatScope<'_>, name: &str) -> Tagged {
         StatScope::Http(_) => Some("envoy_http_conn_manager_prefix"),
         StatScope::Listener(_) => Some("envoy_listener_address"),
         StatScope::Tcp(_) => Some("envoy_tcp_prefix"),
-        StatScope::Process(_) => None,
+        StatScope::Route(..) | StatScope::Process(_) => None,
     };
     // As in the dotted name, from which Envoy takes the labels.
     labels.extend(label.map(|label| (label, value.replace(':', "_"))));
@@ -70,6 +89,7 @@ fn parts<'a>(scope: StatScope<'a>) -> (&'a str, &'a str) {
         StatScope::Http(prefix) => ("http", prefix),
         StatScope::Listener(address) => ("listener", address),
         StatScope::Tcp(prefix) => ("tcp", prefix),
+        StatScope::Route(host, _) => ("vhost", host),
         StatScope::Process(kind) => (kind, ""),
     }
 }

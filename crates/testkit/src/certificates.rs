@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams,
+    CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -29,7 +31,11 @@ pub struct Authority {
 pub struct Pair {
     pub chain: String,
     pub key: String,
+    pub serial: u64,
 }
+
+/// Serial numbers, for lists of revoked certificates.
+static SERIAL: AtomicU64 = AtomicU64::new(1000);
 
 impl Authority {
     pub fn new(name: &str) -> Self {
@@ -61,28 +67,56 @@ impl Authority {
 
     /// A certificate for servers and clients with the common name and DNS names (or URIs).
     pub fn issue(&self, name: &str, also: &[&str]) -> Pair {
-        self.certify(named(name, also))
+        self.certify(named(name, also), KeyPair::generate().expect("a key"))
+    }
+
+    /// The same with an RSA key.
+    pub fn issue_rsa(&self, name: &str, also: &[&str]) -> Pair {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256);
+        self.certify(named(name, also), key.expect("a key"))
     }
 
     /// As [`Authority::issue`], but the certificate's time was over long ago.
     pub fn issue_expired(&self, name: &str, also: &[&str]) -> Pair {
         let mut params = named(name, also);
-        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
-        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
-        self.certify(params)
+        params.not_before = date_time_ymd(2001, 1, 1);
+        params.not_after = date_time_ymd(2002, 1, 1);
+        self.certify(params, KeyPair::generate().expect("a key"))
     }
 
-    fn certify(&self, mut params: CertificateParams) -> Pair {
+    fn certify(&self, mut params: CertificateParams, key: KeyPair) -> Pair {
+        let serial = SERIAL.fetch_add(1, Relaxed);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let key = KeyPair::generate().expect("a key");
+        params.serial_number = Some(SerialNumber::from(serial));
         let certificate = params.signed_by(&key, &self.issuer);
         Pair {
             chain: certificate.expect("a certificate").pem(),
             key: key.serialize_pem(),
+            serial,
         }
+    }
+
+    /// A list of these certificates as revoked, in PEM.
+    pub fn revokes(&self, pairs: &[&Pair]) -> String {
+        let revoked = |pair: &&Pair| RevokedCertParams {
+            serial_number: SerialNumber::from(pair.serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2124, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: pairs.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).expect("a list");
+        list.pem().expect("a list in PEM")
     }
 }
 

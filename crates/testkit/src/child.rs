@@ -59,6 +59,21 @@ impl Child {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Memory it has now, in bytes; 0 where the system does not say.
+    pub fn resident(&self) -> u64 {
+        let warden = self.warden.id();
+        let children = format!("/proc/{warden}/task/{warden}/children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        let of = |child: &str| {
+            let status = std::fs::read_to_string(format!("/proc/{child}/status")).ok()?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("VmRSS:"))?;
+            line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+        };
+        children.split_whitespace().filter_map(of).sum::<u64>() * 1024
+    }
+
     /// Kills the program.
     pub fn kill(&mut self) {
         drop(self.warden.stdin.take());

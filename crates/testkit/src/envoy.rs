@@ -223,6 +223,11 @@ impl Envoy {
         stats
     }
 
+    /// Memory it has now, in bytes.
+    pub fn resident(&self) -> u64 {
+        self.child.resident()
+    }
+
     /// What Envoy logged.
     pub fn log(&self) -> String {
         self.child.log()

@@ -146,7 +146,7 @@ pub fn tcp_proxy(
 }
 
 /// The file access log, when the mesh asks for one (fact 58: nothing is logged by default).
-fn access_log(mesh: &MeshSettings) -> Vec<accesslog::AccessLog> {
+pub fn access_log(mesh: &MeshSettings) -> Vec<accesslog::AccessLog> {
     let Some(path) = &mesh.access_log_file else {
         return Vec::new();
     };

@@ -22,6 +22,7 @@ mod gateway_listeners;
 mod grpc;
 mod guard;
 mod l4;
+mod listener_wide;
 mod listeners;
 mod locality;
 mod name_table;

@@ -25,7 +25,8 @@ use crate::secrets::{self, SecretKey};
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
 use crate::virtual_hosts::{self, VirtualHostKey};
 use crate::{
-    capture, clusters, endpoints, gateway, gateway_listeners, grpc, listeners, names, route_table,
+    capture, clusters, endpoints, gateway, gateway_listeners, grpc, listener_wide, listeners,
+    names, route_table,
 };
 
 /// Type URLs of the resources made here.
@@ -508,6 +509,8 @@ impl<R> Translator<R> {
             }
         }
         made.retain(|one| wanted(names, || one.name.clone()));
+        let of_all = listener_wide::Settings::of(proxy, &snapshot.settings);
+        made.iter_mut().for_each(|one| of_all.apply(one));
         made.into_iter()
             .map(|one| self.listener(one.name.clone(), one.encode_to_vec()))
             .collect()

@@ -275,15 +275,30 @@ pub const GATEWAY: &str = "istio-ingressgateway.istio-system";
 impl Gateway {
     /// None, with a loud word, when there is no such proxy.
     pub async fn start(plane: Plane, mesh: &Mesh, test: &str, delta: bool) -> Option<Self> {
+        Self::start_with(plane, mesh, test, delta, json!({})).await
+    }
+
+    /// One with more node metadata.
+    pub async fn start_with(
+        plane: Plane,
+        mesh: &Mesh,
+        test: &str,
+        delta: bool,
+        more: Value,
+    ) -> Option<Self> {
         let binary = plane.binary(test)?;
         let (http, tcp) = (ports::reserve(), ports::reserve());
         mesh.create(&gateway_objects(http, tcp)).await;
         let labels = json!({"app": "istio-ingressgateway", "istio": "ingressgateway"});
+        let mut metadata = json!({"LABELS": labels, "LATEEN_BIND": "127.0.0.1"});
+        for (name, value) in more.as_object().unwrap() {
+            metadata[name] = value.clone();
+        }
         let bootstrap = Bootstrap {
             kind: "router",
             name: "istio-ingressgateway".into(),
             namespace: "istio-system".into(),
-            metadata: json!({"LABELS": labels, "LATEEN_BIND": "127.0.0.1"}),
+            metadata,
             xds: mesh.xds,
             admin: ports::reserve(),
             delta,

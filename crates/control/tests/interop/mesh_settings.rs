@@ -31,7 +31,7 @@ spec:
 ";
 
 /// The ConfigMap `istio` with some settings.
-fn config_map(mesh: &str) -> String {
+pub fn config_map(mesh: &str) -> String {
     let mesh: String = mesh.lines().map(|line| format!("    {line}\n")).collect();
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\

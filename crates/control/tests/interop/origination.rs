@@ -322,7 +322,47 @@ async fn first_bytes(server: &TcpListener) -> Vec<u8> {
     head
 }
 
+async fn a_server_whose_certificate_was_revoked_is_not_spoken_to(plane: Plane) {
+    let test = "a_server_whose_certificate_was_revoked_is_not_spoken_to";
+    let Some(scene) = Scene::start(plane, test).await else {
+        return;
+    };
+    let good = scene.authority.issue("good.test", &["good.test"]);
+    let revoked = scene.authority.issue("revoked.test", &["revoked.test"]);
+    let list = scene.authority.revokes(&[&revoked]);
+    let list = text(&file(scene.mesh.directory(), "revoked.pem", &list));
+    let mut objects = String::new();
+    let mut echoes = Vec::new();
+    for (host, pair, more) in [
+        ("good.test", &good, format!(", caCrl: {list}")),
+        ("revoked.test", &revoked, format!(", caCrl: {list}")),
+        // Whoever does not look at the list does not know.
+        ("trusting.test", &revoked, ", sni: revoked.test".to_owned()),
+    ] {
+        let echo = Echo::over_tls(host, pair.server(None, &[])).await;
+        objects += &outside(host, "HTTP", echo.port());
+        let tls = format!(
+            "tls: {{mode: SIMPLE, caCertificates: {}{more}}}",
+            scene.roots
+        );
+        objects += &policy(host, &tls);
+        objects += &forwarded(host);
+        echoes.push(echo);
+    }
+    scene.mesh.create(&objects).await;
+    scene.mesh.pushed().await;
+    assert_eq!(scene.gateway.envoy.rejected().await, Default::default());
+    scene
+        .agreed("good.test", |body| body["tls"]["sni"] == "good.test")
+        .await;
+    scene
+        .agreed("trusting.test", |body| body["tls"]["sni"] == "revoked.test")
+        .await;
+    scene.fails("revoked.test", 503).await;
+}
+
 on_both! {
+    a_server_whose_certificate_was_revoked_is_not_spoken_to,
     a_service_outside_is_reached_over_tls_and_must_prove_its_name,
     mutual_tls_shows_the_clients_certificate_and_a_port_can_have_tls_of_its_own,
     a_gateway_takes_what_it_needs_for_a_service_from_a_secret,

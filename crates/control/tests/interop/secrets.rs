@@ -34,6 +34,7 @@ async fn kubectl_applies_and_reads_a_secret_and_nothing_else_shows_it() {
     let mixed = Pair {
         chain: pair.chain.clone(),
         key: other.key.clone(),
+        serial: pair.serial,
     };
     let wrong = file(mesh.directory(), "wrong.yaml", &document(&mixed));
     let (server, cache) = (

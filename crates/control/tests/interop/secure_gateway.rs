@@ -23,7 +23,7 @@ pub struct Secure {
     /// Behind port 443.
     pub https: SocketAddr,
     /// Behind port 8443.
-    other: SocketAddr,
+    pub other: SocketAddr,
     _reviews: Reviews,
 }
 
@@ -63,7 +63,7 @@ impl Secure {
         path(&self.mesh, "authority.pem", &self.authority.pem)
     }
 
-    async fn curl(&self, to: SocketAddr, host: &str, more: &[&str]) -> Said {
+    pub async fn curl(&self, to: SocketAddr, host: &str, more: &[&str]) -> Said {
         self.curl_path(to, host, "/", more).await
     }
 
@@ -133,22 +133,22 @@ impl Secure {
             .collect()
     }
 
-    async fn rejected_nothing(&self) {
+    pub async fn rejected_nothing(&self) {
         self.mesh.distributed(1).await;
         assert_eq!(self.gateway.envoy.rejected().await, Default::default());
     }
 }
 
-fn path(mesh: &Mesh, name: &str, content: &str) -> String {
+pub fn path(mesh: &Mesh, name: &str, content: &str) -> String {
     let path = file(mesh.directory(), name, content);
     path.to_str().unwrap().to_owned()
 }
 
-fn block(text: &str) -> String {
+pub fn block(text: &str) -> String {
     text.trim_end().replace('\n', "\n    ")
 }
 
-fn secret(name: &str, namespace: &str, pair: &Pair) -> String {
+pub fn secret(name: &str, namespace: &str, pair: &Pair) -> String {
     format!(
         "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\n\
          metadata: {{name: {name}, namespace: {namespace}}}\n\
@@ -159,7 +159,7 @@ fn secret(name: &str, namespace: &str, pair: &Pair) -> String {
 }
 
 /// A Gateway with one server.
-fn gateway(name: &str, port: u16, protocol: &str, hosts: &str, tls: &str) -> String {
+pub fn gateway(name: &str, port: u16, protocol: &str, hosts: &str, tls: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\n\
          metadata: {{name: {name}, namespace: default}}\n\
@@ -170,7 +170,7 @@ fn gateway(name: &str, port: u16, protocol: &str, hosts: &str, tls: &str) -> Str
 }
 
 /// A VirtualService for one host at several Gateways.
-fn routes(host: &str, gateways: &str, spec: &str) -> String {
+pub fn routes(host: &str, gateways: &str, spec: &str) -> String {
     let name = host.replace('.', "-").replace('*', "any");
     format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
@@ -179,7 +179,7 @@ fn routes(host: &str, gateways: &str, spec: &str) -> String {
     )
 }
 
-const TO_REVIEWS: &str = "  http: [{route: [{destination: {host: reviews}}]}]";
+pub const TO_REVIEWS: &str = "  http: [{route: [{destination: {host: reviews}}]}]";
 
 async fn a_gateway_serves_https_with_the_certificates_of_secrets(plane: Plane) {
     let test = "a_gateway_serves_https_with_the_certificates_of_secrets";

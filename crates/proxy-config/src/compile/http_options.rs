@@ -107,7 +107,6 @@ pub(crate) fn http2_options(
     report!(at, "METADATA frames are ignored"; max_metadata_size);
     report!(at, "header tables have the protocol's default size"; hpack_table_size);
     report!(at, "headers are limited as a whole"; max_header_field_size_kb);
-    report!(at, "there is no extended CONNECT"; allow_connect);
     report!(at, "a broken message ends its connection"; stream_error_on_invalid_http_messaging,
         override_stream_error_on_invalid_http_message);
     report!(at, "bytes above 0x7f are allowed in header values"; disallow_obs_text);
@@ -136,6 +135,7 @@ pub(crate) fn http2_options(
         .unwrap_or(defaults.initial_connection_window),
         keepalive_interval,
         keepalive_timeout,
+        extended_connect: allow_connect,
     })
 }
 

@@ -10,7 +10,8 @@ use super::strings::substitution;
 use super::values::{flag, header_value, known, metadata, non_empty, port, required};
 use crate::ConfigError;
 use crate::route::{
-    Decorator, DirectResponse, Redirect, RedirectPath, Route, RouteAction, SchemeRedirect,
+    Decorator, DirectResponse, Redirect, RedirectPath, Route, RouteAction, RouteStat,
+    SchemeRedirect,
 };
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub(crate) fn route(
     message: pb::Route,
+    host: &Arc<str>,
     inherited: &Inherited,
     limits: Limits,
     at: At<'_>,
@@ -43,7 +45,6 @@ pub(crate) fn route(
     } = message;
     reject!(at; route_specifiers);
     report!(at, "spans are not made"; tracing);
-    report!(at, "requests are not counted by route"; stat_prefix);
     let filters = filters::per_filter_config(typed_per_filter_config, &inherited.filters, at)?;
     let match_at = at.field("match");
     let matcher = route_matcher(required(r#match, match_at)?, match_at)?;
@@ -83,6 +84,7 @@ pub(crate) fn route(
         )?,
         retry,
         filters,
+        stat: (!stat_prefix.is_empty()).then(|| RouteStat::new(host, &stat_prefix)),
         decorator: decorator
             .map(|d| decorate(d, at.field("decorator")))
             .transpose()?,

@@ -69,6 +69,7 @@ pub(crate) fn forward(
     let retry = retries
         .map(|r| retry_policy(r, at.field("retry_policy")))
         .transpose()?;
+    let (upgrades, terminates_connect) = upgrades(upgrade_configs, at)?;
     let forward = Forward {
         cluster: cluster_target(cluster_specifier, at)?,
         cluster_not_found_status: not_found_status(cluster_not_found_response_code, at)?,
@@ -89,7 +90,8 @@ pub(crate) fn forward(
             RoutingPriority::Default => Priority::Default,
             RoutingPriority::High => Priority::High,
         },
-        upgrades: upgrades(upgrade_configs, at)?,
+        upgrades,
+        terminates_connect,
         hash: super::hash_policy::hash_policies(hash_policy, at)?,
         mirrors: mirrors(request_mirror_policies, wider, at)?,
     };
@@ -187,11 +189,13 @@ fn host_rewrite(
     })
 }
 
+/// The upgrades of a route, and whether CONNECT ends here.
 fn upgrades(
     messages: Vec<pb::route_action::UpgradeConfig>,
     at: At<'_>,
-) -> Result<Upgrades, ConfigError> {
+) -> Result<(Upgrades, bool), ConfigError> {
     let mut upgrades = Upgrades::default();
+    let mut terminates = false;
     for (i, message) in messages.into_iter().enumerate() {
         let at = at.item("upgrade_configs", i);
         let pb::route_action::UpgradeConfig {
@@ -199,17 +203,27 @@ fn upgrades(
             enabled,
             connect_config,
         } = message;
-        // Terminating CONNECT here turns the stream into TCP, which the engine does not do yet.
-        reject!(at; connect_config);
         let kind = non_empty(upgrade_type, at.field("upgrade_type"))?.to_ascii_lowercase();
         if upgrades.get(&kind).is_some() {
             return Err(at
                 .field("upgrade_type")
                 .error(format!("'{kind}' is given twice")));
         }
+        if let Some(config) = connect_config {
+            let at = at.field("connect_config");
+            let pb::route_action::upgrade_config::ConnectConfig {
+                proxy_protocol_config,
+                allow_post,
+            } = config;
+            reject!(at; proxy_protocol_config, allow_post);
+            if kind != "connect" {
+                return Err(at.error("is for upgrade_type CONNECT"));
+            }
+            terminates = true;
+        }
         upgrades.types.push((kind.into(), flag(enabled, true)));
     }
-    Ok(upgrades)
+    Ok((upgrades, terminates))
 }
 
 fn cluster_target(

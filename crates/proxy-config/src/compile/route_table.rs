@@ -180,13 +180,14 @@ fn virtual_host(
         },
         at,
     )?;
+    let name: Arc<str> = non_empty(name, at.field("name"))?.into();
     let routes = routes
         .into_iter()
         .enumerate()
-        .map(|(i, r)| route(r, &inherited, limits, at.item("routes", i)).map(Arc::new))
+        .map(|(i, r)| route(r, &name, &inherited, limits, at.item("routes", i)).map(Arc::new))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(VirtualHost {
-        name: non_empty(name, at.field("name"))?.into(),
+        name,
         domains: domains.into_iter().map(String::into_boxed_str).collect(),
         index: RouteIndex::new(&routes),
         routes,

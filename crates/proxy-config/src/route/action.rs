@@ -38,6 +38,8 @@ pub struct Forward {
     pub priority: Priority,
     /// Overrides the connection manager's, by type.
     pub upgrades: Upgrades,
+    /// CONNECT ends here: its bytes go to the endpoint, instead of the request.
+    pub terminates_connect: bool,
     /// For clusters that hash.
     pub hash: Box<[HashPolicy]>,
     /// Of this route, or of its virtual host, or of its table.

@@ -27,7 +27,7 @@ pub use matcher::{
 pub use retry::{RetryOn, RetryPolicy};
 pub use rewrite::without_query;
 pub use strings::{StringMatcher, StringTest};
-pub use table::{RequireTls, Route, RouteTable, VirtualHost};
+pub use table::{RequireTls, Route, RouteStat, RouteTable, VirtualHost};
 
 #[cfg(test)]
 mod tests;

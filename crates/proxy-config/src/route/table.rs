@@ -5,7 +5,7 @@ use super::index::RouteIndex;
 use super::matcher::matched_path;
 use super::{Decorator, RetryPolicy, RouteAction, RouteMatcher};
 use crate::{HeaderOps, Metadata, RequestView, RouteFilters};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One route table (`envoy.config.route.v3.RouteConfiguration`).
 #[derive(Clone, Debug)]
@@ -71,6 +71,25 @@ pub enum RequireTls {
     All,
 }
 
+/// Names the counters of a route: `vhost.HOST.route.PREFIX`.
+#[derive(Debug)]
+pub struct RouteStat {
+    pub host: Arc<str>,
+    pub prefix: Arc<str>,
+    /// Which number the counters have where the route is used; given when that happens first.
+    pub number: OnceLock<u32>,
+}
+
+impl RouteStat {
+    pub(crate) fn new(host: &Arc<str>, prefix: &str) -> Arc<RouteStat> {
+        Arc::new(RouteStat {
+            host: host.clone(),
+            prefix: prefix.into(),
+            number: OnceLock::new(),
+        })
+    }
+}
+
 /// One route.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -83,6 +102,8 @@ pub struct Route {
     pub retry: Option<Arc<RetryPolicy>>,
     /// Of this route, its virtual host and its table.
     pub filters: RouteFilters,
+    /// Where its requests are counted apart.
+    pub stat: Option<Arc<RouteStat>>,
     pub decorator: Option<Decorator>,
     /// How much of a request body may be kept for a retry; [`None`]: the listener's buffer limit.
     pub request_body_buffer_limit: Option<u64>,

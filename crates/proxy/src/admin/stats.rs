@@ -49,6 +49,7 @@ impl Stat {
                 RbacOwner::Http(prefix) => StatScope::Http(prefix),
                 RbacOwner::Network(prefix) => StatScope::Process(prefix),
             },
+            Owned::Workers(Scope::Route(host, prefix)) => StatScope::Route(host, prefix),
             Owned::Workers(Scope::TlsInspector) => StatScope::Process("tls_inspector"),
             Owned::Workers(Scope::HttpInspector) => StatScope::Process("http_inspector"),
         }
@@ -181,7 +182,7 @@ fn from_workers(proxy: &ProxyState) -> Vec<Stat> {
         }));
         if let Some(latency) = scope.latency {
             let name = match &owner {
-                Owned::Workers(Scope::Cluster(_)) => "upstream_rq_time",
+                Owned::Workers(Scope::Cluster(_) | Scope::Route(..)) => "upstream_rq_time",
                 _ => "downstream_rq_time",
             };
             let value = Reading::Latency(latency);

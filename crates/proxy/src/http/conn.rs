@@ -209,7 +209,8 @@ async fn refuse(
     headers.push(Known::Server, service.manager.server_name.as_bytes());
     let head = ResponseHead::new(row.status, headers);
     let mut out = Vec::with_capacity(256);
-    encode::response_head(&mut out, &head, Encoding::Plain, Persistence::Close);
+    let (version, persistence) = (conn.version(), Persistence::Close);
+    encode::response_head(&mut out, &head, version, Encoding::Plain, persistence);
     out.extend_from_slice(row.body.as_bytes());
     poll_fn(|cx| {
         conn.write_last(cx, &out);

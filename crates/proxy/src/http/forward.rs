@@ -1,12 +1,13 @@
-//! Tries: choose an endpoint, get a connection, send the request, wait for the response head.
+//! Tries, until one has a response: choose an endpoint, try (`attempt.rs`), perhaps try again.
 //!
 //! Invariant: nothing is sent to the client before a try has a response head that is to be kept,
 //! so another try is always possible until then.
 
+use super::attempt::{Answer, one_try, until};
 use super::edit;
 use super::exchange::Exchange;
 use super::hash;
-use super::head::{BodyLength, ResponseHead};
+use super::head::{BodyLength, Method, ResponseHead};
 use super::headers::Known;
 use super::health;
 use super::local;
@@ -15,41 +16,22 @@ use super::prepare::{choose_cluster, rewrite};
 use super::progress::{Due, RequestBody, moment};
 use super::relay;
 use super::request::Routed;
-use super::retry::{Failure, Retries};
-use super::stream::{
-    Broken, Data, Downstream, End, Piece, Sink, StreamError, UpstreamStream, poll_transfer,
-};
+use super::retry::Retries;
+use super::stream::Downstream;
 use super::timeouts::{self, Limits};
 use super::upstream::Upstream;
 use crate::http1::encode::Decimal;
-use crate::http2::client::Http2Stream;
 use crate::outcome::Outcome;
-use crate::stats::{ClusterStat, count_cluster_status};
-use crate::upstream::health::Seen;
-use crate::upstream::pool::{Acquired, Wanted};
-use crate::upstream::ticket::{RequestTicket, RetryTicket};
+use crate::stats::{ClusterStat, RouteCounter, count_cluster_status, count_route_status};
+use crate::upstream::pool::Wanted;
+use crate::upstream::ticket::RetryTicket;
 use crate::upstream::{ActiveCluster, Host};
-use crate::worker::state::{PIECE, Worker};
 use lateen_proxy_config::ClusterKind;
 use lateen_proxy_config::route::{Forward, HostRewrite};
 use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
-
-/// Interim responses to one request that are passed on; more help nobody.
-const PASSED_INTERIMS: u32 = 64;
-/// After so many no answer is expected any more.
-const MAX_INTERIMS: u32 = 1000;
-
-/// A try that has a response.
-pub(super) struct Answer {
-    pub upstream: Upstream,
-    pub head: ResponseHead,
-    /// Counts the request on its endpoint as long as the response is on its way.
-    pub ticket: RequestTicket,
-}
 
 /// Sends the request to the route's cluster and the response to the client.
 pub(super) async fn forward<D: Downstream>(
@@ -80,6 +62,14 @@ pub(super) async fn forward<D: Downstream>(
             if let Some(stat) = outcome.row().cluster_stat {
                 cluster.stats.inc(stat);
             }
+            x.worker.count_route(routed.route, |page| {
+                if outcome == Outcome::RouteTimeout {
+                    page.inc(RouteCounter::UpstreamRqTimeout);
+                }
+                if outcome != Outcome::ClientGone {
+                    count_route_status(page, outcome.row().status);
+                }
+            });
             if outcome == Outcome::ClientGone {
                 x.outcome = outcome;
                 down.abort();
@@ -158,9 +148,13 @@ async fn tries<D: Downstream>(
             priority: to.priority,
             downstream_http2: x.request.version == super::head::Version::Http2,
             fresh,
+            raw: to.terminates_connect && x.request.method == Method::Connect,
             key: cluster.conn_key(&x.request, &x.conn),
         };
-        let result = one_try(x, down, cluster, &host, &wanted, body, due, &retries).await;
+        let result = one_try(
+            x, down, routed, cluster, &host, &wanted, body, due, &retries,
+        )
+        .await;
         let retried = retry_ticket.is_some();
         let failure = match result {
             Ok(answer) => {
@@ -168,10 +162,12 @@ async fn tries<D: Downstream>(
                 if !again {
                     if retried && answer.head.status < 500 {
                         cluster.stats.inc(ClusterStat::UpstreamRqRetrySuccess);
+                        let stat = RouteCounter::UpstreamRqRetrySuccess;
+                        x.worker.count_route(routed.route, |page| page.inc(stat));
                     }
                     return Ok(answer);
                 }
-                match next_try(x, cluster, to, &mut retries, &mut retry_ticket) {
+                match next_try(x, cluster, routed, to, &mut retries, &mut retry_ticket) {
                     Some(wait) => {
                         discard(x, cluster, answer);
                         pause(x, down, wait, due).await?;
@@ -197,7 +193,7 @@ async fn tries<D: Downstream>(
         if !retries.wants_after(&failure) {
             return Err(failure.outcome);
         }
-        match next_try(x, cluster, to, &mut retries, &mut retry_ticket) {
+        match next_try(x, cluster, routed, to, &mut retries, &mut retry_ticket) {
             Some(wait) => pause(x, down, wait, due).await?,
             None => return Err(failure.outcome),
         }
@@ -209,278 +205,27 @@ async fn tries<D: Downstream>(
 fn next_try(
     x: &mut Exchange,
     cluster: &Rc<ActiveCluster>,
+    routed: Routed<'_>,
     to: &Forward,
     retries: &mut Retries<'_>,
     ticket: &mut Option<RetryTicket>,
 ) -> Option<Duration> {
+    let worker = x.worker.clone();
+    let count = |stat: RouteCounter| worker.count_route(routed.route, |page| page.inc(stat));
     if !retries.spend() {
         x.retries_exhausted = true;
         cluster.stats.inc(ClusterStat::UpstreamRqRetryLimitExceeded);
+        count(RouteCounter::UpstreamRqRetryLimitExceeded);
         return None;
     }
     *ticket = None;
     *ticket = RetryTicket::take(cluster, to.priority);
+    count(match ticket {
+        Some(_) => RouteCounter::UpstreamRqRetry,
+        None => RouteCounter::UpstreamRqRetryOverflow,
+    });
     ticket.as_ref()?;
     Some(retries.backoff(x.worker.random()))
-}
-
-/// One try: connection, request, response head.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one try; a struct would only name them"
-)]
-async fn one_try<D: Downstream>(
-    x: &mut Exchange,
-    down: &mut D,
-    cluster: &Rc<ActiveCluster>,
-    host: &Rc<Host>,
-    wanted: &Wanted,
-    body: &mut RequestBody,
-    due: &mut Due,
-    retries: &Retries<'_>,
-) -> Result<Answer, Failure> {
-    let ticket = RequestTicket::take(cluster, host, wanted.priority)
-        .ok_or(Failure::early(Outcome::Overflow))?;
-    if body.done {
-        request_complete(x, due, retries);
-    }
-    due.arm(&x.worker, down);
-    let acquired = match cluster.take(host, wanted) {
-        Some(acquired) => acquired,
-        None => connect(x, down, cluster, host, wanted, due)
-            .await
-            .map_err(Failure::early)?,
-    };
-    host.note(cluster, Seen::Connected);
-    let (mut upstream, reused) = match acquired {
-        Acquired::Http1(conn) => {
-            let reused = conn.requests > 0;
-            (Upstream::Http1(conn), reused)
-        }
-        Acquired::Http2(conn) => (Upstream::Http2(Box::new(Http2Stream::new(conn))), false),
-    };
-    x.upstream_http2 = matches!(upstream, Upstream::Http2(_));
-    send(x, down, &mut upstream, body, retries)
-        .await
-        .map_err(|error| upstream.failure(error.before_response(), reused))?;
-    match wait_for_head(x, down, &mut upstream, body, due, retries).await {
-        Ok(head) => {
-            health::answered(cluster, host, &x.request, &head);
-            Ok(Answer {
-                upstream,
-                head,
-                ticket,
-            })
-        }
-        Err(outcome) => Err(upstream.failure(outcome, reused)),
-    }
-}
-
-/// A connection when none is there. Boxed, since it is rare and its future is large.
-async fn connect<D: Downstream>(
-    x: &Exchange,
-    down: &mut D,
-    cluster: &Rc<ActiveCluster>,
-    host: &Rc<Host>,
-    wanted: &Wanted,
-    due: &Due,
-) -> Result<Acquired, Outcome> {
-    let connecting = Box::pin(cluster.acquire(&x.worker, host, wanted));
-    until(&x.worker, down, due, connecting).await?
-}
-
-/// Sends the head with as much of the body as is there.
-async fn send<D: Downstream>(
-    x: &mut Exchange,
-    down: &mut D,
-    upstream: &mut Upstream,
-    body: &mut RequestBody,
-    retries: &Retries<'_>,
-) -> Result<(), StreamError> {
-    body.sent = false;
-    body.refused = false;
-    let worker = x.worker.clone();
-    let keep = retries.armed() || x.request.method.is_idempotent();
-    poll_fn(|cx| {
-        let replayed = match &body.kept {
-            Some(kept) if !kept.is_empty() => Some(kept.clone()),
-            _ => None,
-        };
-        if let Some(bytes) = replayed {
-            let end = if body.done { End::Done } else { End::More };
-            let piece = Piece {
-                data: Data::Slice(&bytes),
-                end,
-            };
-            return Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece));
-        }
-        if body.done || x.request.is_tunnel() {
-            let piece = if body.done {
-                Piece::DONE
-            } else {
-                Piece::NOTHING
-            };
-            return Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece));
-        }
-        let mut scratch = worker.scratch.borrow_mut();
-        let piece = match down.poll_piece(cx, &mut scratch[..PIECE]) {
-            Poll::Ready(Ok(piece)) => piece,
-            // A client that has gone is noticed while waiting for the response.
-            Poll::Ready(Err(_)) | Poll::Pending => Piece::NOTHING,
-        };
-        let data = piece.data.as_slice();
-        x.received += data.len() as u64;
-        body.copies.feed(&piece);
-        if keep {
-            body.keep(data);
-        } else if !data.is_empty() {
-            body.forget();
-        }
-        body.done = piece.end.is_end();
-        Poll::Ready(upstream.send_head(cx, &worker, &x.request, piece))
-    })
-    .await
-}
-
-/// Sends the rest of the body and waits for the final response head.
-async fn wait_for_head<D: Downstream>(
-    x: &mut Exchange,
-    down: &mut D,
-    upstream: &mut Upstream,
-    body: &mut RequestBody,
-    due: &mut Due,
-    retries: &Retries<'_>,
-) -> Result<ResponseHead, Outcome> {
-    let worker = x.worker.clone();
-    let keep = retries.armed();
-    let was_done = body.done;
-    if was_done && due.route.is_none() && due.per_try.is_none() {
-        request_complete(x, due, retries);
-        due.arm(&worker, down);
-    }
-    let mut completed = was_done;
-    let mut interims = 0u32;
-    poll_fn(|cx| {
-        if !body.sent && !body.refused && !x.request.is_tunnel() {
-            poll_request_body(cx, x, down, upstream, body, keep)?;
-        }
-        if x.request.is_tunnel() && upstream.poll_ready(cx).is_ready() {
-            // Only what the socket did not take at once had to be flushed.
-        }
-        if body.done && !completed {
-            completed = true;
-            request_complete(x, due, retries);
-            due.arm(&worker, down);
-        }
-        loop {
-            // No more of them is read than the client takes.
-            if interims > 0
-                && down
-                    .poll_ready(cx)
-                    .map_err(|_| Outcome::ClientGone)?
-                    .is_pending()
-            {
-                break;
-            }
-            match upstream.poll_head(cx, &worker) {
-                Poll::Ready(Ok(head)) if head.is_interim() => {
-                    interims += 1;
-                    if interims > MAX_INTERIMS {
-                        return Poll::Ready(Err(Outcome::UpstreamProtocolError));
-                    }
-                    if interims <= PASSED_INTERIMS {
-                        pass_interim(x, down, cx, &head)?;
-                    }
-                    worker.recycle(head.headers);
-                }
-                // Switching protocols without having been asked to.
-                Poll::Ready(Ok(head)) if head.status == 101 && !x.request.upgrade => {
-                    return Poll::Ready(Err(Outcome::UpstreamProtocolError));
-                }
-                Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error.before_response())),
-                Poll::Pending => break,
-            }
-        }
-        if body.done && down.poll_gone(cx, &worker).is_ready() {
-            return Poll::Ready(Err(Outcome::ClientGone));
-        }
-        if worker.timers.poll(down.deadline(), cx).is_ready()
-            && let Some(outcome) = due.passed(worker.timers.now())
-        {
-            return Poll::Ready(Err(outcome));
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// Moves what there is of the request body. An error is the end of the request.
-pub(super) fn poll_request_body<D: Downstream>(
-    cx: &mut Context<'_>,
-    x: &mut Exchange,
-    down: &mut D,
-    upstream: &mut Upstream,
-    body: &mut RequestBody,
-    keep: bool,
-) -> Result<(), Outcome> {
-    let worker = x.worker.clone();
-    let mut done = body.done;
-    let received = &mut x.received;
-    let mut tap = |piece: &Piece<'_>| {
-        let bytes = piece.data.as_slice();
-        *received += bytes.len() as u64;
-        body.copies.feed(piece);
-        if keep {
-            body.keep(bytes);
-        } else if !bytes.is_empty() {
-            body.forget();
-        }
-    };
-    let moved = poll_transfer(cx, &worker, down, upstream, &mut done, &mut tap);
-    body.done = done;
-    match moved {
-        Poll::Ready(Ok(())) => body.sent = true,
-        Poll::Ready(Err(Broken::Source(StreamError::Protocol))) => return Err(Outcome::BadRequest),
-        Poll::Ready(Err(Broken::Source(_))) => return Err(Outcome::ClientGone),
-        // The upstream may have answered already and closed for that reason.
-        Poll::Ready(Err(Broken::Sink(_))) => body.refused = true,
-        Poll::Pending => {}
-    }
-    Ok(())
-}
-
-fn pass_interim<D: Downstream>(
-    x: &Exchange,
-    down: &mut D,
-    cx: &mut Context<'_>,
-    head: &ResponseHead,
-) -> Result<(), Outcome> {
-    // `100 Continue` was said by this proxy unless it is to be passed on.
-    if head.status == 100 && !x.service.manager.proxy_100_continue {
-        return Ok(());
-    }
-    down.send_interim(cx, head).map_err(|_| Outcome::ClientGone)
-}
-
-/// The route's timeout runs from the end of the request, and so does a try's.
-fn request_complete(x: &Exchange, due: &mut Due, retries: &Retries<'_>) {
-    let in_ms = |duration: Duration| {
-        moment(
-            x.worker
-                .timers
-                .now()
-                .saturating_add(duration.as_millis() as u64),
-        )
-    };
-    if due.route.is_none()
-        && let Some(timeout) = x.timeout
-    {
-        due.route = in_ms(timeout);
-    }
-    if let Some(timeout) = retries.per_try_timeout() {
-        due.per_try = in_ms(timeout);
-    }
 }
 
 fn due(x: &mut Exchange, to: &Forward, limits: Limits) -> Due {
@@ -499,31 +244,6 @@ fn due(x: &mut Exchange, to: &Forward, limits: Limits) -> Due {
     };
     due.touch(&x.worker);
     due
-}
-
-/// Runs `future` unless a deadline passes or the client leaves first.
-async fn until<F: Future>(
-    worker: &Worker,
-    down: &mut impl Downstream,
-    due: &Due,
-    future: F,
-) -> Result<F::Output, Outcome> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        if down.body_done() && down.poll_gone(cx, worker).is_ready() {
-            return Poll::Ready(Err(Outcome::ClientGone));
-        }
-        if worker.timers.poll(down.deadline(), cx).is_ready()
-            && let Some(outcome) = due.passed(worker.timers.now())
-        {
-            return Poll::Ready(Err(outcome));
-        }
-        Poll::Pending
-    })
-    .await
 }
 
 async fn pause<D: Downstream>(

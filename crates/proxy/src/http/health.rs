@@ -10,10 +10,12 @@ use crate::upstream::{ActiveCluster, Host};
 /// A try ended before it had a response.
 pub(super) fn failed(cluster: &ActiveCluster, host: &Host, outcome: Outcome) {
     match outcome {
-        // Neither the endpoint's fault nor to its credit.
-        Outcome::ClientGone | Outcome::Overflow | Outcome::NoHealthyUpstream => {}
         Outcome::RouteTimeout | Outcome::PerTryTimeout => host.note(cluster, Seen::LocalTimeout),
-        _ => host.note(cluster, Seen::LocalFailure),
+        Outcome::Overflow => {}
+        outcome if outcome.before_response() => host.note(cluster, Seen::LocalFailure),
+        // Neither the endpoint's fault nor to its credit: a client that left, or sent what is no
+        // body, must not get an endpoint ejected.
+        _ => {}
     }
 }
 

@@ -266,6 +266,7 @@ impl Copy {
             priority,
             downstream_http2: self.head.version == Version::Http2,
             fresh: false,
+            raw: false,
             key: cluster.conn_key(&self.head, &self.conn),
         };
         let acquired = match cluster.take(&host, &wanted) {

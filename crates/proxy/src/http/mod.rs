@@ -5,7 +5,8 @@
 //! | `request.rs` | **the way of one request, top to bottom: begin here** |
 //! | `filters/` | the filters in front of the router: fault, CORS |
 //! | `prepare.rs` | what the route decides: cluster, path, authority |
-//! | `forward.rs` | tries: choose an endpoint, send, wait for the response, retry |
+//! | `forward.rs` | tries: choose an endpoint, try, retry |
+//! | `attempt.rs` | one try: a connection, the request out, the response's head |
 //! | `timeouts.rs` | how long a request may take |
 //! | `progress.rs` | how far the body has come, and the deadlines |
 //! | `upstream.rs` | the upstream's side of a try, by protocol |
@@ -22,6 +23,7 @@
 //! | `service.rs` | a connection manager as one worker uses it |
 //! | `conn.rs` | a client's connection: which codec, one request after the other |
 
+mod attempt;
 mod client_cert;
 pub(crate) mod conn;
 pub(crate) mod edit;

@@ -8,14 +8,17 @@ use lateen_proxy_config::HeaderOps;
 use lateen_proxy_config::route::{ClusterName, ClusterTarget, Forward, RouteAction};
 use std::rc::Rc;
 
-/// Whether the request asks for no upgrade, or for one that the route, or else the connection
+/// Whether the request asks for no tunnel, or for an upgrade (or CONNECT) that the route, or else the connection
 /// manager, lets pass.
 pub(super) fn upgrade_allowed(x: &Exchange, routed: Routed<'_>) -> bool {
-    if !x.request.upgrade {
+    if !x.request.is_tunnel() {
         return true;
     }
-    let asked = x.request.headers.get(Known::Upgrade).unwrap_or_default();
-    let kind = asked.to_ascii_lowercase();
+    let kind = match x.request.upgrade {
+        true => x.request.headers.get(Known::Upgrade).unwrap_or_default(),
+        false => b"connect",
+    };
+    let kind = kind.to_ascii_lowercase();
     let Ok(kind) = std::str::from_utf8(&kind) else {
         return false;
     };

@@ -1,8 +1,9 @@
 //! How far a request has come: its body, and the deadlines it runs against.
 
 use super::head::BodyLength;
+use super::headers::HeaderBlock;
 use super::mirror::Copies;
-use super::stream::Downstream;
+use super::stream::{Downstream, End, Piece};
 use crate::outcome::Outcome;
 use crate::worker::state::Worker;
 use std::num::NonZeroU64;
@@ -21,6 +22,8 @@ pub(super) struct RequestBody {
     pub refused: bool,
     /// What was read, for another try; [`None`]: too much, or nobody wants it.
     pub kept: Option<Vec<u8>>,
+    /// The trailers that ended it, for the same.
+    trailers: Option<Box<HeaderBlock>>,
     limit: u32,
     /// Who else gets it.
     pub copies: Copies,
@@ -35,6 +38,7 @@ impl RequestBody {
             sent: false,
             refused: false,
             kept: Some(Vec::new()),
+            trailers: None,
             limit: limit.map_or(REPLAY_BYTES, |limit| {
                 u32::try_from(limit).unwrap_or(u32::MAX)
             }),
@@ -42,7 +46,11 @@ impl RequestBody {
         }
     }
 
-    pub(super) fn keep(&mut self, bytes: &[u8]) {
+    pub(super) fn keep(&mut self, piece: &Piece<'_>) {
+        let bytes = piece.data.as_slice();
+        if let End::Trailers(trailers) = &piece.end {
+            self.trailers = Some(trailers.clone());
+        }
         if let Some(kept) = &mut self.kept {
             if kept.len() + bytes.len() > self.limit as usize {
                 self.kept = None;
@@ -52,8 +60,20 @@ impl RequestBody {
         }
     }
 
-    pub(super) fn forget(&mut self) {
-        self.kept = None;
+    /// Nobody wants it again; a body of nothing can be sent again all the same.
+    pub(super) fn forget_if_any(&mut self, piece: &Piece<'_>) {
+        if !piece.data.as_slice().is_empty() || matches!(piece.end, End::Trailers(_)) {
+            self.kept = None;
+        }
+    }
+
+    /// What follows what was kept.
+    pub(super) fn end(&self) -> End {
+        match &self.trailers {
+            _ if !self.done => End::More,
+            Some(trailers) => End::Trailers(trailers.clone()),
+            None => End::Done,
+        }
     }
 
     pub(super) fn replayable(&self) -> bool {

@@ -3,9 +3,9 @@
 //! Invariant: once the head has gone to the client, a failure can only be shown by ending the
 //! stream wrongly: never by a body that looks complete.
 
+use super::attempt::{Answer, poll_request_body};
 use super::edit;
 use super::exchange::Exchange;
-use super::forward::{Answer, poll_request_body};
 use super::head::{BodyLength, Method, ResponseHead};
 use super::headers::Known;
 use super::health;
@@ -15,7 +15,7 @@ use super::stream::{Broken, Downstream, End, Piece, Source, StreamError, poll_tr
 use super::upstream::Upstream;
 use crate::http1::encode::Decimal;
 use crate::outcome::Outcome;
-use crate::stats::{ClusterStat, HttpStat, count_cluster_status};
+use crate::stats::{ClusterStat, HttpStat, RouteCounter, count_cluster_status, count_route_status};
 use crate::worker::state::PIECE;
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -39,7 +39,10 @@ pub(super) async fn respond<D: Downstream>(
     x.answered = Some(now);
     x.status = head.status;
     due.per_try = None;
-    service_time(x, &mut head, now);
+    // As Envoy, which begins to count where the request ends.
+    if body.done {
+        service_time(x, &mut head, now);
+    }
     edit::response_to_client(x, Some(routed), &mut head);
     for cookie in &x.set_cookies {
         head.headers.push_name(b"set-cookie", cookie);
@@ -69,7 +72,7 @@ pub(super) async fn respond<D: Downstream>(
     if tunnel {
         x.service.stats.dec(HttpStat::DownstreamCxUpgradesActive);
     }
-    finish(x, down, upstream, ended);
+    finish(x, down, routed, upstream, ended);
     drop(ticket);
 }
 
@@ -212,6 +215,7 @@ impl Source for Watch<'_> {
 fn finish<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
+    routed: Routed<'_>,
     upstream: Upstream,
     ended: Result<(), Outcome>,
 ) {
@@ -221,6 +225,14 @@ fn finish<D: Downstream>(
         return;
     };
     count_cluster_status(&cluster.stats, x.status);
+    x.worker.count_route(routed.route, |page| {
+        count_route_status(page, x.status);
+        match ended {
+            Ok(()) => page.latency((now - x.started).as_micros() as u64),
+            Err(Outcome::TimeoutMidResponse) => page.inc(RouteCounter::UpstreamRqTimeout),
+            Err(_) => {}
+        }
+    });
     if let Some(host) = &x.host {
         health::ended(&cluster, host, x, ended);
     }

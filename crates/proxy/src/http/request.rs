@@ -11,7 +11,7 @@ use super::edit;
 use super::exchange::Exchange;
 use super::filters::{self, Flow};
 use super::forward;
-use super::head::{Method, RequestHead, Version};
+use super::head::{RequestHead, Version};
 use super::headers::Known;
 use super::local;
 use super::prepare::upgrade_allowed;
@@ -86,11 +86,11 @@ fn admit(x: &mut Exchange) -> Option<Decision<'static>> {
     let service = x.service.clone();
     let manager = &*service.manager;
     edit::clean_host(&mut x.request, manager, x.conn.local.port());
-    if x.request.authority_bytes().is_empty() && x.request.version != Version::Http10 {
-        return Some(Decision::Refuse(Outcome::BadRequest));
-    }
-    if x.request.method == Method::Connect && manager.upgrades.get("connect") != Some(true) {
-        return Some(Decision::Refuse(Outcome::UpgradeNotAllowed));
+    if x.request.authority_bytes().is_empty() {
+        return Some(Decision::Refuse(match x.request.version {
+            Version::Http10 => Outcome::NoHost,
+            _ => Outcome::BadRequest,
+        }));
     }
     if !edit::check_underscores(&mut x.request.headers, manager.underscores) {
         return Some(Decision::Refuse(Outcome::BadRequest));

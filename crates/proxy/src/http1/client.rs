@@ -42,6 +42,8 @@ pub(crate) struct ClientConn {
     partial: bool,
     close: bool,
     tunnel: bool,
+    /// There is no HTTP on it: a tunnel from the beginning, open when it is connected.
+    raw: bool,
     /// Requests sent on this connection.
     pub requests: u32,
     /// Whether any byte of the current response has come.
@@ -80,6 +82,7 @@ impl ClientConn {
             partial: false,
             close: false,
             tunnel: false,
+            raw: false,
             requests: 0,
             response_begun: false,
             opened: 0,
@@ -88,6 +91,19 @@ impl ClientConn {
             sent: 0,
             ticket,
             key,
+        }
+    }
+
+    /// Where a CONNECT ends: a connection for its bytes alone.
+    pub(crate) fn raw(io: Io, ticket: ConnTicket) -> ClientConn {
+        let limits = Limits {
+            head_bytes: 0,
+            headers: 0,
+            tls: false,
+        };
+        ClientConn {
+            raw: true,
+            ..ClientConn::new(io, limits, false, ticket, None)
         }
     }
 
@@ -100,6 +116,7 @@ impl ClientConn {
             && self.backlog.is_empty()
             && !self.close
             && !self.tunnel
+            && !self.raw
     }
 
     /// Reads what has come of a response nobody wants; the connection is reusable if that was all.
@@ -267,6 +284,9 @@ impl UpstreamStream for ClientConn {
         first: Piece<'_>,
     ) -> Result<(), StreamError> {
         self.begin(head);
+        if self.raw {
+            return Ok(());
+        }
         let mut out = worker.out.borrow_mut();
         out.clear();
         encode::request_head(&mut out, head, self.encoding, self.absolute);
@@ -282,6 +302,10 @@ impl UpstreamStream for ClientConn {
         cx: &mut Context<'_>,
         worker: &Worker,
     ) -> Poll<Result<ResponseHead, StreamError>> {
+        if self.raw {
+            self.answered = true;
+            return Poll::Ready(Ok(ResponseHead::new(200, worker.block())));
+        }
         let mut scratch = worker.scratch.borrow_mut();
         let mut have = self.left.len().min(scratch.len());
         scratch[..have].copy_from_slice(&self.left[..have]);

@@ -68,10 +68,15 @@ pub(crate) fn request_head(
 pub(crate) fn response_head(
     out: &mut Vec<u8>,
     head: &ResponseHead,
+    to: Version,
     encoding: Encoding,
     persistence: Persistence,
 ) {
-    out.extend_from_slice(b"HTTP/1.1 ");
+    // As Envoy, in the client's own version.
+    out.extend_from_slice(match to {
+        Version::Http10 => b"HTTP/1.0 ",
+        _ => b"HTTP/1.1 ",
+    });
     decimal(out, u64::from(head.status));
     out.push(b' ');
     let phrase = head.headers.bytes(head.reason);

@@ -78,6 +78,11 @@ impl ServerConn {
         }
     }
 
+    /// Of the last request.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
     /// Whether part of a head has arrived.
     pub(crate) fn begun(&self) -> bool {
         self.begun
@@ -183,7 +188,9 @@ impl ServerConn {
         self.encoding = Encoding::Plain;
         self.body = BodyReader::new(head.body);
         let asks = |token| has_token(&head.headers, Known::Connection, token);
+        // Whether it becomes a tunnel or not: what follows it is no request.
         self.close = self.close
+            || head.is_tunnel()
             || match head.version {
                 Version::Http10 => !asks(b"keep-alive"),
                 _ => asks(b"close"),
@@ -232,6 +239,8 @@ impl ServerConn {
     fn persistence(&self, head: &ResponseHead) -> Persistence {
         if head.status == 101 {
             Persistence::Upgrade
+        } else if self.tunnel {
+            Persistence::Default
         } else if self.close {
             Persistence::Close
         } else if self.version == Version::Http10 {
@@ -433,7 +442,8 @@ impl Downstream for ServerConn {
             return Ok(());
         }
         let mut out = Vec::with_capacity(128);
-        encode::response_head(&mut out, head, Encoding::Plain, Persistence::Default);
+        let (plain, default) = (Encoding::Plain, Persistence::Default);
+        encode::response_head(&mut out, head, self.version, plain, default);
         self.backlog
             .write(&mut self.io, cx, &[&out])
             .map_err(|_| StreamError::Closed)
@@ -454,7 +464,7 @@ impl Downstream for ServerConn {
         let persistence = self.persistence(head);
         let mut out = worker.out.borrow_mut();
         out.clear();
-        encode::response_head(&mut out, head, self.encoding, persistence);
+        encode::response_head(&mut out, head, self.version, self.encoding, persistence);
         let data = first.data.as_slice();
         self.sent += (out.len() + data.len()) as u64;
         encode::write_piece(

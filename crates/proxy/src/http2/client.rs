@@ -3,7 +3,8 @@
 use super::convert;
 use super::send::Sending;
 use super::server::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, poll_recv};
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::head::{BodyLength, RequestHead, ResponseHead};
+use crate::http::headers::Known;
 use crate::http::stream::{End, Piece, Sink, Source, StreamError, UpstreamStream};
 use crate::io::{Io, Rewound};
 use crate::outcome::Outcome;
@@ -22,7 +23,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::spawn_local;
 
 /// One connection.
@@ -181,10 +182,30 @@ pub(crate) struct Http2Stream {
     response: Option<ResponseFuture>,
     sending: Option<Sending>,
     recv: Option<RecvStream>,
+    /// What an extended CONNECT asked for.
+    upgrade: Option<Box<[u8]>>,
     done: bool,
 }
 
+/// How long a new connection is waited for to say whether it takes extended CONNECT.
+const SETTINGS_WAIT: Duration = Duration::from_secs(1);
+
 impl Http2Stream {
+    /// Whether the peer takes upgrades (RFC 8441). It says so in the first thing it sends, which a
+    /// new connection may still have to wait for.
+    pub(crate) async fn takes_upgrades(&self) -> bool {
+        let says = || {
+            let send = self.conn.send.borrow();
+            let send = send.as_ref();
+            send.is_some_and(|send| send.is_extended_connect_protocol_enabled())
+        };
+        let begun = Instant::now();
+        while !says() && self.conn.is_in_use() && begun.elapsed() < SETTINGS_WAIT {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        says()
+    }
+
     pub(crate) fn new(conn: Rc<Http2Conn>) -> Http2Stream {
         conn.active.set(conn.active.get() + 1);
         Http2Stream {
@@ -192,6 +213,7 @@ impl Http2Stream {
             response: None,
             sending: None,
             recv: None,
+            upgrade: None,
             done: false,
         }
     }
@@ -219,6 +241,8 @@ impl UpstreamStream for Http2Stream {
         first: Piece<'_>,
     ) -> Result<(), StreamError> {
         let request = convert::to_request(head)?;
+        let asked = head.headers.get(Known::Upgrade).filter(|_| head.upgrade);
+        self.upgrade = asked.map(Box::from);
         let nothing = first.data.as_slice().is_empty() && matches!(first.end, End::Done);
         let requests = self.conn.requests.get().saturating_add(1);
         self.conn.requests.set(requests);
@@ -261,12 +285,17 @@ impl UpstreamStream for Http2Stream {
         let has_body = !recv.is_end_stream();
         self.done = !has_body;
         self.recv = has_body.then_some(recv);
-        Poll::Ready(Ok(convert::response(
-            parts.status,
-            &parts.headers,
-            worker.block(),
-            has_body,
-        )))
+        let mut head = convert::response(parts.status, &parts.headers, worker.block(), has_body);
+        if let Some(protocol) = self.upgrade.take()
+            && head.status == 200
+        {
+            // As HTTP/1 would have said it, whatever the client speaks.
+            head.status = 101;
+            head.body = BodyLength::None;
+            head.headers.remove(Known::ContentLength);
+            head.headers.set(Known::Upgrade, &protocol);
+        }
+        Poll::Ready(Ok(head))
     }
 }
 

@@ -88,7 +88,12 @@ pub(super) fn request(
         .or(host);
     block.push_front(Known::Host, authority.unwrap_or_default());
     let name = parts.method.as_str().as_bytes();
-    let method = Method::usual(name).unwrap_or_else(|| Method::Other(block.store(name)));
+    // What HTTP/1 calls an upgrade (RFC 8441 section 4); from here on it is one.
+    let protocol = parts.extensions.get::<h2::ext::Protocol>();
+    let method = match protocol {
+        Some(_) => Method::Get,
+        None => Method::usual(name).unwrap_or_else(|| Method::Other(block.store(name))),
+    };
     let path = parts.uri.path_and_query().map_or("", |p| p.as_str());
     let path = if method == Method::Connect {
         Span::default()
@@ -98,10 +103,16 @@ pub(super) fn request(
     push_map(&mut block, &parts.headers);
     join_cookies(&mut block);
     one_length(&mut block);
+    if let Some(protocol) = protocol {
+        // A tunnel has no length, and an upgrade that was asked for in another way is none.
+        block.remove(Known::ContentLength);
+        block.set(Known::Upgrade, protocol.as_ref());
+    }
+    let tunnel = protocol.is_some() || method == Method::Connect;
     let length = block
         .get(Known::ContentLength)
         .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok());
-    let body = match (has_body, length) {
+    let body = match (has_body && !tunnel, length) {
         (false, _) => BodyLength::None,
         (true, Some(length)) => BodyLength::Exactly(length),
         (true, None) => BodyLength::Unknown,
@@ -112,7 +123,7 @@ pub(super) fn request(
         https: parts.uri.scheme_str() == Some("https"),
         version: Version::Http2,
         body,
-        upgrade: false,
+        upgrade: protocol.is_some(),
         headers: block,
     }
 }
@@ -137,8 +148,12 @@ fn join_cookies(block: &mut HeaderBlock) {
 
 /// A request head to send.
 pub(super) fn to_request(head: &RequestHead) -> Result<http::Request<()>, StreamError> {
-    let method =
-        http::Method::from_bytes(head.method_bytes()).map_err(|_| StreamError::Protocol)?;
+    let method = match head.upgrade {
+        true => http::Method::CONNECT,
+        false => {
+            http::Method::from_bytes(head.method_bytes()).map_err(|_| StreamError::Protocol)?
+        }
+    };
     let mut uri = http::Uri::builder().authority(head.authority_bytes());
     if head.method != Method::Connect {
         let path = head.path_bytes();
@@ -151,6 +166,12 @@ pub(super) fn to_request(head: &RequestHead) -> Result<http::Request<()>, Stream
     *request.uri_mut() = uri.build().map_err(|_| StreamError::Protocol)?;
     *request.version_mut() = http::Version::HTTP_2;
     *request.headers_mut() = to_map(&head.headers);
+    if head.upgrade {
+        let protocol = head.headers.get(Known::Upgrade).unwrap_or_default();
+        let protocol = std::str::from_utf8(protocol).map_err(|_| StreamError::Protocol)?;
+        let protocol = h2::ext::Protocol::from(protocol);
+        request.extensions_mut().insert(protocol);
+    }
     Ok(request)
 }
 
@@ -181,8 +202,10 @@ pub(super) fn response(
 /// A response head to send.
 pub(super) fn to_response(head: &ResponseHead) -> Result<http::Response<()>, StreamError> {
     let mut response = http::Response::new(());
+    // A tunnel that an HTTP/1 upstream opened (RFC 8441 section 5).
+    let status = if head.status == 101 { 200 } else { head.status };
     *response.status_mut() =
-        http::StatusCode::from_u16(head.status).map_err(|_| StreamError::Protocol)?;
+        http::StatusCode::from_u16(status).map_err(|_| StreamError::Protocol)?;
     *response.version_mut() = http::Version::HTTP_2;
     *response.headers_mut() = to_map(&head.headers);
     Ok(response)

@@ -158,6 +158,9 @@ fn builder(manager: &HttpConnectionManager) -> h2::server::Builder {
         .initial_connection_window_size(options.initial_connection_window.min(CONNECTION_WINDOW))
         .max_header_list_size(manager.max_request_headers_bytes)
         .max_send_buffer_size(SEND_BUFFER);
+    if options.extended_connect {
+        builder.enable_connect_protocol();
+    }
     builder
 }
 

@@ -2,6 +2,7 @@
 
 use super::inspect::Inspectors;
 use super::sighting::Sighting;
+use crate::access_log::LogSink;
 use crate::http::service::HttpService;
 use crate::rbac::Guards;
 use crate::stats::{Page, Scope};
@@ -20,6 +21,8 @@ pub(crate) struct Generation {
     default: Option<Rc<Chain>>,
     pub(super) stats: Arc<Page>,
     pub(super) inspectors: Option<Inspectors>,
+    /// Of connections that no chain takes; the others have the logs of what serves them.
+    pub(super) logs: Vec<LogSink>,
 }
 
 /// One filter chain of one generation.
@@ -76,6 +79,7 @@ impl Generation {
             chains: listener.filter_chains.iter().map(chain).collect(),
             default: listener.default_filter_chain.as_ref().map(chain),
             stats: worker.page(Scope::Listener(name)),
+            logs: worker.logs.sinks(worker, &listener.access_log),
             inspectors: Inspectors::new(worker, &listener.filters),
             listener,
         }

@@ -34,7 +34,7 @@ use crate::worker::timers::Deadline;
 use chains::{Chain, Generation, Serve};
 use inspect::Inspection;
 use lateen_proxy_config::{Address, Codec, Listener};
-use sighting::Sighting;
+use sighting::{Refused, Sighting};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -332,6 +332,8 @@ fn serve(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, sighting: Sightin
     let generation = slot.current.borrow().clone();
     let Some(chain) = generation.chain_for(&sighting) else {
         generation.stats.inc(ListenerStat::NoFilterChainMatch);
+        let refused = Refused(&sighting);
+        generation.logs.iter().for_each(|log| log.write(&refused));
         return;
     };
     let info = ConnInfo::open(worker, slot, &generation, &chain, sighting);

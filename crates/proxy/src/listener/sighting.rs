@@ -1,7 +1,9 @@
 //! What becomes known of a connection before its filter chain is chosen.
 
 use lateen_proxy_config::ConnectionFacts;
+use lateen_telemetry::format::{Field, Headers, Source, Value};
 use std::net::SocketAddr;
+use std::time::SystemTime;
 use tokio::net::TcpStream;
 
 /// A connection as its listener sees it.
@@ -26,6 +28,35 @@ pub(crate) struct Seen {
     pub server_name: Box<str>,
     /// ALPN, or the version of a plain HTTP request.
     pub protocols: Vec<Box<str>>,
+}
+
+/// A connection that no filter chain takes, as its access log shows it.
+pub(super) struct Refused<'a>(pub &'a Sighting);
+
+impl Source for Refused<'_> {
+    fn header(&self, _of: Headers, _name: &str) -> Option<&[u8]> {
+        None
+    }
+
+    fn value(&self, field: Field) -> Value<'_> {
+        let Refused(sighting) = self;
+        match field {
+            Field::StartTime => Value::Time(SystemTime::now()),
+            Field::ResponseCode | Field::BytesReceived | Field::BytesSent | Field::Duration => {
+                Value::Number(0)
+            }
+            Field::ResponseFlags => Value::List(&["NR"]),
+            Field::ResponseCodeDetails => Value::Text(b"filter_chain_not_found"),
+            Field::DownstreamRemoteAddress => Value::Address(sighting.peer),
+            Field::DownstreamDirectRemoteAddress => Value::Address(sighting.direct_peer),
+            Field::DownstreamLocalAddress => Value::Address(sighting.destination()),
+            Field::RequestedServerName => {
+                let name = &*sighting.seen.server_name;
+                Value::text(Some(name).filter(|name| !name.is_empty()))
+            }
+            _ => Value::Absent,
+        }
+    }
 }
 
 impl Sighting {

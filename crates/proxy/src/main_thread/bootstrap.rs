@@ -88,6 +88,14 @@ impl Bootstrap {
         let mut notices = Vec::new();
         note_unknown(&file.other, "", &mut notices);
         let resources = file.static_resources.unwrap_or_default();
+        if resources.listeners.is_empty() && file.dynamic_resources.is_none() {
+            return Err((
+                "static_resources.listeners".to_owned(),
+                "there is nothing to serve: neither listeners here nor dynamic_resources to get \
+                 them from; `lateen bootstrap WORKLOAD` writes a file that has them"
+                    .to_owned(),
+            ));
+        }
         note_unknown(&resources.other, "static_resources.", &mut notices);
         let (ads, ads_cluster) = match &file.dynamic_resources {
             None => (None, None),

@@ -32,6 +32,8 @@ pub(crate) struct Wanted {
     pub downstream_http2: bool,
     /// Not one from the pool: the last one from there turned out to be dead.
     pub fresh: bool,
+    /// Bytes as they come, not HTTP: the end of a CONNECT.
+    pub raw: bool,
     /// What the connection is tied to.
     pub key: Option<Rc<ConnKey>>,
 }
@@ -86,6 +88,9 @@ impl ActiveCluster {
 
     /// A connection to `host` that is there already.
     pub(crate) fn take(&self, host: &Rc<Host>, wanted: &Wanted) -> Option<Acquired> {
+        if wanted.raw {
+            return None;
+        }
         let offer = self.speaks(wanted);
         if matches!(offer, Offer::Http2 | Offer::Either)
             && let Some(conn) = http2::usable(host, &wanted.key)
@@ -105,6 +110,9 @@ impl ActiveCluster {
         host: &Rc<Host>,
         wanted: &Wanted,
     ) -> Result<Acquired, Outcome> {
+        if wanted.raw {
+            return self.connect_raw(host, wanted).await;
+        }
         match self.speaks(wanted) {
             Offer::Http2 => self
                 .acquire_http2(worker, host, wanted)
@@ -112,6 +120,19 @@ impl ActiveCluster {
                 .map(Acquired::Http2),
             offer => self.connect_http1(worker, host, wanted, offer).await,
         }
+    }
+
+    /// A connection of bytes, for one tunnel.
+    async fn connect_raw(
+        self: &Rc<Self>,
+        host: &Rc<Host>,
+        wanted: &Wanted,
+    ) -> Result<Acquired, Outcome> {
+        let ticket = ConnTicket::take(self, host).ok_or(Outcome::Overflow)?;
+        let (io, _) = self
+            .connect(host, wanted.key.as_deref(), Offer::Tcp)
+            .await?;
+        Ok(Acquired::Http1(Box::new(ClientConn::raw(io, ticket))))
     }
 
     /// A connection of HTTP/1, unless the server chooses otherwise.

@@ -8,7 +8,7 @@ use crate::listener::Listeners;
 use crate::stats::{Page, Scope};
 use crate::upstream::Clusters;
 use crate::upstream::sweep::Sweeper;
-use lateen_proxy_config::route::RouteTable;
+use lateen_proxy_config::route::{Route, RouteTable};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::cell::{Cell, RefCell};
@@ -40,6 +40,8 @@ pub(crate) struct Worker {
     pub logs: LogBuffers,
     routes: RefCell<HashMap<Arc<str>, Rc<RouteCell>>>,
     pages: RefCell<HashMap<Scope, Arc<Page>>>,
+    /// Of routes that count apart, by number.
+    route_pages: RefCell<Vec<Option<Arc<Page>>>>,
     blocks: RefCell<Vec<HeaderBlock>>,
     random: RefCell<SmallRng>,
     date: RefCell<(u64, String)>,
@@ -91,6 +93,7 @@ impl Worker {
             logs: LogBuffers::default(),
             routes: RefCell::default(),
             pages: RefCell::default(),
+            route_pages: RefCell::default(),
             blocks: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::default(),
@@ -124,6 +127,25 @@ impl Worker {
             .entry(scope.clone())
             .or_insert_with(|| self.shared.stats.page(scope))
             .clone()
+    }
+
+    /// Counts on this worker's page of a route, if the route counts apart.
+    pub(crate) fn count_route(&self, route: &Route, count: impl FnOnce(&Page)) {
+        let Some(stat) = &route.stat else {
+            return;
+        };
+        let scope = || Scope::Route(stat.host.clone(), stat.prefix.clone());
+        let number = *stat
+            .number
+            .get_or_init(|| self.shared.stats.number(&scope()));
+        let mut pages = self.route_pages.borrow_mut();
+        let at = number as usize;
+        if pages.len() <= at {
+            pages.resize_with(at + 1, || None);
+        }
+        if let Some(page) = pages.get_mut(at) {
+            count(page.get_or_insert_with(|| self.shared.stats.page(scope())));
+        }
     }
 
     pub(crate) fn forget_page(&self, scope: &Scope) {
