@@ -142,8 +142,10 @@ pub(crate) fn inbound_routes(
             grpc_timeout_header_offset: None,
         });
         // What the application got may not be sent to it twice: only a connection that broke
-        // before the request was passed on is tried again (fact 12).
-        action.retry_policy = Some(route::RetryPolicy {
+        // before the request was passed on is tried again, and nothing on a port of gRPC (fact 12).
+        let is_grpc = |protocol| matches!(protocol, Protocol::Grpc | Protocol::GrpcWeb);
+        let grpc = service.is_some_and(|(_, port)| is_grpc(port.protocol));
+        action.retry_policy = (!grpc).then(|| route::RetryPolicy {
             retry_on: "reset-before-request".to_string(),
             num_retries: envoy::u32_value(2),
             ..Default::default()

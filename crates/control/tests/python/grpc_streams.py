@@ -72,7 +72,7 @@ def call(address, authority):
 
     def end(of):
         metadata = dict(of.trailing_metadata() or ())
-        kept = {k: v.hex() if isinstance(v, bytes) else v for k, v in metadata.items() if k.startswith("x-")}
+        kept = {k: v.hex() if isinstance(v, bytes) else v for k, v in metadata.items() if k in ("x-trailer", "x-bytes-bin")}
         return [of.code().name, of.details(), kept]
 
     unary = channel.unary_unary("/test.Streams/Unary")

@@ -7,7 +7,6 @@ use super::exchange::Exchange;
 use super::head::ResponseHead;
 use super::health;
 use super::progress::{Due, RequestBody, moment};
-use super::request::Routed;
 use super::retry::{Failure, Retries};
 use super::stream::{
     Broken, Data, Downstream, Piece, Sink, StreamError, UpstreamStream, poll_transfer,
@@ -21,6 +20,7 @@ use crate::upstream::pool::{Acquired, Wanted};
 use crate::upstream::ticket::RequestTicket;
 use crate::upstream::{ActiveCluster, Host};
 use crate::worker::state::{PIECE, Worker};
+use lateen_proxy_config::route::Route;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -48,7 +48,7 @@ pub(super) struct Answer {
 pub(super) async fn one_try<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
-    routed: Routed<'_>,
+    route: &Route,
     cluster: &Rc<ActiveCluster>,
     host: &Rc<Host>,
     wanted: &Wanted,
@@ -78,7 +78,7 @@ pub(super) async fn one_try<D: Downstream>(
     };
     x.upstream_http2 = matches!(upstream, Upstream::Http2(_));
     x.worker
-        .count_route(routed.route, |page| page.inc(RouteCounter::UpstreamRqTotal));
+        .count_route(route, |page| page.inc(RouteCounter::UpstreamRqTotal));
     if x.request.upgrade
         && let Upstream::Http2(stream) = &upstream
     {

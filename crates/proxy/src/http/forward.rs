@@ -152,7 +152,15 @@ async fn tries<D: Downstream>(
             key: cluster.conn_key(&x.request, &x.conn),
         };
         let result = one_try(
-            x, down, routed, cluster, &host, &wanted, body, due, &retries,
+            x,
+            down,
+            routed.route,
+            cluster,
+            &host,
+            &wanted,
+            body,
+            due,
+            &retries,
         )
         .await;
         let retried = retry_ticket.is_some();
