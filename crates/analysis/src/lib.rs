@@ -8,6 +8,7 @@
 
 mod destination_rules;
 mod gateways;
+mod request_authentications;
 mod servers;
 mod services;
 mod sidecars;
@@ -70,6 +71,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found.extend(services::findings(snapshot));
     found.extend(servers::findings(snapshot));
     found.extend(sidecars::findings(snapshot));
+    found.extend(request_authentications::findings(snapshot));
     found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
     found
 }

@@ -295,3 +295,31 @@ fn tls_routes_that_no_server_looks_at_are_found() {
     "#]],
     );
 }
+
+#[test]
+fn tokens_that_nobody_checks_and_keys_that_cannot_be_had_are_found() {
+    let gateway = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: web, namespace: default}\n\
+         spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: a, protocol: HTTP}, hosts: [a.test]}]}\n---\n";
+    let claims = virtual_service(
+        "web",
+        "hosts: [a.test], gateways: [web], http: [{match: [{headers: {'@request.auth.claims.group': {exact: a}}}], route: [{destination: {host: reviews}}]}]",
+    );
+    let tokens = |namespace: &str, selector: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: tokens, namespace: {namespace}}}\n\
+             spec: {{selector: {{matchLabels: {selector}}}, jwtRules: [{{issuer: 'https://a.test'}}]}}\n---\n"
+        )
+    };
+    let routed = gateway.to_owned() + &claims;
+    check(
+        &(routed.clone() + &tokens("default", "{istio: ingressgateway}")),
+        expect![[r#"
+            spec.selector: Warning [IST0127] (RequestAuthentication default/tokens) No matching workloads for this resource with the following labels: istio=ingressgateway
+            spec.http[0].match[0].headers["@request.auth.claims.group"]: Error [IST0149] (VirtualService default/web) The virtual service uses the JWT claim based routing (key: @request.auth.claims.group) but found no request authentication for the gateway (default/web) pod (istio-ingressgateway). The request authentication must first be applied for the gateway pods to validate the JWT token and make the claims available for routing.
+        "#]],
+    );
+    check(
+        &(routed + &tokens("istio-system", "{istio: ingressgateway}")),
+        expect![[""]],
+    );
+}

@@ -104,6 +104,7 @@ kinds! {
     Sidecar(crate::Sidecar), "networking.istio.io", "sidecars", "sidecar", [], true, ISTIO;
     PeerAuthentication(crate::PeerAuthentication), "security.istio.io", "peerauthentications", "peerauthentication", ["pa"], true, SECURITY;
     AuthorizationPolicy(crate::AuthorizationPolicy), "security.istio.io", "authorizationpolicies", "authorizationpolicy", ["ap"], true, SECURITY;
+    RequestAuthentication(crate::RequestAuthentication), "security.istio.io", "requestauthentications", "requestauthentication", ["ra"], true, SECURITY;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
     Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
@@ -171,7 +172,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
         "networking.istio.io",
         &["EnvoyFilter", "WorkloadGroup", "ProxyConfig"],
     ),
-    ("security.istio.io", &["RequestAuthentication"]),
     ("telemetry.istio.io", &["Telemetry"]),
     ("extensions.istio.io", &["WasmPlugin", "ExtensionFilter"]),
     (

@@ -55,6 +55,11 @@ const KNOWN: &[(&str, &str, &str)] = &[
         "the resources of sidecars are values.global.proxy.resources",
     ),
     ("Gateway", "port", "did you mean \"servers[].port\"?"),
+    (
+        "JwtRule",
+        "triggerRules",
+        "remove it: a request without a token passes everywhere; which paths need one says an AuthorizationPolicy with notPaths",
+    ),
 ];
 
 /// What to do about an unknown field of a message.

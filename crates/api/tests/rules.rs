@@ -27,7 +27,9 @@ fn findings(text: &str) -> Vec<String> {
 fn document(kind: &str, spec: &str) -> String {
     let version = match kind {
         "Service" => "v1",
-        "AuthorizationPolicy" | "PeerAuthentication" => "security.istio.io/v1",
+        "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
+            "security.istio.io/v1"
+        }
         _ => "networking.istio.io/v1",
     };
     format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{{spec}}}\n")
@@ -88,6 +90,7 @@ fn every_rule_finds_what_it_should() {
         ("sidecar.txt", 30),
         ("authorization_policy.txt", 40),
         ("peer_authentication.txt", 10),
+        ("request_authentication.txt", 24),
     ];
     for (name, at_least) in files {
         let cases = check_file(name);

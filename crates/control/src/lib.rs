@@ -14,6 +14,7 @@
 mod advice;
 pub mod analyze;
 mod error;
+mod jwks;
 mod mesh;
 mod monitoring;
 mod options;
@@ -22,5 +23,6 @@ mod rest;
 mod source;
 
 pub use error::ControlError;
-pub use options::Options;
+pub use jwks::Cidr;
+pub use options::{KeyOptions, Options};
 pub use plane::{Addresses, Control, run};

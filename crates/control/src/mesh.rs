@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lateen_api::{Mode, Object};
-use lateen_model::{Changes, MeshSettings, MeshSnapshot, ObjectChange};
+use lateen_model::{Changes, KeySets, MeshSettings, MeshSnapshot, ObjectChange};
 use lateen_store::{Event, ObjectKey, Revision, Store, Stored};
 use lateen_xds::debounce::{self, Settings};
 use lateen_xds::{Changed, Push, Server};
 
+use crate::jwks::Keys;
 use crate::source::Discovery;
 
 /// Builds snapshots of what the store holds.
@@ -82,6 +83,17 @@ impl Mesh {
         let mut state = self.brought_up_to_date();
         let changes = std::mem::take(&mut state.untaken);
         (state.snapshot.clone(), changes)
+    }
+
+    /// Takes over what fetching keys came to. Whether that differs from before.
+    pub fn set_keys(&self, sets: KeySets) -> bool {
+        let mut state = self.state();
+        let Some(next) = state.snapshot.with_key_sets(Arc::new(sets)) else {
+            return false;
+        };
+        state.snapshot = Arc::new(next);
+        state.untaken.request_authentications = true;
+        true
     }
 
     fn brought_up_to_date(&self) -> MutexGuard<'_, State> {
@@ -190,13 +202,15 @@ pub(crate) fn first_push(snapshot: Arc<MeshSnapshot>) -> Push<MeshSnapshot> {
     Push::new(snapshot.revision.to_string(), snapshot, Changed::All)
 }
 
-/// Follows the store and pushes, until the task is dropped. `pushed` is what proxies have.
+/// Follows the store and the keys that are fetched for it, and pushes, until the task is dropped.
+/// `pushed` is what proxies have.
 pub(crate) async fn follow(
     mesh: Arc<Mesh>,
     server: Server<Discovery>,
     discovery: Arc<Discovery>,
     settings: Settings,
     pushed: Arc<MeshSnapshot>,
+    keys: Keys,
 ) -> Result<(), lateen_store::StoreError> {
     let mut watch = mesh.store.watch(pushed.revision)?;
     let (changes, mut batches) = debounce::debouncer(settings, |_: &mut (), ()| {});
@@ -208,6 +222,12 @@ pub(crate) async fn follow(
                     changes.send(());
                 }
             }
+        }
+    };
+    let watching_keys = async {
+        loop {
+            keys.changed.notified().await;
+            changes.send(());
         }
     };
     let pushing = async {
@@ -234,6 +254,7 @@ pub(crate) async fn follow(
                 "push"
             );
             let version = snapshot.revision.to_string();
+            keys.want(&snapshot);
             discovery.sweep();
             server.push(Push {
                 version,
@@ -245,6 +266,7 @@ pub(crate) async fn follow(
     };
     tokio::select! {
         () = watching => {}
+        () = watching_keys => {}
         () = pushing => {}
     }
     Ok(())

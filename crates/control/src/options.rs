@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::jwks::Cidr;
+
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Holds the store; made if it does not exist.
@@ -24,6 +26,31 @@ pub struct Options {
     pub debounce_max: Duration,
     /// Revisions kept for history and rollback.
     pub history: u64,
+    pub keys: KeyOptions,
+}
+
+/// How the keys of tokens are fetched.
+#[derive(Clone, Debug)]
+pub struct KeyOptions {
+    /// Fetch them again after this long (Istio's `PILOT_JWT_PUB_KEY_REFRESH_INTERVAL`).
+    pub refresh: Duration,
+    /// Try again this long after a first failure; further waits double.
+    pub retry: Duration,
+    /// Nothing is fetched from these addresses (Istio's `BLOCKED_CIDRS_IN_JWKS_URIS`).
+    pub blocked: Vec<Cidr>,
+    /// A PEM file of certificates to trust beside those of the system.
+    pub extra_roots: Option<PathBuf>,
+}
+
+impl Default for KeyOptions {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(20 * 60),
+            retry: Duration::from_secs(1),
+            blocked: Vec::new(),
+            extra_roots: None,
+        }
+    }
 }
 
 impl Options {
@@ -40,6 +67,7 @@ impl Options {
             debounce_after: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
             history: 10_000,
+            keys: KeyOptions::default(),
         }
     }
 }

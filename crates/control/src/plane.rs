@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::advice;
 use crate::error::ControlError;
+use crate::jwks::Keys;
 use crate::mesh::{self, Mesh};
 use crate::monitoring::{self, Monitor};
 use crate::options::Options;
@@ -70,6 +71,11 @@ impl Control {
             reason: error.to_string(),
         })??;
         let mesh = Arc::new(Mesh::new(store.clone()));
+        let starting = Keys::start(mesh.clone(), &options.keys).await;
+        let (keys, fetching) = starting.map_err(|reason| ControlError::Task {
+            task: "fetching the keys of tokens",
+            reason,
+        })?;
         let snapshot = mesh.snapshot();
         let discovery = Arc::new(Discovery::new());
         let server = Server::new(
@@ -111,8 +117,9 @@ impl Control {
             Ok(())
         });
         tasks.spawn(async move {
+            let _fetching = fetching;
             tokio::select! {
-                ended = mesh::follow(mesh, server, for_sweeping, settings, snapshot) => Ok(ended?),
+                ended = mesh::follow(mesh, server, for_sweeping, settings, snapshot, keys) => Ok(ended?),
                 () = gone(left) => Ok(()),
             }
         });

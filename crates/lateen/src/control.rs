@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lateen_control::Options;
+use lateen_control::{Cidr, KeyOptions, Options};
 
 use crate::failure::{Failure, Outcome};
 
@@ -52,6 +52,20 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub history: u64,
 
+    /// Fetch the keys of RequestAuthentications again after this long
+    #[arg(long, value_name = "DURATION", default_value = "20m", value_parser = duration)]
+    #[arg(env = "PILOT_JWT_PUB_KEY_REFRESH_INTERVAL")]
+    pub jwks_refresh: Duration,
+
+    /// Fetch no keys from these addresses
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = Cidr::parse)]
+    #[arg(env = "BLOCKED_CIDRS_IN_JWKS_URIS")]
+    pub jwks_blocked_cidrs: Vec<Cidr>,
+
+    /// PEM file of certificates to trust when keys are fetched, beside those of the system
+    #[arg(long, value_name = "FILE")]
+    pub jwks_extra_roots: Option<PathBuf>,
+
     /// Leave when standard input ends: the parent process holds it open
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -72,6 +86,12 @@ pub fn run(args: Args) -> Outcome {
         debounce_after: args.debounce_after,
         debounce_max: args.debounce_max,
         history: args.history,
+        keys: KeyOptions {
+            refresh: args.jwks_refresh,
+            blocked: args.jwks_blocked_cidrs,
+            extra_roots: args.jwks_extra_roots,
+            ..KeyOptions::default()
+        },
         ..Options::new(args.data_dir)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -12,6 +12,7 @@ mod peer_authentication;
 mod protocol;
 mod proxy;
 mod registry;
+mod request_authentication;
 mod rules;
 mod secret;
 pub mod servers;
@@ -26,6 +27,7 @@ pub use host_index::HostIndex;
 pub use peer_authentication::{MtlsMode, NamespaceMtls, PeerAuthentication, WorkloadMtls};
 pub use protocol::Protocol;
 pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
+pub use request_authentication::{KeySet, KeySets, KeySource, RequestAuthentication};
 pub use rules::{
     DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, ServerHost, VirtualService,
     resolve_gateway,

@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// Version, kind and spec for a name and a variant.
 type Form = fn(&str, usize) -> (&'static str, String);
 
-const KINDS: [Form; 9] = [
+const KINDS: [Form; 10] = [
     |name, v| {
         let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
         (
@@ -147,6 +147,14 @@ const KINDS: [Form; 9] = [
             format!("{{{selector}action: {action}, rules: [{{}}]}}"),
         )
     },
+    |_, v| {
+        let selector = ["", "selector: {matchLabels: {app: a}}, "][v % 2];
+        let issuer = ["a", "b", "c"][v / 2 % 3];
+        (
+            "security.istio.io/v1/RequestAuthentication",
+            format!("{{{selector}jwtRules: [{{issuer: 'https://{issuer}.test'}}]}}"),
+        )
+    },
 ];
 
 fn object(key: (usize, usize, usize), variant: usize) -> Object {
@@ -212,6 +220,8 @@ fn content(snapshot: &MeshSnapshot) -> String {
         let policies = snapshot.authorization_policies(namespace, &labels);
         lines.push(format!("{:?}", policies.collect::<Vec<_>>()));
     }
+    let tokens = snapshot.all_request_authentications().collect::<Vec<_>>();
+    lines.push(format!("{tokens:?}"));
     lines.push(snapshot.rules_ask_for_labels().to_string());
     lines.join("\n")
 }
@@ -282,6 +292,10 @@ fn covers(changes: &Changes, before: &MeshSnapshot, after: &MeshSnapshot) {
         all.cloned().collect()
     };
     assert!(changes.authorization_policies || policies(before) == policies(after));
+    let of = |snapshot: &MeshSnapshot| -> Vec<_> {
+        snapshot.all_request_authentications().cloned().collect()
+    };
+    assert!(changes.request_authentications || of(before) == of(after));
     let shape = |one: Option<&Arc<Workload>>| one.map(|w| (w.labels.clone(), w.ports.clone()));
     for workload in before.workloads().chain(after.workloads()) {
         let key = (workload.namespace.clone(), workload.name.clone());

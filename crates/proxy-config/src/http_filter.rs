@@ -1,5 +1,6 @@
 //! HTTP filters in front of the router, and what routes say about them.
 
+use crate::jwt::JwtAuthn;
 use crate::rbac::RbacFilter;
 use crate::route::{Fraction, HeaderMatcher, StringMatcher};
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::time::Duration;
 /// One HTTP filter.
 #[derive(Clone, Debug)]
 pub enum HttpFilter {
+    /// `envoy.filters.http.jwt_authn`.
+    JwtAuthn(Arc<JwtAuthn>),
     /// `envoy.filters.http.fault`.
     Fault(FaultFilter),
     /// `envoy.filters.http.cors`; its policies come with routes.

@@ -9,6 +9,7 @@
 //! | `listener.rs`, `chain_match.rs`, `http.rs`, `http_filter.rs`, `cluster.rs`, `outlier.rs`, `endpoint.rs`, `route/` | the runtime types, and the pure decisions on them (filter-chain match, route match, rewrite, redirect) |
 //! | `rbac/` | who may do what: policies as a decision |
 //! | `compile/` | Envoy's messages to those types, one file per message |
+//! | `jwt/` | tokens and their keys |
 //! | `path.rs`, `re2.rs` | path normalisation, RE2 syntax on the `regex` crate |
 //!
 //! Invariant: every field of every message is *supported*, *accepted without effect and reported*
@@ -26,6 +27,7 @@ mod error;
 mod headers;
 mod http;
 mod http_filter;
+pub mod jwt;
 mod listener;
 mod outlier;
 pub mod path;

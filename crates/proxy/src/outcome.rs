@@ -7,6 +7,7 @@
 //! Invariant: nothing else in the proxy decides a status, a flag or a detail.
 
 use crate::stats::{ClusterStat, HttpStat};
+use lateen_proxy_config::jwt::JwtFailure;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +23,8 @@ pub enum Outcome {
     FaultAbort,
     /// An authorization policy refused it. Details name the policy.
     RbacDenied,
+    /// A token that is missing or not right.
+    JwtRefused(JwtFailure),
     /// A CORS preflight, answered as the route's policy says.
     CorsPreflight,
     /// No virtual host, or no route in it, fits the request.
@@ -155,6 +158,7 @@ impl Outcome {
         Outcome::FaultAbort,
         Outcome::RbacDenied,
         Outcome::CorsPreflight,
+        Outcome::JwtRefused(JwtFailure::Missing),
         Outcome::NoRoute,
         Outcome::NoRouteTable,
         Outcome::NoCluster,
@@ -210,6 +214,7 @@ impl Outcome {
                 "rbac_access_denied_matched_policy[none]",
                 "RBAC: access denied",
             ),
+            Outcome::JwtRefused(why) => row(why.status(), "", why.details(), why.text()),
             Outcome::CorsPreflight => row(0, "", "cors_response", ""),
             Outcome::NoRoute => row(404, "NR", "route_not_found", "").http(H::NoRoute),
             Outcome::NoRouteTable => row(404, "NR", "route_configuration_not_found", ""),

@@ -163,6 +163,9 @@ stat_set! {
         ActiveFaults Gauge "fault.active_faults",
         CorsOriginValid Counter "cors.origin_valid",
         CorsOriginInvalid Counter "cors.origin_invalid",
+        JwtAuthnAllowed Counter "jwt_authn.allowed",
+        JwtAuthnDenied Counter "jwt_authn.denied",
+        JwtAuthnCorsPreflightBypassed Counter "jwt_authn.cors_preflight_bypassed",
     }
 }
 

@@ -17,6 +17,7 @@ pub mod http;
 pub mod netns;
 pub mod ports;
 pub mod recorder;
+pub mod tokens;
 pub mod tools;
 
 use std::time::{Duration, Instant};

@@ -96,6 +96,7 @@ fn listeners(now: &MeshSnapshot, changes: &Changes) -> bool {
     changes.gateways
         || changes.sidecars
         || changes.authorization_policies
+        || changes.request_authentications
         || !changes.secrets.is_empty()
         || !changes.services.is_empty()
         || !changes.destination_rules.is_empty()

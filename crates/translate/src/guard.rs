@@ -9,14 +9,16 @@ use lateen_model::{MeshSnapshot, Proxy};
 
 use crate::authorization::Authorization;
 use crate::envoy::{hcm, listener};
+use crate::jwt_authn;
 
 /// What guards a proxy's workload; of a gateway: everything it serves.
 pub struct Guards<'a> {
     authorization: Authorization<'a>,
+    /// Reads and checks tokens, at every port.
+    tokens: Option<hcm::HttpFilter>,
 }
 
 /// What guards one port.
-#[derive(Default)]
 pub struct Guard {
     http: Vec<hcm::HttpFilter>,
     network: Vec<listener::Filter>,
@@ -26,6 +28,7 @@ impl<'a> Guards<'a> {
     pub fn of(snapshot: &'a MeshSnapshot, proxy: &'a Proxy) -> Self {
         Guards {
             authorization: Authorization::of(snapshot, proxy),
+            tokens: jwt_authn::filter(snapshot, proxy),
         }
     }
 
@@ -34,8 +37,14 @@ impl<'a> Guards<'a> {
     pub fn at(&self, numbers: &[u16]) -> Guard {
         let custom = self.authorization.custom(numbers);
         let local = self.authorization.local(numbers);
+        let tokens = self.tokens.iter().cloned();
         Guard {
-            http: custom.http.into_iter().chain(local.http).collect(),
+            http: custom
+                .http
+                .into_iter()
+                .chain(tokens)
+                .chain(local.http)
+                .collect(),
             network: custom.network.into_iter().chain(local.network).collect(),
         }
     }

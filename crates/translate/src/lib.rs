@@ -21,6 +21,7 @@ mod gateway;
 mod gateway_listeners;
 mod grpc;
 mod guard;
+mod jwt_authn;
 mod l4;
 mod listener_wide;
 mod listeners;

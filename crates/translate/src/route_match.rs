@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use lateen_api::request_authentication::routing_claim;
 use lateen_api::virtual_service::{HttpMatchRequest, StringMatch};
 use lateen_model::{labels_match, resolve_gateway};
 
 use crate::envoy::{self, matcher, route};
+use crate::jwt_authn::claim_matcher;
 
 use matcher::string_matcher::MatchPattern;
 use route::header_matcher::HeaderMatchSpecifier;
@@ -68,8 +70,8 @@ pub fn everything() -> route::RouteMatch {
     }
 }
 
-/// The Envoy match of an item; `None` when the item can never match here.
-pub fn translate(item: &HttpMatchRequest) -> Option<route::RouteMatch> {
+/// The Envoy match of an item.
+pub fn translate(item: &HttpMatchRequest) -> route::RouteMatch {
     let mut made = everything();
     match &item.uri {
         None | Some(StringMatch::Present) => {}
@@ -87,10 +89,20 @@ pub fn translate(item: &HttpMatchRequest) -> Option<route::RouteMatch> {
         made.case_sensitive = envoy::bool_value(false);
     }
     for (name, value) in &item.headers {
-        made.headers.push(header(name, value)?);
+        match routing_claim(name) {
+            Some(path) => made
+                .dynamic_metadata
+                .push(claim_matcher(path, pattern(value), false)),
+            None => made.headers.push(header(name, value)),
+        }
     }
     for (name, value) in &item.without_headers {
-        made.headers.push(without_header(name, value)?);
+        match routing_claim(name) {
+            Some(path) => made
+                .dynamic_metadata
+                .push(claim_matcher(path, pattern(value), true)),
+            None => made.headers.push(without_header(name, value)),
+        }
     }
     for (name, value) in [
         (":method", &item.method),
@@ -98,41 +110,36 @@ pub fn translate(item: &HttpMatchRequest) -> Option<route::RouteMatch> {
         (":scheme", &item.scheme),
     ] {
         if let Some(value) = value {
-            made.headers.push(header(name, value)?);
+            made.headers.push(header(name, value));
         }
     }
     for (name, value) in &item.query_params {
         made.query_parameters.push(query_parameter(name, value));
     }
-    Some(made)
+    made
 }
 
-fn header(name: &str, value: &StringMatch) -> Option<route::HeaderMatcher> {
-    // Claims of a verified token are not headers. Until they are read, such a rule matches
-    // nothing rather than everything.
-    if name.starts_with('@') {
-        return None;
-    }
+fn header(name: &str, value: &StringMatch) -> route::HeaderMatcher {
     let specifier = match pattern(value) {
         None => HeaderMatchSpecifier::PresentMatch(true),
         Some(pattern) => HeaderMatchSpecifier::StringMatch(envoy::string_matcher(pattern)),
     };
-    Some(route::HeaderMatcher {
+    route::HeaderMatcher {
         name: name.to_string(),
         header_match_specifier: Some(specifier),
         ..Default::default()
-    })
+    }
 }
 
 /// The header is missing or differs; a missing header counts as empty text (fact 5).
-fn without_header(name: &str, value: &StringMatch) -> Option<route::HeaderMatcher> {
-    let mut made = header(name, value)?;
+fn without_header(name: &str, value: &StringMatch) -> route::HeaderMatcher {
+    let mut made = header(name, value);
     made.invert_match = true;
     made.treat_missing_header_as_empty = !matches!(
         made.header_match_specifier,
         Some(HeaderMatchSpecifier::PresentMatch(_))
     );
-    Some(made)
+    made
 }
 
 fn query_parameter(name: &str, value: &StringMatch) -> route::QueryParameterMatcher {

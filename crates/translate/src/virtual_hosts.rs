@@ -151,9 +151,7 @@ fn routes_of(rule: &VirtualService, key: &VirtualHostKey) -> Vec<(route::Route, 
             if !route_match::applies(item, &rule.origin.namespace, &key.audience) {
                 continue;
             }
-            let Some(matched) = route_match::translate(item) else {
-                continue;
-            };
+            let matched = route_match::translate(item);
             let catch_all = route_match::is_catch_all(item);
             routes.push((route(rule, http, Some(item), matched, key), catch_all));
             if catch_all {

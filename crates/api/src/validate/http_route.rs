@@ -8,6 +8,7 @@ use super::virtual_service::{
 };
 use super::{Checker, names};
 use crate::field::Field;
+use crate::request_authentication::routing_claim;
 use crate::virtual_service::*;
 
 pub fn validate(check: &mut Checker, route: &HttpRoute) {
@@ -103,6 +104,27 @@ fn matched_headers(check: &mut Checker, name: &str, headers: &BTreeMap<String, S
             string_match(check, value);
         }
         nonempty_prefix(check, value);
+    });
+}
+
+/// Only gateways route by the claims of tokens.
+pub fn without_claims(check: &mut Checker, route: &HttpRoute) {
+    check.list("match", &route.matches, |check, matches| {
+        for (name, headers) in [
+            ("headers", &matches.headers),
+            ("withoutHeaders", &matches.without_headers),
+        ] {
+            check.map(name, headers, |check, header, _| {
+                if routing_claim(header).is_some() {
+                    check.error_hint(
+                        format!(
+                            "JWT claim based routing (key: {header}) is only supported for gateway"
+                        ),
+                        "bind the VirtualService to gateways, without mesh, with spec.gateways",
+                    );
+                }
+            });
+        }
     });
 }
 

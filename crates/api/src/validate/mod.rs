@@ -16,6 +16,7 @@ pub mod mesh_config;
 mod meta;
 mod names;
 mod peer_authentication;
+mod request_authentication;
 mod secret;
 mod service_entry;
 mod sidecar;

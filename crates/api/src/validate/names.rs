@@ -164,10 +164,12 @@ pub fn header_name(text: &str) -> Check {
 /// Istio also matches some pseudo-headers and, on gateways, verified JWT claims.
 pub fn matched_header_name(text: &str) -> Check {
     let pseudo = [":method", ":scheme", ":authority", ":path", ":status"];
-    let claim =
-        text.starts_with("@request.auth.claims") && text.len() > "@request.auth.claims".len();
-    if pseudo.contains(&text) || claim {
+    if pseudo.contains(&text) || crate::request_authentication::routing_claim(text).is_some() {
         Ok(())
+    } else if text.starts_with('@') {
+        Err(format!(
+            "{text:?} is no claim; write @request.auth.claims.NAME or @request.auth.claims[NAME][NESTED]"
+        ))
     } else {
         header_name(text)
     }

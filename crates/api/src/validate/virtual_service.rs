@@ -27,6 +27,9 @@ impl Validate for VirtualService {
             );
         }
         check.list("http", &self.http, http_route::validate);
+        if mesh {
+            check.list("http", &self.http, http_route::without_claims);
+        }
         http_route::unreachable(check, &self.http);
         check.list("tls", &self.tls, |check, route| {
             tls_route(check, route, &self.hosts)

@@ -50,7 +50,7 @@ fn columns(kind: Kind) -> &'static [Column] {
             }
         }
         Kind::DestinationRule => const { &[NAME, column("Host", Cell::Field("/spec/host")), AGE] },
-        Kind::Gateway => const { &[NAME, AGE] },
+        Kind::Gateway | Kind::RequestAuthentication => const { &[NAME, AGE] },
         Kind::ServiceEntry => {
             const {
                 &[

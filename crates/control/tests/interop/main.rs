@@ -91,6 +91,7 @@ mod secure_gateway;
 mod service_entries;
 mod sidecar;
 mod sniffing;
+mod tokens;
 mod tunnels;
 mod upgrades;
 mod user_documents;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lateen_api::{Mode, Object};
-use lateen_control::{Control, Options};
+use lateen_control::{Control, KeyOptions, Options};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
@@ -40,6 +40,11 @@ impl Mesh {
             api_port: 0,
             monitoring_port: 0,
             debounce_after: Duration::from_millis(20),
+            keys: KeyOptions {
+                refresh: Duration::from_millis(200),
+                retry: Duration::from_millis(50),
+                ..KeyOptions::default()
+            },
             ..Options::new(self.directory().join("data"))
         };
         let control = Control::start(options).await.unwrap();

@@ -23,6 +23,8 @@ pub struct Changes {
     pub secrets: BTreeSet<NamespacedName>,
     /// Namespaces whose PeerAuthentications changed.
     pub peer_authentications: BTreeSet<String>,
+    /// RequestAuthentications, or the keys fetched for them.
+    pub request_authentications: bool,
     /// Workloads that came, went or changed in what listeners read: names, labels, ports, place.
     pub workloads: BTreeSet<NamespacedName>,
 }
@@ -52,6 +54,7 @@ impl Changes {
             && !self.gateways
             && !self.sidecars
             && !self.authorization_policies
+            && !self.request_authentications
     }
 
     /// Joins later changes into these: what was before is what was before the first.
@@ -69,6 +72,7 @@ impl Changes {
         self.gateways |= later.gateways;
         self.sidecars |= later.sidecars;
         self.authorization_policies |= later.authorization_policies;
+        self.request_authentications |= later.request_authentications;
         self.secrets.extend(later.secrets);
         self.peer_authentications.extend(later.peer_authentications);
         self.workloads.extend(later.workloads);

@@ -23,6 +23,7 @@ use crate::hostname;
 use crate::peer_authentication::PeerAuthentication;
 use crate::proxy::Proxy;
 use crate::registry::Registered;
+use crate::request_authentication::{KeySets, RequestAuthentication};
 use crate::rules::{
     Client, DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
 };
@@ -67,6 +68,11 @@ pub struct MeshSnapshot {
     /// By namespace, oldest first.
     peer_authentications: RedBlackTreeMapSync<(String, Origin), Arc<PeerAuthentication>>,
     namespaces: RedBlackTreeMapSync<String, ()>,
+    /// By namespace, oldest first.
+    pub(crate) request_authentications:
+        RedBlackTreeMapSync<(String, Origin), Arc<RequestAuthentication>>,
+    /// Keys that were fetched for them.
+    pub(crate) key_sets: Arc<KeySets>,
 
     /// What claims each host, oldest first: the first is its service.
     registered: RedBlackTreeMapSync<Claim, Arc<Registered>>,

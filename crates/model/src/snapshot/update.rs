@@ -14,6 +14,7 @@ use crate::auto_allocate::Allocation;
 use crate::delegate;
 use crate::peer_authentication::PeerAuthentication;
 use crate::registry::{self, Registered};
+use crate::request_authentication::RequestAuthentication;
 use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
 use crate::secret::Secret;
 use crate::service::{Service, Workload};
@@ -44,6 +45,7 @@ impl MeshSnapshot {
         let mut next = MeshSnapshot {
             revision,
             settings,
+            key_sets: previous.map(|p| p.key_sets.clone()).unwrap_or_default(),
             ..MeshSnapshot::default()
         };
         let changes = objects.iter().map(|object| ObjectChange {
@@ -218,6 +220,11 @@ impl<'a> Update<'a> {
                 self.next.authorization_policies.remove_mut(&key);
                 self.changes.authorization_policies = true;
             }
+            Spec::RequestAuthentication(_) => {
+                let key = (origin.namespace.clone(), origin);
+                self.next.request_authentications.remove_mut(&key);
+                self.changes.request_authentications = true;
+            }
             Spec::Secret(_) => {
                 let key = (origin.namespace, origin.name);
                 self.next.secrets.remove_mut(&key);
@@ -304,6 +311,16 @@ impl<'a> Update<'a> {
                 keep(&mut policy, old);
                 self.next.authorization_policies.insert_mut(key, policy);
                 self.changes.authorization_policies = true;
+            }
+            Spec::RequestAuthentication(spec) => {
+                let key = (origin.namespace.clone(), origin.clone());
+                let spec = spec.clone();
+                let mut policy = Arc::new(RequestAuthentication { origin, spec });
+                let before = self.previous;
+                let before = before.and_then(|p| p.request_authentications.get(&key));
+                keep(&mut policy, before);
+                self.next.request_authentications.insert_mut(key, policy);
+                self.changes.request_authentications = true;
             }
             Spec::Secret(spec) => {
                 let key = (origin.namespace.clone(), origin.name.clone());

@@ -1,6 +1,7 @@
 //! HTTP filters of connection managers, and their configuration per route.
 
 use super::fault_and_cors::{cors_policy, fault, fault_filter};
+use super::jwt_authn::jwt_authn;
 use super::rbac::{http_rbac, rbac_per_route};
 use super::scope::{At, report};
 use super::values::{any, decode, flag, non_empty, required};
@@ -38,11 +39,13 @@ const OBSERVERS: &[(&str, &str)] = &[
 
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+const JWT_AUTHN: &str = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 /// Names under which routes speak of these filters. A route's word is for the filter of that name,
 /// so another name is refused rather than guessed.
 const FAULT_NAME: &str = "envoy.filters.http.fault";
+const JWT_AUTHN_NAME: &str = "envoy.filters.http.jwt_authn";
 const CORS_NAME: &str = "envoy.filters.http.cors";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const RBAC_PER_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
@@ -121,6 +124,11 @@ fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter
             decode(bytes, at)?,
             at,
         )?))),
+        JWT_AUTHN if !in_struct => {
+            named(&name, JWT_AUTHN_NAME, at)?;
+            let filter = jwt_authn(decode(bytes, at)?, at)?;
+            Ok(Some(HttpFilter::JwtAuthn(Arc::new(filter))))
+        }
         CORS if !in_struct => {
             named(&name, CORS_NAME, at)?;
             Ok(Some(HttpFilter::Cors))

@@ -18,6 +18,7 @@ mod hash_policy;
 mod hcm;
 mod headers;
 mod http_options;
+mod jwt_authn;
 mod lb;
 mod listener;
 mod listener_filters;

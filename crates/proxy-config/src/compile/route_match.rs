@@ -1,5 +1,6 @@
 //! `RouteMatch`: paths, headers, query parameters.
 
+use super::rbac::metadata_matcher;
 use super::scope::{At, reject};
 use super::strings::{full_match, string_matcher};
 use super::values::{flag, header_name, known, required};
@@ -29,7 +30,7 @@ pub(crate) fn route_matcher(
         filter_state,
         path_specifier,
     } = message;
-    reject!(at; cookies, tls_context, dynamic_metadata, filter_state);
+    reject!(at; cookies, tls_context, filter_state);
     let query = |(i, q)| query_matcher(q, at.item("query_parameters", i));
     Ok(RouteMatcher {
         path: path_matcher(required(path_specifier, at.field("path_specifier"))?, at)?,
@@ -39,6 +40,11 @@ pub(crate) fn route_matcher(
             .into_iter()
             .enumerate()
             .map(query)
+            .collect::<Result<_, _>>()?,
+        metadata: dynamic_metadata
+            .into_iter()
+            .enumerate()
+            .map(|(i, m)| metadata_matcher(m, at.item("dynamic_metadata", i)))
             .collect::<Result<_, _>>()?,
         grpc: grpc
             .map(|pb::route_match::GrpcRouteMatchOptions {}| ())

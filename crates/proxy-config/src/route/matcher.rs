@@ -1,7 +1,8 @@
 //! What a request must be for a route (`envoy.config.route.v3.RouteMatch`).
 
 use super::StringMatcher;
-use crate::RequestView;
+use crate::rbac::MetadataMatcher;
+use crate::{Metadata, RequestView};
 use regex::bytes::Regex;
 
 /// All conditions of one route; all must hold.
@@ -11,6 +12,7 @@ pub struct RouteMatcher {
     pub case_sensitive: bool,
     pub headers: Vec<HeaderMatcher>,
     pub query: Vec<QueryMatcher>,
+    pub metadata: Vec<MetadataMatcher>,
     /// Only gRPC requests (`content-type: application/grpc`).
     pub grpc: bool,
     pub runtime_fraction: Option<Fraction>,
@@ -30,13 +32,21 @@ pub enum PathMatcher {
 }
 
 impl RouteMatcher {
-    /// Whether all conditions hold. `path` is the request's path as [`matched_path`] cuts it.
-    pub fn matches(&self, request: &impl RequestView, path: &[u8], random: u64) -> bool {
+    /// Whether all conditions hold. `path` is the request's path as [`matched_path`] cuts it, and
+    /// `metadata` what filters have found out so far.
+    pub fn matches(
+        &self,
+        request: &impl RequestView,
+        metadata: Option<&Metadata>,
+        path: &[u8],
+        random: u64,
+    ) -> bool {
         self.matches_path(request, path)
             && self.runtime_fraction.is_none_or(|f| f.includes(random))
             && (!self.grpc || is_grpc(request))
             && self.headers.iter().all(|h| h.matches(request))
             && self.query.iter().all(|q| q.matches(request.path()))
+            && self.metadata.iter().all(|m| m.matches(metadata))
     }
 
     fn matches_path(&self, request: &impl RequestView, path: &[u8]) -> bool {

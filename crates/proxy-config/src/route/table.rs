@@ -51,12 +51,18 @@ pub struct VirtualHost {
 }
 
 impl VirtualHost {
-    /// The first route in order that matches. `random` decides runtime fractions and weights, and
-    /// must be the same for all decisions about one request.
-    pub fn route(&self, request: &impl RequestView, random: u64) -> Option<&Arc<Route>> {
+    /// The first route in order that matches. `metadata` is what filters have found out so far;
+    /// `random` decides runtime fractions and weights, and must be the same for all decisions about
+    /// one request.
+    pub fn route(
+        &self,
+        request: &impl RequestView,
+        metadata: Option<&Metadata>,
+        random: u64,
+    ) -> Option<&Arc<Route>> {
         let path = matched_path(request.path(), self.ignore_path_parameters);
         self.index.find(&self.routes, path, |route| {
-            route.matcher.matches(request, path, random)
+            route.matcher.matches(request, metadata, path, random)
         })
     }
 }

@@ -114,7 +114,7 @@ fn table(routes: Vec<pb::Route>) -> Arc<RouteTable> {
 fn first(table: &RouteTable, request: &Request) -> Option<Arc<Route>> {
     table
         .virtual_host(request.authority())
-        .and_then(|v| v.route(request, 0))
+        .and_then(|v| v.route(request, None, 0))
         .cloned()
 }
 
@@ -533,8 +533,8 @@ proptest! {
         for path in &paths {
             let request = get(path);
             let stripped = super::matched_path(request.path(), false);
-            let linear = host.routes.iter().find(|r| r.matcher.matches(&request, stripped, random));
-            let indexed = host.route(&request, random);
+            let linear = host.routes.iter().find(|r| r.matcher.matches(&request, None, stripped, random));
+            let indexed = host.route(&request, None, random);
             prop_assert_eq!(indexed.map(|r| &r.name), linear.map(|r| &r.name), "{}", path);
             if let Some(route) = indexed {
                 prop_assert!(!matches!(route.matcher.path, PathMatcher::Connect));

@@ -191,7 +191,20 @@ fn listeners_are_rejected_with_the_path_of_the_field() {
 
 #[test]
 fn connection_managers_are_rejected_with_the_path_of_the_field() {
-    let jwt = json!({"name": "envoy.filters.http.jwt_authn", "is_optional": true, "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"}});
+    let jwt = |provider: serde_json::Value, rule: serde_json::Value| {
+        let kind =
+            "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+        let config = json!({"@type": kind, "providers": {"p": provider}, "rules": [rule]});
+        let filter = json!({"name": "envoy.filters.http.jwt_authn", "is_optional": true, "typed_config": config});
+        json!({"http_filters": [filter, router()]})
+    };
+    let keys =
+        json!({"local_jwks": {"inline_string": r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#}});
+    let provider_with = |field: &str, value: serde_json::Value| {
+        let mut provider = keys.clone();
+        provider[field] = value;
+        jwt(provider, json!({"match": {"prefix": "/"}}))
+    };
     let rbac = json!({"name": "envoy.filters.http.rbac", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}});
     let fault = json!({"name": "envoy.filters.http.fault", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault", "response_rate_limit": {"fixed_limit": {"limit_kbps": 1}}}});
     let cors = |name: &str| json!({"name": name, "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"}});
@@ -207,9 +220,53 @@ fn connection_managers_are_rejected_with_the_path_of_the_field() {
             "HTTP/3 is not supported yet",
         ),
         (
-            json!({"http_filters": [jwt, router()]}),
-            "http_filters[0].typed_config",
-            "jwt_authn",
+            jwt(
+                json!({"remote_jwks": {"http_uri": {"uri": "http://a", "cluster": "a", "timeout": "1s"}}}),
+                json!({}),
+            ),
+            "http_filters[0].typed_config.providers[\"p\"].remote_jwks",
+            "not supported",
+        ),
+        (
+            jwt(
+                json!({"local_jwks": {"inline_string": r#"{"keys":[{"kty":"RSA"}]}"#}}),
+                json!({}),
+            ),
+            "http_filters[0].typed_config.providers[\"p\"].local_jwks",
+            "Jwks doesn't have any valid public key",
+        ),
+        (
+            jwt(json!({"local_jwks": {"filename": "/keys"}}), json!({})),
+            "http_filters[0].typed_config.providers[\"p\"].local_jwks",
+            "not supported",
+        ),
+        (
+            provider_with("subjects", json!({"exact": "a"})),
+            "http_filters[0].typed_config.providers[\"p\"].subjects",
+            "not supported",
+        ),
+        (
+            provider_with("require_expiration", json!(true)),
+            "http_filters[0].typed_config.providers[\"p\"].require_expiration",
+            "not supported",
+        ),
+        (
+            provider_with("claim_to_headers", json!([{"header_name": "x"}])),
+            "http_filters[0].typed_config.providers[\"p\"].claim_to_headers[0]",
+            "claim_name or claim_path",
+        ),
+        (
+            jwt(keys.clone(), json!({"requires": {"provider_name": "p"}})),
+            "http_filters[0].typed_config.rules[0].match",
+            "is required",
+        ),
+        (
+            jwt(
+                keys.clone(),
+                json!({"match": {"prefix": "/"}, "requires": {"requires_any": {"requirements": [{"provider_name": "q"}]}}}),
+            ),
+            "http_filters[0].typed_config.rules[0].requires.requires_any.requirements[0].provider_name",
+            "'q' is not configured",
         ),
         (
             json!({"http_filters": [rbac, router()]}),

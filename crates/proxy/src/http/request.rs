@@ -35,11 +35,21 @@ pub(crate) struct Routed<'a> {
 }
 
 /// How a request leaves the part that decides what to do with it.
-enum Decision<'a> {
+pub(super) enum Decision<'a> {
     Route(Routed<'a>),
     /// Answer with a redirect to this location.
     RedirectTo(u16, Vec<u8>),
     Refuse(Outcome),
+}
+
+impl<'a> Decision<'a> {
+    /// The route, if there is one.
+    pub(super) fn routed(&self) -> Option<Routed<'a>> {
+        match self {
+            Decision::Route(routed) => Some(*routed),
+            Decision::RedirectTo(..) | Decision::Refuse(_) => None,
+        }
+    }
 }
 
 /// Serves one request to its end.
@@ -52,33 +62,40 @@ pub(crate) async fn serve<D: Downstream>(
 ) {
     let mut x = Exchange::begin(worker, service, conn, head);
     let view = service.routes.get();
+    let table = view.as_ref().map(|view| &*view.table);
 
     let refused = admit(&mut x);
     let admitted = refused.is_none();
     edit::request_from_client(&mut x);
-    let decision = match (refused, &view) {
-        (Some(decision), _) => decision,
-        (None, None) => Decision::Refuse(Outcome::NoRouteTable),
-        (None, Some(view)) => find_route(&x, &view.table),
-    };
-    let routed = match &decision {
-        Decision::Route(routed) => Some(*routed),
-        _ => None,
-    };
+    let mut decision = refused.unwrap_or_else(|| find_route(&x, table));
 
-    match decision {
-        Decision::Route(routed) if !upgrade_allowed(&x, routed) => {
-            local::refuse_as(&mut x, down, Some(routed), Outcome::UpgradeNotAllowed, 403).await;
+    let answered = match decision.routed() {
+        Some(routed) if !upgrade_allowed(&x, routed) => {
+            let routed = Some(routed);
+            local::refuse_as(&mut x, down, routed, Outcome::UpgradeNotAllowed, 403).await;
+            true
         }
-        _ if admitted && filters::request(&mut x, down, routed).await == Flow::Answered => {}
-        Decision::Refuse(outcome) => local::refuse(&mut x, down, outcome).await,
-        Decision::RedirectTo(status, location) => {
-            local::redirect(&mut x, down, None, status, &location).await;
+        _ if admitted => {
+            filters::request(&mut x, down, table, &mut decision).await == Flow::Answered
         }
-        Decision::Route(routed) => act(&mut x, down, routed).await,
+        _ => false,
+    };
+    if !answered {
+        finish_as(&mut x, down, &decision).await;
     }
 
-    x.finish(routed);
+    x.finish(decision.routed());
+}
+
+/// Does what was decided.
+async fn finish_as<D: Downstream>(x: &mut Exchange, down: &mut D, decision: &Decision<'_>) {
+    match decision {
+        Decision::Refuse(outcome) => local::refuse(x, down, *outcome).await,
+        Decision::RedirectTo(status, location) => {
+            local::redirect(x, down, None, *status, location).await;
+        }
+        Decision::Route(routed) => act(x, down, *routed).await,
+    }
 }
 
 /// Checks and normalises the head. [`Some`]: it goes no further.
@@ -106,8 +123,11 @@ fn admit(x: &mut Exchange) -> Option<Decision<'static>> {
     }
 }
 
-/// Virtual host by authority, then the first route that matches.
-fn find_route<'t>(x: &Exchange, table: &'t RouteTable) -> Decision<'t> {
+/// Virtual host by authority, then the first route that matches what is known so far.
+pub(super) fn find_route<'t>(x: &Exchange, table: Option<&'t RouteTable>) -> Decision<'t> {
+    let Some(table) = table else {
+        return Decision::Refuse(Outcome::NoRouteTable);
+    };
     let Some(host) = table.virtual_host(x.request.authority_bytes()) else {
         return Decision::Refuse(Outcome::NoRoute);
     };
@@ -120,7 +140,7 @@ fn find_route<'t>(x: &Exchange, table: &'t RouteTable) -> Decision<'t> {
         ];
         return Decision::RedirectTo(301, parts.concat());
     }
-    match host.route(&x.request, x.random) {
+    match host.route(&x.request, x.metadata.all(), x.random) {
         Some(route) => Decision::Route(Routed { table, host, route }),
         None => Decision::Refuse(Outcome::NoRoute),
     }

@@ -33,7 +33,7 @@ impl HttpService {
         };
         let router = manager.filters.iter().find_map(|filter| match filter {
             HttpFilter::Router(router) => Some(*router),
-            HttpFilter::Fault(_) | HttpFilter::Cors | HttpFilter::Rbac(_) => None,
+            _ => None,
         });
         let rbac = manager.filters.iter().filter_map(|filter| match filter {
             HttpFilter::Rbac(filter) => {

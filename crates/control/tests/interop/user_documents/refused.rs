@@ -1,9 +1,14 @@
-//! Documents 25, 27 and 41, which have a field that Istio does not know: refused at its line, with
+//! Documents 19, 25, 27 and 41, which have a field that Istio does not know: refused at its line, with
 //! the right spelling, and nothing that serves is disturbed.
 
 use lateen_testkit::envoy::Plane;
 
 use super::{Scene, offered};
+
+async fn document_19_requestauthentication_jwt_auth(plane: Plane) {
+    let words = ["spec.jwtRules[0].triggerRules", "notPaths"];
+    refused(plane, "19", "api", &words).await;
+}
 
 async fn document_25_destinationrule_reviews(plane: Plane) {
     refused(
@@ -54,6 +59,7 @@ async fn refused(plane: Plane, document: &str, host: &str, words: &[&str]) {
 }
 
 on_both! {
+    document_19_requestauthentication_jwt_auth,
     document_25_destinationrule_reviews,
     document_27_destinationrule_api,
     document_41_serviceentry_external_payment_api,

@@ -8,13 +8,15 @@
 
 mod cors;
 mod fault;
+mod jwt;
 mod rbac;
 
 use super::exchange::Exchange;
 use super::head::ResponseHead;
-use super::request::Routed;
+use super::request::{Decision, Routed, find_route};
 use super::stream::Downstream;
 use lateen_proxy_config::HttpFilter;
+use lateen_proxy_config::route::RouteTable;
 use std::sync::Arc;
 
 /// What filters note about a request, for its response and its log line.
@@ -38,17 +40,30 @@ pub(super) enum Flow {
 }
 
 /// Shows a request to the filters. One without a route is shown to them as well: who may not come
-/// in is not told what there is.
-pub(super) async fn request<D: Downstream>(
+/// in is not told what there is. What a filter finds out may lead to another route.
+pub(super) async fn request<'t, D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
-    routed: Option<Routed<'_>>,
+    table: Option<&'t RouteTable>,
+    decision: &mut Decision<'t>,
 ) -> Flow {
     let service = x.service.clone();
     let mut counted = service.rbac.iter();
     for filter in &service.manager.filters {
+        let routed = decision.routed();
         // What waits or answers is boxed: it is rare, and every request would carry its size.
         let flow = match filter {
+            HttpFilter::JwtAuthn(filter) => match jwt::check(x, filter) {
+                jwt::Verdict::Pass => Flow::Continue,
+                jwt::Verdict::PassAnew => {
+                    *decision = find_route(x, table);
+                    Flow::Continue
+                }
+                jwt::Verdict::Refuse(failure) => {
+                    Box::pin(jwt::refuse(x, down, routed, failure)).await;
+                    Flow::Answered
+                }
+            },
             HttpFilter::Fault(filter) => match fault::choose(x, routed, filter) {
                 Some(chosen) => Box::pin(fault::inject(x, down, routed, filter, chosen)).await,
                 None => Flow::Continue,
@@ -81,7 +96,10 @@ pub(super) fn response(x: &Exchange, routed: Routed<'_>, head: &mut ResponseHead
     for filter in x.service.manager.filters.iter().rev() {
         match filter {
             HttpFilter::Cors => cors::response(x, routed, head),
-            HttpFilter::Fault(_) | HttpFilter::Rbac(_) | HttpFilter::Router(_) => {}
+            HttpFilter::JwtAuthn(_)
+            | HttpFilter::Fault(_)
+            | HttpFilter::Rbac(_)
+            | HttpFilter::Router(_) => {}
         }
     }
 }
