@@ -210,12 +210,28 @@ fn escaped(rest: &[u8]) -> Option<u8> {
 /// At the start of a segment: whether it is `..` (true) or `.` (false), dots escaped or not, and what
 /// follows its slash.
 fn dot_segment(rest: &[u8]) -> Option<(bool, &[u8])> {
+    if let Some(found) = dots_with_parameters(rest) {
+        return Some(found);
+    }
     let after_one = dot(rest)?;
     if let Some(end) = segment_end(after_one) {
         return Some((false, end));
     }
     let after_two = dot(after_one)?;
     segment_end(after_two).map(|end| (true, end))
+}
+
+/// The same for `..;x` and `.;x`, which servers that know path parameters take for the dots alone.
+/// As in Envoy (1.40), the dots must not be escaped.
+fn dots_with_parameters(rest: &[u8]) -> Option<(bool, &[u8])> {
+    let (segments_up, parameters) = match rest {
+        [b'.', b'.', b';', after @ ..] => (true, after),
+        [b'.', b';', after @ ..] => (false, after),
+        _ => return None,
+    };
+    let slash = parameters.iter().position(|b| matches!(b, b'/' | b'\\'));
+    let end = slash.map_or(&[][..], |slash| &parameters[slash + 1..]);
+    Some((segments_up, end))
 }
 
 fn dot(rest: &[u8]) -> Option<&[u8]> {
@@ -286,6 +302,17 @@ mod tests {
         check("/a/...", "/a/...");
         check("/.a", "/.a");
         check("/a/..b", "/a/..b");
+        // As stock Envoy forwards them.
+        check("/a/..;/b", "/b");
+        check("/a/..;x=1/b", "/b");
+        check("/a/.;x/b", "/a/b");
+        check("/a;x/../b", "/b");
+        check("/a/%2e%2e;/b", "/a/..;/b");
+        check("/a/;/b", "/a/;/b");
+        check("/a/..;", "/");
+        check("/a/...;/b", "/a/...;/b");
+        check("/a/..%3b/b", "/a/..%3b/b");
+        check("/a/..;/..;/b", "/b");
         check(r"/a\..\b", "/b");
         check("/a//../b", "/a/b");
         check("/a/../b?x=/../y", "/b?x=/../y");
