@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use crate::authority::{Authority, Lifetimes};
+use crate::key::KeyKind;
 use crate::pieces::{CaError, Pieces};
-use crate::self_signed::{KeyKind, RootLifetimes, SelfSigned};
+use crate::self_signed::{RootLifetimes, SelfSigned};
 use crate::spiffe::TrustDomain;
 
 /// What an authority is opened with.

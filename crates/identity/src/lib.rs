@@ -20,10 +20,12 @@ mod pieces;
 mod request;
 mod self_signed;
 mod spiffe;
+pub mod token;
 
 pub use authority::{Authority, IssueError, Issued, Lifetimes, ServerCertificate};
 pub use ca::{Ca, CaOptions, Origin};
 pub use certificate::{CertificateError, identity_of};
+pub use key::{CryptoError, KeyKind};
 pub use pieces::{CaError, Pieces};
-pub use self_signed::{KeyKind, RootLifetimes};
+pub use self_signed::RootLifetimes;
 pub use spiffe::{SpiffeError, SpiffeId, TrustDomain};

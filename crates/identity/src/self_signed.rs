@@ -25,8 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::{Authority, CLOCK_SKEW, IssueError, hexadecimal, serial};
 use crate::certificate::{self, About};
-pub use crate::key::KeyKind;
-use crate::key::SigningKey;
+use crate::key::{KeyKind, SigningKey};
 use crate::pieces::{CaError, read_bounded};
 use crate::spiffe::TrustDomain;
 
