@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use lateen_identity::CaError;
 use lateen_store::StoreError;
 use thiserror::Error;
 
@@ -20,6 +21,8 @@ pub enum ControlError {
         flag: &'static str,
         source: io::Error,
     },
+    #[error("the authority of the mesh cannot be used: {0}")]
+    Authority(CaError),
     #[error("{task} ended unexpectedly: {reason}")]
     Task { task: &'static str, reason: String },
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lateen_identity::{KeyKind, Lifetimes, RootLifetimes};
+
 use crate::jwks::Cidr;
 
 #[derive(Clone, Debug)]
@@ -27,6 +29,19 @@ pub struct Options {
     /// Revisions kept for history and rollback.
     pub history: u64,
     pub keys: KeyOptions,
+    /// Port of the authority and of discovery over TLS.
+    pub secure_port: u16,
+    /// Istio's `cacerts` as a directory: the authority is that instead of a root of its own.
+    pub plugged_ca: Option<PathBuf>,
+    /// The key of a root that is made.
+    pub ca_key: KeyKind,
+    pub workload_lifetimes: Lifetimes,
+    pub root_lifetimes: RootLifetimes,
+    /// Who else issues tokens for workloads, besides the control plane itself: the issuer's name
+    /// and the file of its JSON Web Key Set.
+    pub token_issuers: Vec<(String, PathBuf)>,
+    /// Gateways get their certificates over the plaintext port too, where nobody proves who he is.
+    pub plaintext_credentials: bool,
 }
 
 /// How the keys of tokens are fetched.
@@ -68,6 +83,13 @@ impl Options {
             debounce_max: Duration::from_secs(10),
             history: 10_000,
             keys: KeyOptions::default(),
+            secure_port: 15012,
+            plugged_ca: None,
+            ca_key: KeyKind::default(),
+            workload_lifetimes: Lifetimes::default(),
+            root_lifetimes: RootLifetimes::default(),
+            token_issuers: Vec::new(),
+            plaintext_credentials: false,
         }
     }
 }

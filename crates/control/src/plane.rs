@@ -20,7 +20,9 @@ use crate::mesh::{self, Mesh};
 use crate::monitoring::{self, Monitor};
 use crate::options::Options;
 use crate::rest::{self, Api};
+use crate::secure::{self, Counters, Tls};
 use crate::source::Discovery;
+use crate::trust::Trust;
 
 /// How long open requests and streams get to end.
 const GRACE: Duration = Duration::from_secs(3);
@@ -28,7 +30,10 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Where a control plane listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
+    /// Discovery without TLS.
     pub xds: SocketAddr,
+    /// The authority, and discovery over TLS.
+    pub secure: SocketAddr,
     pub api: SocketAddr,
     pub monitoring: SocketAddr,
 }
@@ -47,6 +52,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let addresses = control.addresses();
     tracing::info!(
         xds = %addresses.xds,
+        secure = %addresses.secure,
         api = %addresses.api,
         monitoring = %addresses.monitoring,
         "the control plane is ready"
@@ -76,8 +82,10 @@ impl Control {
             task: "fetching the keys of tokens",
             reason,
         })?;
+        let (trust, tls) = trusted(options.clone(), mesh.clone(), addresses.secure).await?;
+        let counters = Arc::new(Counters::default());
         let snapshot = mesh.snapshot();
-        let discovery = Arc::new(Discovery::new());
+        let discovery = Arc::new(Discovery::new(options.plaintext_credentials));
         let server = Server::new(
             discovery.clone(),
             mesh::first_push(snapshot.clone()),
@@ -90,6 +98,8 @@ impl Control {
             advice: Arc::new(move |object| advice::warnings(&advising.refresh(), object)),
             view: Arc::new(move || viewing.refresh()),
             leaving: left.clone(),
+            trust: trust.clone(),
+            issues_tokens: options.bind.is_loopback(),
         };
         let for_sweeping = discovery.clone();
         let monitor = Monitor {
@@ -98,6 +108,8 @@ impl Control {
             discovery,
             directory: directory.clone(),
             started: Instant::now(),
+            trust: trust.clone(),
+            certificates: counters.clone(),
         };
         let debug = monitoring::debug::router(monitor.clone());
         let api =
@@ -111,6 +123,20 @@ impl Control {
         let mut tasks = JoinSet::new();
         tasks.spawn(http(listeners.api, api, left.clone()));
         tasks.spawn(http(listeners.monitoring, monitoring, left.clone()));
+        let services = secure::Services::new(trust.clone(), server.clone(), counters);
+        let (port, until) = (tls.clone(), left.clone());
+        tasks.spawn(async move {
+            secure::serve(services, port, listeners.secure, until).await;
+            Ok(())
+        });
+        let until = left.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = follow_trust(trust, tls) => {}
+                () = gone(until) => {}
+            }
+            Ok(())
+        });
         let (xds, until) = (server.clone(), left.clone());
         tasks.spawn(async move {
             xds.serve(listeners.xds, gone(until)).await;
@@ -160,6 +186,7 @@ impl Control {
 
 struct Listeners {
     xds: TcpListener,
+    secure: TcpListener,
     api: TcpListener,
     monitoring: TcpListener,
 }
@@ -185,6 +212,13 @@ impl Listeners {
                 "--xds-port",
             )
             .await?,
+            secure: bind(
+                options.xds_bind.unwrap_or(options.bind),
+                options.secure_port,
+                "certificates and xDS over TLS",
+                "--secure-port",
+            )
+            .await?,
             api: bind(options.bind, options.api_port, "the API", "--api-port").await?,
             monitoring: bind(
                 options.bind,
@@ -205,9 +239,49 @@ impl Listeners {
         };
         Ok(Addresses {
             xds: of(&self.xds)?,
+            secure: of(&self.secure)?,
             api: of(&self.api)?,
             monitoring: of(&self.monitoring)?,
         })
+    }
+}
+
+/// How often files, Secret and clock are looked at.
+const TRUST_PERIOD: Duration = Duration::from_secs(2);
+
+async fn trusted(
+    options: Options,
+    mesh: Arc<Mesh>,
+    secure: SocketAddr,
+) -> Result<(Arc<Trust>, Arc<Tls>), ControlError> {
+    let opening = tokio::task::spawn_blocking(move || {
+        let trust = Arc::new(Trust::open(&options, mesh)?);
+        let tls = Tls::new(trust.clone(), &[options.bind, secure.ip()]);
+        let tls = tls.map_err(|reason| ControlError::Task {
+            task: "the certificate of the control plane",
+            reason,
+        })?;
+        Ok((trust, Arc::new(tls)))
+    });
+    opening.await.map_err(|error| ControlError::Task {
+        task: "opening the authority",
+        reason: error.to_string(),
+    })?
+}
+
+async fn follow_trust(trust: Arc<Trust>, tls: Arc<Tls>) {
+    let mut period = tokio::time::interval(TRUST_PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        let (trust, tls) = (trust.clone(), tls.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            trust.refresh();
+            tls.refresh();
+        });
+        if let Err(error) = looked.await {
+            tracing::error!(%error, "the authority cannot be looked at");
+        }
     }
 }
 
@@ -250,7 +324,7 @@ async fn http(
     })
 }
 
-async fn gone(mut leaving: watch::Receiver<bool>) {
+pub(crate) async fn gone(mut leaving: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is leaving too.
     let _ = leaving.wait_for(|leaving| *leaving).await;
 }

@@ -3,22 +3,33 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use lateen_identity::SpiffeId;
 use lateen_model::{Changes, Locality, MeshSnapshot, NamespacedName, Proxy};
 use lateen_translate::{Encoded, Translator};
-use lateen_xds::{Changed, Names, Node, Resource, Source};
+use lateen_xds::{Changed, Names, Node, Resource, Source, type_url};
 
 /// Who is connected, and what each may have.
 pub(crate) struct Discovery {
     translator: Translator<Resource>,
-    /// By node id, with the number of streams.
-    proxies: RwLock<HashMap<String, (Arc<Proxy>, usize)>>,
+    /// Gateways that did not prove who they are get their certificates all the same.
+    plaintext_credentials: bool,
+    /// By node id and proved identity, with the number of streams: what somebody says of himself
+    /// on one connection is not taken for what another one has proved.
+    proxies: RwLock<HashMap<Client, (Arc<Proxy>, usize)>>,
+}
+
+type Client = (String, Option<String>);
+
+fn client(node: &Node) -> Client {
+    (node.id.clone(), node.identity.clone())
 }
 
 impl Discovery {
-    pub fn new() -> Self {
+    pub fn new(plaintext_credentials: bool) -> Self {
         let wrap = |made: Encoded| Resource::from_bytes(made.name, made.type_url, made.bytes);
         Self {
             translator: Translator::new(wrap),
+            plaintext_credentials,
             proxies: RwLock::default(),
         }
     }
@@ -47,7 +58,7 @@ impl Discovery {
 
     fn proxy(&self, node: &Node) -> Option<Arc<Proxy>> {
         let proxies = self.proxies.read().unwrap_or_else(PoisonError::into_inner);
-        proxies.get(&node.id).map(|(proxy, _)| proxy.clone())
+        proxies.get(&client(node)).map(|(proxy, _)| proxy.clone())
     }
 }
 
@@ -56,13 +67,16 @@ impl Source for Discovery {
 
     fn connect(&self, node: &Node) -> Result<(), String> {
         let mut proxy = Proxy::from_node(&node.id, &node.metadata).map_err(|e| e.to_string())?;
+        if let Some(identity) = &node.identity {
+            is_its_own(node, &proxy, identity)?;
+        }
         proxy.locality = Locality {
             region: node.region.clone(),
             zone: node.zone.clone(),
             subzone: node.sub_zone.clone(),
         };
         let mut proxies = self.proxies.write().unwrap_or_else(PoisonError::into_inner);
-        let entry = proxies.entry(node.id.clone());
+        let entry = proxies.entry(client(node));
         // A proxy that connects anew may have changed; its metadata now is what counts.
         let (known, streams) = entry.or_insert_with(|| (Arc::new(proxy.clone()), 0));
         *known = Arc::new(proxy);
@@ -72,10 +86,11 @@ impl Source for Discovery {
 
     fn disconnect(&self, node: &Node) {
         let mut proxies = self.proxies.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, streams)) = proxies.get_mut(&node.id) {
+        let client = client(node);
+        if let Some((_, streams)) = proxies.get_mut(&client) {
             *streams = streams.saturating_sub(1);
             if *streams == 0 {
-                proxies.remove(&node.id);
+                proxies.remove(&client);
             }
         }
     }
@@ -87,10 +102,41 @@ impl Source for Discovery {
         type_url: &str,
         names: Option<&BTreeSet<String>>,
     ) -> Vec<Arc<Resource>> {
+        let may_have_secrets = node.identity.is_some() || self.plaintext_credentials;
+        if type_url == type_url::SECRET && !may_have_secrets {
+            return Vec::new();
+        }
         // A stream's proxy is known from `connect` to `disconnect`.
         let Some(proxy) = self.proxy(node) else {
             return Vec::new();
         };
         self.translator.generate(snapshot, &proxy, type_url, names)
     }
+}
+
+/// Whether a node speaks for the identity that its connection has proved: the same namespace,
+/// wherever it says one, and the same service account, if it says one (Istio's
+/// `PILOT_ENABLE_XDS_IDENTITY_CHECK`).
+fn is_its_own(node: &Node, proxy: &Proxy, identity: &str) -> Result<(), String> {
+    let proved = SpiffeId::parse(identity).map_err(|error| error.to_string())?;
+    let of_id = node.parsed.as_ref().map(|id| id.namespace.as_str());
+    let account = node.metadata_str("SERVICE_ACCOUNT").unwrap_or_default();
+    let is_own = proxy.namespace == proved.namespace()
+        && of_id == Some(proved.namespace())
+        && (account.is_empty() || account == proved.service_account());
+    if is_own {
+        return Ok(());
+    }
+    // What a node says of itself may be long.
+    const SHOWN: usize = 200;
+    let said = match account {
+        "" => format!("the namespace {}", proxy.namespace),
+        account => format!("{}/{account}", proxy.namespace),
+    };
+    let said: String = said.chars().take(SHOWN).collect();
+    Err(format!(
+        "authorization failed: this connection has proved to be {identity}, which does not match \
+         the node {:?} of {said}; a proxy gets the configuration of its own workload only",
+        node.id.chars().take(SHOWN).collect::<String>()
+    ))
 }

@@ -396,6 +396,7 @@ async fn a_taken_port_is_named_with_its_flag() {
     let port = taken.local_addr().unwrap().port();
     let options = lateen_control::Options {
         xds_port: 0,
+        secure_port: 0,
         monitoring_port: 0,
         api_port: port,
         ..lateen_control::Options::new(directory.path())

@@ -403,6 +403,8 @@ async fn start_control(directory: &Path) -> Result<(Control, u16)> {
     let xds = ports::reserve();
     let options = Options {
         xds_port: xds,
+        secure_port: 0,
+        plaintext_credentials: true,
         api_port: 0,
         monitoring_port: 0,
         debounce_after: Duration::from_millis(50),

@@ -56,6 +56,11 @@ pub fn identity_of(certificate: &[u8]) -> Result<SpiffeId, CertificateError> {
     }
 }
 
+/// Until when a certificate is valid; `None` when it cannot be read.
+pub fn not_after(certificate: &[u8]) -> Option<SystemTime> {
+    About::read(certificate).map(|about| about.not_after)
+}
+
 /// The certificates of a PEM text.
 pub(crate) fn read(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, &'static str> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();

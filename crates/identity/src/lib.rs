@@ -24,7 +24,7 @@ pub mod token;
 
 pub use authority::{Authority, IssueError, Issued, Lifetimes, ServerCertificate};
 pub use ca::{Ca, CaOptions, Origin};
-pub use certificate::{CertificateError, identity_of};
+pub use certificate::{CertificateError, identity_of, not_after};
 pub use key::{CryptoError, KeyKind};
 pub use pieces::{CaError, Pieces};
 pub use self_signed::RootLifetimes;

@@ -157,6 +157,10 @@ impl SelfSigned {
     ) -> Result<(), CaError> {
         let wrong =
             |error: IssueError| CaError::new(self.path.display().to_string(), error.to_string());
+        if self.generations.len() >= MAX_GENERATIONS {
+            let reason = "holds as many roots as it may; wait until old ones are no longer needed";
+            return Err(CaError::new(self.path.display().to_string(), reason));
+        }
         let next = Generation::make(kind, domain, lifetimes.validity, now).map_err(wrong)?;
         self.generations.push(next);
         let written = self.write();

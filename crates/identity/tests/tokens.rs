@@ -291,7 +291,7 @@ fn text_that_is_no_token_is_refused() {
         verifier.verify(&"a".repeat(1 << 20), CA_AUDIENCE, at(NOW)),
         Err(TokenError::TooLong(1 << 20))
     );
-    let twice = format!("{{\"alg\":\"ES256\",\"alg\":\"none\"}}");
+    let twice = r#"{"alg":"ES256","alg":"none"}"#;
     refused(&format!(
         "{}.{}.{}",
         BASE64.encode(twice),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lateen_control::{Cidr, KeyOptions, Options};
+use lateen_control::{Cidr, KeyKind, KeyOptions, Lifetimes, Options};
 
 use crate::failure::{Failure, Outcome};
 
@@ -29,6 +29,10 @@ pub struct Args {
     /// Port of the xDS server (plaintext gRPC)
     #[arg(long, value_name = "PORT", default_value_t = 15010)]
     pub xds_port: u16,
+
+    /// Port of the certificate authority and of xDS over TLS
+    #[arg(long, value_name = "PORT", default_value_t = 15012)]
+    pub secure_port: u16,
 
     /// Port of /metrics, /ready, /version and /debug
     #[arg(long, value_name = "PORT", default_value_t = 15014)]
@@ -66,6 +70,33 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub jwks_extra_roots: Option<PathBuf>,
 
+    /// Directory of an authority to use instead of a self-signed root: ca-cert.pem, ca-key.pem,
+    /// cert-chain.pem and root-cert.pem (or tls.crt, tls.key and ca.crt)
+    #[arg(long, value_name = "DIR")]
+    pub ca_dir: Option<PathBuf>,
+
+    /// Key of the self-signed root, when it is made
+    #[arg(long, value_name = "KIND", default_value = "ecdsa", value_parser = ["ecdsa", "rsa"])]
+    pub ca_key: String,
+
+    /// Validity of the certificates of workloads
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    #[arg(env = "DEFAULT_WORKLOAD_CERT_TTL")]
+    pub workload_cert_ttl: Duration,
+
+    /// The longest validity that a workload may ask for
+    #[arg(long, value_name = "DURATION", default_value = "2160h", value_parser = duration)]
+    #[arg(env = "MAX_WORKLOAD_CERT_TTL")]
+    pub max_workload_cert_ttl: Duration,
+
+    /// Another issuer of workload tokens (audience istio-ca), and the file of its JSON Web Key Set
+    #[arg(long, value_name = "ISSUER=FILE", value_parser = token_issuer)]
+    pub token_issuer: Vec<(String, PathBuf)>,
+
+    /// Give gateways their certificates over the plaintext port too
+    #[arg(long, hide = true)]
+    pub plaintext_credentials: bool,
+
     /// Leave when standard input ends: the parent process holds it open
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -92,6 +123,18 @@ pub fn run(args: Args) -> Outcome {
             extra_roots: args.jwks_extra_roots,
             ..KeyOptions::default()
         },
+        secure_port: args.secure_port,
+        plugged_ca: args.ca_dir,
+        ca_key: match args.ca_key.as_str() {
+            "rsa" => KeyKind::Rsa2048,
+            _ => KeyKind::EcdsaP256,
+        },
+        workload_lifetimes: Lifetimes {
+            default: args.workload_cert_ttl,
+            max: args.max_workload_cert_ttl,
+        },
+        token_issuers: args.token_issuer,
+        plaintext_credentials: args.plaintext_credentials,
         ..Options::new(args.data_dir)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,6 +149,15 @@ pub fn run(args: Args) -> Outcome {
 
 pub fn duration(text: &str) -> Result<Duration, String> {
     lateen_api::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn token_issuer(text: &str) -> Result<(String, PathBuf), String> {
+    match text.rsplit_once('=') {
+        Some((issuer, file)) if !issuer.is_empty() && !file.is_empty() => {
+            Ok((issuer.to_owned(), file.into()))
+        }
+        _ => Err("write ISSUER=FILE, as in https://issuer.example=keys.json".to_owned()),
+    }
 }
 
 /// `LATEEN_LOG` takes tracing's filters (`debug`, `lateen_xds=trace,info`).

@@ -564,7 +564,7 @@ fn a_control_plane_that_is_killed_at_its_very_first_start_starts_again() {
                     "--monitoring-port",
                     &port(14),
                 ])
-                .args(["--api-port", &port(88), "--data-dir"])
+                .args(["--api-port", &port(88), "--secure-port", "0", "--data-dir"])
                 .arg(dir.path())
                 .stdin(Stdio::null())
                 .stderr(Stdio::null())

@@ -39,6 +39,8 @@ impl Control {
             .args([
                 "--api-port",
                 &port(88),
+                "--secure-port",
+                "0",
                 "--debounce-after",
                 "10ms",
                 "--data-dir",

@@ -9,7 +9,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use prost_types::Value;
+pub use prost_types::Value;
+pub use prost_types::value::Kind;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::{BoxFuture, Bytes, Service, StdError, http};

@@ -21,6 +21,9 @@ pub struct Node {
     pub user_agent_version: String,
     /// The id read by Istio's convention; `None` when it does not follow it.
     pub parsed: Option<NodeId>,
+    /// The SPIFFE id that the connection has proved. It never comes out of the node itself, and
+    /// is not sent.
+    pub identity: Option<String>,
 }
 
 /// `sidecar~10.0.0.1~reviews-v1.default~default.svc.cluster.local`
@@ -103,10 +106,11 @@ impl Node {
             user_agent: node.user_agent_name.clone(),
             user_agent_version: version,
             parsed: NodeId::parse(&node.id),
+            identity: None,
         }
     }
 
-    /// The form a client sends. `parsed` is not looked at.
+    /// The form a client sends. `parsed` and `identity` are not looked at.
     pub fn to_proto(&self) -> core::Node {
         core::Node {
             id: self.id.clone(),

@@ -79,6 +79,7 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
     {
         command.arg(flag).arg(port.to_string());
     }
+    command.args(["--secure-port", "0"]);
     let running = Running::start("control", &mut command, directory.path())?;
     let [xds, api, _] = ports.map(loopback);
     client::wait_for(api).await?;

@@ -34,6 +34,7 @@ pub(crate) fn router(monitor: Monitor) -> Router {
                 .post(findings_with)
                 .layer(DefaultBodyLimit::max(MAX_PROPOSED)),
         )
+        .route("/debug/root-cert.pem", get(root_certificates))
         .route("/debug/directoryz", get(directoryz))
         .route("/debug/config_dump", get(config_dump))
         .route("/debug/versionz", get(|| async { Json(super::version()) }))
@@ -54,6 +55,7 @@ async fn index() -> Json<Value> {
         "/debug/registryz": "services",
         "/debug/endpointz": "endpoints by service",
         "/debug/findings": "what does not fit together, with Istio's message codes (POST a list of objects: as if they were applied)",
+        "/debug/root-cert.pem": "the roots that workloads trust",
         "/debug/directoryz": "files of the configuration directory, with errors and warnings",
         "/debug/config_dump?proxyID=NAME.NAMESPACE": "the resources a proxy is given",
     }))
@@ -82,6 +84,7 @@ async fn connections(State(monitor): State<Monitor>) -> Json<Value> {
             "id": proxy.node.id,
             "cluster": proxy.node.cluster,
             "peer": proxy.peer,
+            "identity": proxy.node.identity,
             "metadata": proxy.node.metadata,
         })
     };
@@ -184,6 +187,11 @@ async fn findings_with(
         Ok(found) => Json(json!(found)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+async fn root_certificates(State(monitor): State<Monitor>) -> Response {
+    let type_ = [(axum::http::header::CONTENT_TYPE, "application/x-pem-file")];
+    (type_, monitor.trust.authority().roots_pem()).into_response()
 }
 
 async fn directoryz(State(monitor): State<Monitor>) -> Json<Value> {

@@ -70,6 +70,7 @@ pub(super) fn render(monitor: &Monitor) -> String {
         read(&counters.snapshot_micros) / 1e6,
         read(&counters.pushes),
     );
+    authority(&mut text, monitor);
     for metric in monitor.server.metrics() {
         let kind = match metric.kind {
             MetricKind::Counter => "counter",
@@ -92,6 +93,52 @@ pub(super) fn render(monitor: &Monitor) -> String {
         uptime,
     );
     text
+}
+
+/// Under the names of Istio's authority (Citadel).
+fn authority(text: &mut String, monitor: &Monitor) {
+    let counters = &monitor.certificates;
+    let counted = [
+        (
+            "citadel_server_csr_count",
+            "Requests for certificates.",
+            &counters.requests,
+        ),
+        (
+            "citadel_server_success_cert_issuance_count",
+            "Certificates issued.",
+            &counters.issued,
+        ),
+        (
+            "citadel_server_authentication_failure_count",
+            "Requests on the secure port from somebody who did not prove who he is.",
+            &counters.unauthenticated,
+        ),
+        (
+            "citadel_server_csr_parsing_err_count",
+            "Requests for certificates that were malformed, or had weak keys.",
+            &counters.malformed,
+        ),
+        (
+            "citadel_server_csr_sign_err_count",
+            "Certificates that could not be signed.",
+            &counters.failed,
+        ),
+    ];
+    for (name, help, counter) in counted {
+        let value = counter.load(Ordering::Relaxed) as f64;
+        single(text, name, "counter", help, "", value);
+    }
+    let expires = monitor.trust.authority().expires();
+    let expires = expires.duration_since(std::time::SystemTime::UNIX_EPOCH);
+    single(
+        text,
+        "citadel_server_root_cert_expiry_timestamp",
+        "gauge",
+        "When the authority of the mesh expires, in seconds since 1970.",
+        "",
+        expires.unwrap_or_default().as_secs_f64(),
+    );
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {

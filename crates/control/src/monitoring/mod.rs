@@ -15,7 +15,9 @@ use lateen_xds::Server;
 use serde_json::{Value, json};
 
 use crate::mesh::Mesh;
+use crate::secure::Counters;
 use crate::source::Discovery;
+use crate::trust::Trust;
 
 /// What can be looked at.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ pub(crate) struct Monitor {
     pub discovery: Arc<Discovery>,
     pub directory: Option<Arc<Directory>>,
     pub started: Instant,
+    pub trust: Arc<Trust>,
+    pub certificates: Arc<Counters>,
 }
 
 pub(crate) fn router(monitor: Monitor) -> Router {

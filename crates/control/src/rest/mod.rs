@@ -13,9 +13,11 @@ mod patch;
 mod path;
 mod query;
 mod resources;
+mod root_certificate;
 mod selector;
 mod status;
 mod table;
+mod token;
 mod watch;
 
 use std::sync::Arc;
@@ -30,6 +32,7 @@ use lateen_api::{Diagnostic, Object};
 use lateen_model::MeshSnapshot;
 use lateen_store::Store;
 
+use crate::trust::Trust;
 pub(crate) use guard::guard;
 use status::ApiError;
 
@@ -45,6 +48,9 @@ pub(crate) struct Api {
     pub advice: Advice,
     /// The mesh as the store has it now.
     pub view: Arc<dyn Fn() -> Arc<MeshSnapshot> + Send + Sync>,
+    pub trust: Arc<Trust>,
+    /// Whether this API may make tokens for workloads.
+    pub issues_tokens: bool,
     /// Turns true when the process is to leave; ends watches.
     pub leaving: tokio::sync::watch::Receiver<bool>,
 }
@@ -56,17 +62,28 @@ pub(crate) fn router(api: Api) -> Router {
             "/version",
             get(|| async { axum::Json(discovery::version()) }),
         )
+        .route("/openid/v1/jwks", get(jwks))
         .fallback(serve)
         .with_state(api)
         .layer(middleware::from_fn(guard))
 }
 
 async fn serve(State(api): State<Api>, request: Request) -> Response {
+    if let Some(account) = token::target(request.uri().path()) {
+        let answered = token::serve(&api, account, request).await;
+        return answered.unwrap_or_else(IntoResponse::into_response);
+    }
     let found = match path::parse(request.uri().path()) {
         Some(target) => resources::serve(&api, target, request).await,
         None => discovery(&request),
     };
     found.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// The keys of the local tokens, where Kubernetes' API server has those of its own.
+async fn jwks(State(api): State<Api>) -> Response {
+    let type_ = [(axum::http::header::CONTENT_TYPE, "application/jwk-set+json")];
+    (type_, api.trust.tokens().jwks().to_string()).into_response()
 }
 
 fn discovery(request: &Request) -> Result<Response, ApiError> {

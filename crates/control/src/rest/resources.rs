@@ -18,7 +18,9 @@ use super::document::{self, Document};
 use super::path::Target;
 use super::query::Query;
 use super::status::ApiError;
-use super::{Api, MAX_BODY, answer, object_status as status, patch, table, watch};
+use super::{
+    Api, MAX_BODY, answer, object_status as status, patch, root_certificate, table, watch,
+};
 
 /// Says what a write did; `lateen apply` prints it.
 const VERDICT: HeaderName = HeaderName::from_static("x-lateen-verdict");
@@ -42,6 +44,10 @@ pub(crate) async fn serve(
         query,
         headers: parts.headers,
     };
+    let is_read = matches!(parts.method, Method::GET | Method::HEAD);
+    if !is_read && root_certificate::namespace_of(&call.target).is_some() {
+        return Err(root_certificate::refuse_write());
+    }
     match (parts.method, &call.target) {
         (Method::GET | Method::HEAD, Target::Collection { .. }) if call.query.watch => call.watch(),
         (Method::GET | Method::HEAD, Target::Collection { .. }) => call.list(),
@@ -85,6 +91,11 @@ impl Call<'_> {
 
     fn list(&self) -> Result<Response, ApiError> {
         let (revision, mut objects) = self.api.store.list(|o| self.wants(o));
+        let made = root_certificate::of_list(&self.api.store, &self.api.trust, &self.target);
+        if !made.is_empty() {
+            objects.extend(made.into_iter().filter(|o| self.wants(o)).map(Arc::new));
+            objects.sort_by(|a, b| a.key.cmp(&b.key));
+        }
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if let Some(resume) = &self.query.resume {
             objects.retain(|object| page_key(object) > *resume);
@@ -318,6 +329,12 @@ impl Call<'_> {
     }
 
     fn current(&self) -> Result<Arc<Stored>, ApiError> {
+        if let Some(namespace) = root_certificate::namespace_of(&self.target) {
+            return Ok(Arc::new(root_certificate::object(
+                &self.api.trust,
+                namespace,
+            )));
+        }
         let key = self.key();
         let found = self.api.store.get(&key);
         found.ok_or_else(|| ApiError::from_store(StoreError::NotFound { key }))

@@ -37,6 +37,8 @@ impl Mesh {
         self.stop().await;
         let options = Options {
             xds_port: self.xds,
+            secure_port: 0,
+            plaintext_credentials: true,
             api_port: 0,
             monitoring_port: 0,
             debounce_after: Duration::from_millis(20),

@@ -43,6 +43,7 @@ pub async fn bench_in(directory: tempfile::TempDir, config: Option<PathBuf>) -> 
     let options = Options {
         config,
         xds_port: 0,
+        secure_port: 0,
         api_port: 0,
         monitoring_port: 0,
         debounce_after: std::time::Duration::from_millis(10),

@@ -90,9 +90,11 @@ impl Launcher {
             ("--xds-port", ports.xds),
             ("--monitoring-port", ports.monitoring),
             ("--api-port", ports.api),
+            ("--secure-port", 0),
         ] {
             args.extend([flag.into(), port.to_string().into()]);
         }
+        args.push("--plaintext-credentials".into());
         if let Some(network) = plan.network {
             args.extend(["--xds-bind".into(), network.host().to_string().into()]);
         }

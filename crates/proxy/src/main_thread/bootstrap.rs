@@ -255,6 +255,7 @@ fn node(fields: Option<NodeFields>, notices: &mut Vec<Notice>) -> Node {
         sub_zone: fields.locality.sub_zone,
         user_agent: "lateen".to_owned(),
         user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        identity: None,
     }
 }
 

@@ -4,7 +4,6 @@
 //! not read blocks nobody but itself: pushes wait merged in its mailbox.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,7 +12,7 @@ use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Status, Streaming};
 
-use super::{Inner, Source};
+use super::{Caller, Inner, Source};
 use crate::session::{Answer, Gate, Request, Response, Session, View};
 use crate::{Node, Protocol, ProxyStatus, Push, type_url};
 
@@ -98,7 +97,7 @@ impl Wire for Sotw {
 /// What the server knows of a stream; shared between its task, pushes and status.
 pub(super) struct Connection<S> {
     pub(super) id: u64,
-    pub(super) peer: Option<SocketAddr>,
+    pub(super) caller: Option<Caller>,
     protocol: Protocol,
     connected_at: SystemTime,
     node: OnceLock<Node>,
@@ -113,7 +112,7 @@ pub(super) struct Connection<S> {
 impl<S> Connection<S> {
     pub(super) fn new(
         id: u64,
-        peer: Option<SocketAddr>,
+        caller: Option<Caller>,
         protocol: Protocol,
         limits: &super::Limits,
     ) -> Self {
@@ -125,7 +124,7 @@ impl<S> Connection<S> {
         );
         Self {
             id,
-            peer,
+            caller,
             protocol,
             connected_at: SystemTime::now(),
             node: OnceLock::new(),
@@ -194,7 +193,10 @@ impl<S> Connection<S> {
         }
         Some(ProxyStatus {
             connection: format!("{}-{}", node.short_id(), self.id),
-            peer: self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            peer: match &self.caller {
+                Some(caller) => caller.address.to_string(),
+                None => String::new(),
+            },
             protocol: self.protocol,
             connected_at: self.connected_at,
             version,
@@ -281,7 +283,9 @@ impl<S: Source, W: Wire> Stream<S, W> {
         self.send(responses).await
     }
 
-    fn accept(&self, node: Node) -> Result<(), End> {
+    fn accept(&self, mut node: Node) -> Result<(), End> {
+        let caller = self.connection.caller.as_ref();
+        node.identity = caller.and_then(|caller| caller.identity.clone());
         if let Err(reason) = self.server.source.connect(&node) {
             tracing::warn!(node = %node.id, reason, "refused");
             return Err(Status::permission_denied(reason));

@@ -15,9 +15,14 @@ use tower::Service;
 
 use super::{Server, Source};
 
-/// The other end's address, put among the extensions of every request.
-#[derive(Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+/// Who opened a connection. Whoever serves [`Server::service`] puts it among the extensions of
+/// every request; [`Server::serve`] does.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub address: SocketAddr,
+    /// The SPIFFE id that was proved; none on a connection without TLS.
+    pub identity: Option<String>,
+}
 
 /// Streams per TCP connection. A proxy opens one ADS stream; gRPC clients share a connection
 /// among a few channels.
@@ -72,7 +77,10 @@ async fn connection<S: Source>(server: Server<S>, socket: TcpStream, peer: Socke
     let limits = &server.inner.limits;
     let service = server.service();
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
-        request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(Caller {
+            address: peer,
+            identity: None,
+        });
         // A clone of the tonic service is always ready.
         service.clone().call(request)
     });

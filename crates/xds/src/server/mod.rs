@@ -8,7 +8,6 @@ mod listen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +25,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::metrics::Metrics;
 use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
+pub use listen::Caller;
+
 use connection::{Connection, Delta, Pace, Sotw, Stream, Wire};
 
 /// What the server asks of the control plane.
@@ -33,7 +34,8 @@ pub trait Source: Send + Sync + 'static {
     /// The control plane's immutable view of the mesh.
     type Snapshot: Send + Sync + 'static;
 
-    /// Whether this proxy may connect; the text of a refusal reaches it as the gRPC status.
+    /// Whether this proxy may connect, being who its connection proved it to be
+    /// ([`Node::identity`]); the text of a refusal reaches it as the gRPC status.
     fn connect(&self, node: &Node) -> Result<(), String>;
 
     /// The stream of an accepted proxy has ended.
@@ -190,11 +192,8 @@ impl<S: Source> Server<S> {
     ) -> Result<Response<Responses<W::Response>>, Status> {
         // Two: one response on its way, one being made; more would only grow old here.
         let (outbound, responses) = mpsc::channel(2);
-        let peer = request
-            .extensions()
-            .get::<listen::Peer>()
-            .map(|peer| peer.0);
-        let (connection, current) = self.inner.register(peer, W::PROTOCOL)?;
+        let caller = request.extensions().get::<Caller>().cloned();
+        let (connection, current) = self.inner.register(caller, W::PROTOCOL)?;
         let stream = Stream::<S, W> {
             server: self.inner.clone(),
             connection,
@@ -218,7 +217,7 @@ impl<S: Source> Inner<S> {
 
     fn register(
         &self,
-        peer: Option<SocketAddr>,
+        caller: Option<Caller>,
         protocol: Protocol,
     ) -> Result<Connected<S::Snapshot>, Status> {
         if *self.shutdown.borrow() {
@@ -234,7 +233,7 @@ impl<S: Source> Inner<S> {
         }
         let id = state.next_id;
         state.next_id += 1;
-        let connection = Arc::new(Connection::new(id, peer, protocol, &self.limits));
+        let connection = Arc::new(Connection::new(id, caller, protocol, &self.limits));
         state.connections.insert(id, connection.clone());
         Ok((connection, state.current.clone()))
     }

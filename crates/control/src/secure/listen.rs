@@ -1,0 +1,180 @@
+//! Connections of the secure port, each bounded in time until it has proved something, and the
+//! way of a request to its service.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service as _;
+
+use super::caller::{Purpose, Shown, authenticate};
+use super::certificates::{Caller, Counters};
+use super::{Services, Tls};
+use crate::plane::gone;
+
+/// TCP connections at one time, as on the plaintext port.
+const CONNECTIONS: usize = 20_000;
+/// From the TCP connection to the end of the handshake. There is no smaller bound on handshakes
+/// than on connections: whoever opened that many and said nothing would keep all others out.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams per connection.
+const STREAMS: u32 = 100;
+/// Bytes of the headers of a request: a token, mostly.
+const MAX_HEADERS: u32 = 32 << 10;
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Accepts connections until `leaving`.
+pub(crate) async fn serve(
+    services: Services,
+    tls: Arc<Tls>,
+    listener: TcpListener,
+    leaving: watch::Receiver<bool>,
+) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = JoinSet::new();
+    let mut left = std::pin::pin!(gone(leaving.clone()));
+    loop {
+        tokio::select! {
+            () = &mut left => break,
+            Some(_) = open.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((socket, peer)) => match connections.clone().try_acquire_owned() {
+                    Ok(permit) => {
+                        let (services, tls) = (services.clone(), tls.clone());
+                        let leaving = gone(leaving.clone());
+                        open.spawn(async move {
+                            connection(services, &tls, socket, peer, leaving).await;
+                            drop(permit);
+                        });
+                    }
+                    Err(_) => tracing::warn!(%peer, "too many connections; closed"),
+                },
+                Err(error) => {
+                    // Out of descriptors, mostly: wait for some to come back.
+                    tracing::error!(%error, "cannot accept connections");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while open.join_next().await.is_some() {}
+}
+
+async fn connection(
+    services: Services,
+    tls: &Tls,
+    socket: TcpStream,
+    peer: SocketAddr,
+    leaving: impl Future<Output = ()>,
+) {
+    let mut leaving = std::pin::pin!(leaving);
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "no TCP_NODELAY");
+    }
+    let handshake = async {
+        match TlsAcceptor::from(tls.config()).accept(socket).await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "no TLS");
+                None
+            }
+        }
+    };
+    let stream = tokio::select! {
+        stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake) => match stream {
+            Ok(Some(stream)) => stream,
+            Ok(None) | Err(_) => return,
+        },
+        () = &mut leaving => return,
+    };
+    let shown = Arc::new(Shown::of(stream.get_ref().1.peer_certificates()));
+    let service = hyper::service::service_fn(move |request| {
+        let (services, shown) = (services.clone(), shown.clone());
+        async move { Ok::<_, Infallible>(answer(services, &shown, peer, request).await) }
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Some(KEEPALIVE))
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(STREAMS);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut told = false;
+    loop {
+        tokio::select! {
+            outcome = &mut serving => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%peer, %error, "connection ended");
+                }
+                return;
+            }
+            () = &mut leaving, if !told => {
+                told = true;
+                serving.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Finds out who asks, and hands the request to the service it is for.
+async fn answer(
+    mut services: Services,
+    shown: &Shown,
+    peer: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let service = request
+        .uri()
+        .path()
+        .rsplit_once('/')
+        .map(|(service, _)| service);
+    let purpose = match service {
+        Some("/istio.v1.auth.IstioCertificateService") => Purpose::Certificate,
+        Some("/envoy.service.discovery.v3.AggregatedDiscoveryService") => Purpose::Discovery,
+        _ => return Status::unimplemented("there is no such service here").into_http(),
+    };
+    let counters = services.counters.clone();
+    if purpose == Purpose::Certificate {
+        Counters::add(&counters.requests);
+    }
+    let identity = match authenticate(&services.trust, shown, request.headers(), purpose) {
+        Ok(identity) => identity,
+        Err(reason) => {
+            Counters::add(&counters.unauthenticated);
+            tracing::debug!(%peer, reason, "refused");
+            return Status::unauthenticated(reason).into_http();
+        }
+    };
+    let answered = match purpose {
+        Purpose::Certificate => {
+            request.extensions_mut().insert(Caller(identity));
+            services.certificates.call(request).await
+        }
+        Purpose::Discovery => {
+            request.extensions_mut().insert(lateen_xds::Caller {
+                address: peer,
+                identity: Some(identity.to_string()),
+            });
+            services.discovery.service().call(request).await
+        }
+    };
+    match answered {
+        Ok(response) => response,
+        Err(impossible) => match impossible {},
+    }
+}

@@ -1,0 +1,190 @@
+//! Discovery over TLS: a proxy gets the configuration of the identity it has proved, and no
+//! other; certificates of gateways go to nobody else.
+
+use lateen_testkit::certificates::Authority;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::client::{Ads, Plane, create, node};
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_gets_the_configuration_of_the_identity_it_has_proved() {
+    let plane = Plane::start().await;
+    let own = plane.certificate("default", "reviews").await;
+    let token = format!(
+        "Bearer {}",
+        plane.token("default", "reviews", "istio-ca").await
+    );
+    let ask = async |certificate: bool, token: Option<&str>, node| {
+        let with = certificate.then_some(&own);
+        Ads::ask(plane.channel(with).await, token, node, CLUSTER, &[])
+            .await
+            .map(|(ads, _)| ads)
+    };
+    let reviews = || node("sidecar", "reviews-v1", "default", "reviews");
+    let open = ask(true, None, reviews()).await.unwrap();
+    assert!(open.is_open());
+    ask(false, Some(token.as_str()), reviews()).await.unwrap();
+    // An account that the node does not name is not compared, as in Istio.
+    ask(true, None, node("sidecar", "reviews-v1", "default", ""))
+        .await
+        .unwrap();
+
+    let connections = plane.get("/debug/connections").await;
+    assert!(
+        connections.contains("spiffe://cluster.local/ns/default/sa/reviews"),
+        "{connections}"
+    );
+
+    let denied = async |what: &str, node| {
+        let status = ask(true, None, node).await.err().expect(what);
+        assert_eq!(status.code(), Code::PermissionDenied, "{what}: {status}");
+        assert!(
+            status.message().contains("authorization failed"),
+            "{what}: {status}"
+        );
+        assert!(
+            status.message().contains("ns/default/sa/reviews"),
+            "{what}: {status}"
+        );
+    };
+    denied(
+        "another account",
+        node("sidecar", "ratings-v1", "default", "ratings"),
+    )
+    .await;
+    denied(
+        "another namespace",
+        node("sidecar", "reviews-v1", "other", "reviews"),
+    )
+    .await;
+    denied(
+        "the gateway",
+        node("router", "gateway", "istio-system", "gateway"),
+    )
+    .await;
+    let mut split = reviews();
+    split.id = "sidecar~127.0.0.1~reviews-v1.other~other.svc.cluster.local".into();
+    denied("an id of another namespace", split).await;
+    let mut split = reviews();
+    let other = node("sidecar", "reviews-v1", "other", "reviews");
+    split.metadata = other.metadata;
+    denied("metadata of another namespace", split).await;
+
+    let status = ask(false, None, reviews()).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+    let wrong = format!(
+        "Bearer {}",
+        plane.token("default", "reviews", "vault").await
+    );
+    let status = ask(false, Some(wrong.as_str()), reviews())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
+
+async fn plaintext(plane: &Plane) -> Channel {
+    let address = plane.control.addresses().xds;
+    Endpoint::try_from(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// A Secret with a certificate, in a namespace.
+async fn credential(plane: &Plane, namespace: &str, name: &str) {
+    let pair = Authority::new("authority").issue(name, &[name]);
+    let block = |text: &str| text.trim_end().replace('\n', "\n    ");
+    let document = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: {namespace}\n\
+         type: kubernetes.io/tls\nstringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        block(&pair.chain),
+        block(&pair.key)
+    );
+    plane
+        .apply(
+            &format!("/api/v1/namespaces/{namespace}/secrets/{name}"),
+            &document,
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_gateways_go_to_gateways_that_have_proved_their_namespace() {
+    let plane = Plane::start().await;
+    credential(&plane, "gateways", "web").await;
+    credential(&plane, "other", "web").await;
+    let own = plane.certificate("gateways", "gateway").await;
+    let gateway = || node("router", "gateway", "gateways", "gateway");
+    let names = [
+        "kubernetes://web",
+        "kubernetes://other/web",
+        "kubernetes://gateways/web",
+        "kubernetes-gateway://other/web",
+    ];
+    let both = ["kubernetes://gateways/web", "kubernetes://web"];
+    let nothing: [&str; 0] = [];
+    // The snapshot with the Secrets is there when the first one is.
+    lateen_testkit::eventually("the gateway has its certificate", async || {
+        let channel = plane.channel(Some(&own)).await;
+        match Ads::secrets(channel, None, gateway(), &names).await {
+            found if found == both => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
+
+    // Another namespace, a sidecar, and who has proved nothing: even while the gateway itself is
+    // connected with the same node.
+    let channel = plane.channel(Some(&own)).await;
+    let (open, _) = Ads::ask(channel, None, gateway(), SECRET, &names)
+        .await
+        .unwrap();
+    let thief = plane.certificate("thieves", "gateway").await;
+    let thieves = node("router", "gateway", "thieves", "gateway");
+    let found = Ads::secrets(plane.channel(Some(&thief)).await, None, thieves, &names).await;
+    assert_eq!(found, nothing, "another namespace");
+    let sidecar = node("sidecar", "gateway", "gateways", "gateway");
+    let found = Ads::secrets(plane.channel(Some(&own)).await, None, sidecar, &names).await;
+    assert_eq!(found, nothing, "a sidecar");
+    let found = Ads::secrets(plaintext(&plane).await, None, gateway(), &names).await;
+    assert_eq!(found, nothing, "who has proved nothing");
+    let token = plane.token("gateways", "gateway", "istio-ca").await;
+    let token = format!("Bearer {token}");
+    let found = Ads::secrets(plaintext(&plane).await, Some(&token), gateway(), &names).await;
+    assert_eq!(found, nothing, "a token does not make plaintext secure");
+    let found = Ads::secrets(plane.channel(None).await, Some(&token), gateway(), &names).await;
+    assert_eq!(found, both, "a token over TLS");
+    assert!(open.is_open());
+
+    // The switch for those who still have to do without.
+    let plane = plane
+        .restart(|options| options.plaintext_credentials = true)
+        .await;
+    let found = Ads::secrets(plaintext(&plane).await, None, gateway(), &names).await;
+    assert_eq!(found, both);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_served_is_said() {
+    let plane = Plane::start().await;
+    let channel = plane.channel(None).await;
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/istio.v1.auth.Other/CreateCertificate");
+    let codec = Codec::default();
+    let status = client
+        .unary(tonic::Request::new(()), path, codec)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented, "{status}");
+    assert!(create(channel, None, 0).await.is_err());
+}
+
+/// Empty messages.
+type Codec = tonic_prost::ProstCodec<(), ()>;
