@@ -95,7 +95,7 @@ impl Identity {
             chain,
             key: requested.key,
             spiffe_id: uri(&parsed).unwrap_or_default(),
-            serial: serial.iter().map(|byte| format!("{byte:02x}")).collect(),
+            serial: hex(serial),
             not_before,
             not_after,
             received: now,
@@ -112,7 +112,7 @@ fn is_self_issued(der: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, c)| c.subject() == c.issuer())
 }
 
-fn uri(certificate: &X509Certificate<'_>) -> Option<String> {
+pub(crate) fn uri(certificate: &X509Certificate<'_>) -> Option<String> {
     let names = certificate.subject_alternative_name().ok()??;
     names
         .value
@@ -124,8 +124,12 @@ fn uri(certificate: &X509Certificate<'_>) -> Option<String> {
         })
 }
 
-fn time(seconds: i64) -> SystemTime {
+pub(crate) fn time(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// One certificate in PEM.

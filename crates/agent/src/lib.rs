@@ -10,6 +10,7 @@
 //! | `roots.rs` | which authorities are trusted, from the file and from the answer |
 //! | `rotation.rs` | the loop: first certificate, half life, backoff, new roots |
 //! | `secret.rs`, `sds.rs` | the same for Envoy: as secrets, over a Unix socket |
+//! | `about.rs` | what a certificate says of itself |
 //! | `output.rs` | the same as files, where somebody asks for them |
 //!
 //! The proxy runs this inside itself ([`Agent::start`]); beside a stock Envoy it is a process of
@@ -19,6 +20,7 @@
 //! is replaced, and is on disk only where `OUTPUT_CERTS` says so. A certificate that came is used
 //! only if it is for our key. Whatever fails leaves the last good one.
 
+mod about;
 mod args;
 mod authority;
 mod identity;
@@ -29,6 +31,7 @@ mod rotation;
 pub mod sds;
 pub mod secret;
 
+pub use about::About;
 pub use args::{Config, ConfigError, IdentityArgs, KeyKind};
 pub use authority::CallError;
 pub use identity::{Identity, IdentityError};

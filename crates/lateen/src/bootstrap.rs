@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use lateen_local::demo;
+use lateen_local::identity::Place;
 use lateen_local::plan::Plan;
 
 use crate::failure::{Failure, Outcome};
-use crate::up;
+use crate::{session, up};
 
 /// Print the bootstrap of a workload's sidecar or of a gateway, for Lateen's proxy or stock Envoy
 ///
@@ -31,6 +32,11 @@ pub struct Args {
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
     pub port_base: u16,
 
+    /// Run directory of the mesh, where the agent of the proxy answers [default: the user's state
+    /// directory]
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
     /// Give the proxy's own ports (admin, outbound, inbound) a block of their own from here
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub proxy_ports: Option<u16>,
@@ -50,8 +56,16 @@ pub fn run(args: Args) -> Outcome {
         plan.move_proxy(&args.workload, first)
             .map_err(Failure::usage)?;
     }
+    let name = match &args.file {
+        Some(_) => source.mesh_name(),
+        None => "demo".to_owned(),
+    };
+    let run_dir = session::run_dir(args.run_dir, &name)?;
+    // A proxy may be started from another directory.
+    let run_dir = std::path::absolute(&run_dir).unwrap_or(run_dir);
+    let place = Place::in_run_dir(&run_dir, &args.workload);
     let bootstrap = plan
-        .bootstrap_of(&args.workload)
+        .bootstrap_of(&args.workload, &place)
         .ok_or_else(|| unknown(&plan, &args.workload))?;
     match writeln!(anstream::stdout(), "{bootstrap:#}") {
         // `| head` has seen enough.

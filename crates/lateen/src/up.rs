@@ -121,7 +121,7 @@ impl Source {
 
     /// The name in the file; a file that cannot be read has the name of those without one, and
     /// says what is wrong when it is planned.
-    fn mesh_name(&self) -> String {
+    pub fn mesh_name(&self) -> String {
         let parsed = parse_mesh_file(&self.name, &self.text);
         let name = parsed.map(|parsed| parsed.file.name).unwrap_or_default();
         match name.is_empty() {

@@ -52,7 +52,8 @@ impl Mixed {
             let base = base.to_string();
             let written = lateen()
                 .args(["bootstrap", name, "-f", &file])
-                .args(["--port-base", &base, "--port", &port])
+                .args(["--port-base", &base, "--port", &port, "--run-dir"])
+                .arg(mesh.run_dir.path())
                 .output()
                 .unwrap();
             let said = String::from_utf8_lossy(&written.stderr);

@@ -12,10 +12,17 @@ use support::lateen;
 
 const DUMP: &str = include_str!("data/config_dump.json");
 
+/// A workload's certificate (no key), its root, a certificate of 2020, and one that has not come.
+const SECRETS: &str = include_str!("data/secrets_dump.json");
+
 fn check(arguments: &[&str], expect: Expect) {
+    check_dump(DUMP, arguments, expect);
+}
+
+fn check_dump(dump: &str, arguments: &[&str], expect: Expect) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("dump.json");
-    std::fs::write(&file, DUMP).unwrap();
+    std::fs::write(&file, dump).unwrap();
     let mut all = vec!["proxy-config"];
     all.extend(arguments);
     let output = lateen().args(all).arg("--file").arg(file).output().unwrap();
@@ -25,6 +32,21 @@ fn check(arguments: &[&str], expect: Expect) {
         String::from_utf8_lossy(&output.stderr)
     );
     expect.assert_eq(&String::from_utf8(output.stdout).unwrap());
+}
+
+#[test]
+fn secrets_with_their_certificates() {
+    check_dump(
+        SECRETS,
+        &["secret"],
+        expect![[r#"
+            RESOURCE NAME          TYPE           STATUS            VALID CERT     SERIAL NUMBER     NOT AFTER                NOT BEFORE               TRUST DOMAIN
+            kubernetes://later                    UNINITIALIZED     false
+            default                Cert Chain     ACTIVE            true           d4c3b2a1          2125-12-31T23:59:59Z     2026-01-01T00:00:00Z     cluster.local
+            ROOTCA                 CA             ACTIVE            true           a1b               2125-12-31T23:59:59Z     2026-01-01T00:00:00Z
+            kubernetes://old       Cert Chain     ACTIVE            false          77                2020-01-02T00:00:00Z     2020-01-01T00:00:00Z     cluster.local
+        "#]],
+    );
 }
 
 #[test]

@@ -9,14 +9,17 @@ use std::net::Ipv4Addr;
 use serde_json::{Map, Value, json};
 
 use crate::capture::Network;
+use crate::identity::Place;
 use crate::plan::{Gateway, Plan, Workload};
 
+/// The name in the control plane's certificate, as Istio's has it.
+const CONTROL_PLANE: &str = "istiod.istio-system.svc";
 const LOOPBACK: &str = "127.0.0.1";
 /// Reported to the control plane as Istio's proxies report theirs.
 const ISTIO_VERSION: &str = "1.30.0";
 
 /// The bootstrap of a workload's sidecar.
-pub fn sidecar(plan: &Plan, workload: &Workload) -> Value {
+pub fn sidecar(plan: &Plan, workload: &Workload, place: &Place) -> Value {
     let inbound: Map<String, Value> = workload
         .ports
         .iter()
@@ -55,15 +58,16 @@ pub fn sidecar(plan: &Plan, workload: &Workload) -> Value {
         namespace: &workload.namespace,
         cluster: format!("{}.{}", workload.service, workload.namespace),
         admin: (workload.address, workload.admin),
+        place,
     };
     proxy.bootstrap(plan, own)
 }
 
 /// The bootstrap of a gateway.
-pub fn gateway(plan: &Plan, gateway: &Gateway) -> Value {
+pub fn gateway(plan: &Plan, gateway: &Gateway, place: &Place) -> Value {
     let own = json!({
         "LABELS": super::objects::gateway_labels(gateway),
-        "SERVICE_ACCOUNT": format!("{}-service-account", gateway.name),
+        "SERVICE_ACCOUNT": gateway.service_account(),
         "INTERCEPTION_MODE": "NONE",
         "LATEEN_BIND": LOOPBACK,
     });
@@ -73,6 +77,7 @@ pub fn gateway(plan: &Plan, gateway: &Gateway) -> Value {
         namespace: &gateway.namespace,
         cluster: format!("{}.{}", gateway.name, gateway.namespace),
         admin: (Ipv4Addr::LOCALHOST, gateway.admin),
+        place,
     };
     proxy.bootstrap(plan, own)
 }
@@ -84,9 +89,19 @@ struct Proxy<'a> {
     cluster: String,
     /// Of the admin interface; the proxy's own address.
     admin: (Ipv4Addr, u16),
+    /// Where its agent answers, if it has none built in.
+    place: &'a Place,
 }
 
 impl Proxy<'_> {
+    /// The control plane, and the agent that it takes a certificate from.
+    fn clusters(&self, plan: &Plan, control: Ipv4Addr) -> [Value; 2] {
+        let mut xds = grpc_cluster("xds-grpc", socket_address(control, plan.control.secure));
+        xds["transport_socket"] = mutual_tls();
+        let agent = json!({"pipe": {"path": self.place.socket()}});
+        [xds, grpc_cluster("sds-grpc", agent)]
+    }
+
     fn bootstrap(&self, plan: &Plan, own_metadata: Value) -> Value {
         let Self {
             kind,
@@ -126,22 +141,20 @@ impl Proxy<'_> {
                 "cds_config": ads,
                 "lds_config": ads,
             },
-            "static_resources": {"clusters": [xds_cluster(xds, plan.control.xds)]},
+            "static_resources": {"clusters": self.clusters(plan, xds)},
         })
     }
 }
 
-/// The control plane, over HTTP/2 without TLS on this machine.
-fn xds_cluster(address: Ipv4Addr, port: u16) -> Value {
+/// A gRPC server of one address, over HTTP/2 without TLS.
+fn grpc_cluster(name: &str, address: Value) -> Value {
     json!({
-        "name": "xds-grpc",
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
         "load_assignment": {
-            "cluster_name": "xds-grpc",
-            "endpoints": [{"lb_endpoints": [{"endpoint": {
-                "address": socket_address(address, port),
-            }}]}],
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -150,6 +163,43 @@ fn xds_cluster(address: Ipv4Addr, port: u16) -> Value {
                 "explicit_http_config": {"http2_protocol_options": {
                     "connection_keepalive": {"interval": "30s", "timeout": "10s"},
                 }},
+            },
+        },
+    })
+}
+
+/// TLS with the proxy's own certificate, to the mesh's control plane and nobody else.
+fn mutual_tls() -> Value {
+    let secret = |name: &str| {
+        json!({
+            "name": name,
+            "sds_config": {
+                "resource_api_version": "V3",
+                "initial_fetch_timeout": "0s",
+                "api_config_source": {
+                    "api_type": "GRPC",
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+                },
+            },
+        })
+    };
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/\
+                envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": CONTROL_PLANE,
+            "common_tls_context": {
+                "alpn_protocols": ["h2"],
+                "tls_certificate_sds_secret_configs": [secret("default")],
+                "combined_validation_context": {
+                    "default_validation_context": {"match_typed_subject_alt_names": [
+                        {"san_type": "DNS", "matcher": {"exact": CONTROL_PLANE}},
+                    ]},
+                    "validation_context_sds_secret_config": secret("ROOTCA"),
+                },
             },
         },
     })

@@ -5,6 +5,7 @@ pub mod bootstrap;
 pub mod capture;
 pub mod demo;
 pub mod http;
+pub mod identity;
 pub mod mesh;
 mod objects;
 mod parent;

@@ -200,7 +200,7 @@ fn gateway_entry(gateway: &Gateway) -> Object {
     let Gateway {
         name, namespace, ..
     } = gateway;
-    let account = format!("{name}-service-account");
+    let account = gateway.service_account();
     let json = entry(
         name,
         namespace,

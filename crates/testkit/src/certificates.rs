@@ -24,6 +24,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate.
     pub pem: String,
+    /// The key that it signs with, in PEM.
+    pub key: String,
 }
 
 /// A certificate chain and its key, in PEM.
@@ -45,8 +47,9 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         Authority {
-            issuer: Issuer::new(params, key),
             pem,
+            key: key.serialize_pem(),
+            issuer: Issuer::new(params, key),
         }
     }
 

@@ -71,10 +71,12 @@ impl Bootstrap {
         })
     }
 
-    /// The same with an agent for secrets behind a socket: the cluster `sds-grpc`, as Istio names it.
-    pub fn with_agent(&self, socket: &Path) -> Value {
+    /// The same with an identity: an agent for secrets behind a socket (the cluster `sds-grpc`, as
+    /// Istio names it), and mutual TLS to the control plane at another port.
+    pub fn secured(&self, socket: &Path, port: u16) -> Value {
         let mut bootstrap = self.to_json();
-        let mut agent = bootstrap["static_resources"]["clusters"][0].clone();
+        let clusters = &mut bootstrap["static_resources"]["clusters"];
+        let mut agent = clusters[0].clone();
         agent["name"] = json!("sds-grpc");
         agent["load_assignment"] = json!({
             "cluster_name": "sds-grpc",
@@ -82,7 +84,40 @@ impl Bootstrap {
                 "address": {"pipe": {"path": socket}},
             }}]}],
         });
-        if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
+        let secret = |name: &str| {
+            json!({"name": name, "sds_config": {
+                "resource_api_version": "V3",
+                "initial_fetch_timeout": "0s",
+                "api_config_source": {
+                    "api_type": "GRPC",
+                    "transport_api_version": "V3",
+                    "set_node_on_first_message_only": true,
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+                },
+            }})
+        };
+        let name = "istiod.istio-system.svc";
+        let tls = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        let address = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
+        clusters[0].pointer_mut(address).expect("an address")["port_value"] = json!(port);
+        clusters[0]["transport_socket"] = json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": format!("type.googleapis.com/{tls}"),
+                "sni": name,
+                "common_tls_context": {
+                    "alpn_protocols": ["h2"],
+                    "tls_certificate_sds_secret_configs": [secret("default")],
+                    "combined_validation_context": {
+                        "default_validation_context": {"match_typed_subject_alt_names": [
+                            {"san_type": "DNS", "matcher": {"exact": name}},
+                        ]},
+                        "validation_context_sds_secret_config": secret("ROOTCA"),
+                    },
+                },
+            },
+        });
+        if let Some(clusters) = clusters.as_array_mut() {
             clusters.push(agent);
         }
         bootstrap

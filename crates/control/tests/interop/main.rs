@@ -34,9 +34,6 @@ macro_rules! on_both {
     };
 }
 
-#[allow(dead_code, reason = "the agent's own tests use all of it")]
-#[path = "../../../agent/tests/agent/authority.rs"]
-mod authority;
 /// Until our own proxy has the filters.
 macro_rules! on_stock_envoy {
     ($($name:ident),* $(,)?) => {

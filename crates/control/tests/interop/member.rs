@@ -13,34 +13,39 @@
 //! A member is a Service (`http` 80, `tcp` 7000, `undeclared` has no Service), a WorkloadEntry with
 //! the label `security.istio.io/tlsMode: istio` and a service account of its own name, an application
 //! (an echo that answers with its name) and a proxy. The identity of `cart` is
-//! `spiffe://cluster.local/ns/default/sa/cart`. Stock Envoy gets its certificate from an agent on a
-//! Unix socket (`sds-grpc`), our proxy has the agent built in.
+//! `spiffe://cluster.local/ns/default/sa/cart`, which the control plane certifies. Stock Envoy gets
+//! its certificate from an agent on a Unix socket (`sds-grpc`), our proxy has the agent built in; both
+//! ask the control plane over mutual TLS. [`Who`] says what is different from that.
 
 use std::net::SocketAddr;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::time::Duration;
 
-use lateen_agent::{Agent, Config, sds};
-use lateen_testkit::certificates::Authority;
+use lateen_agent::{Agent, Backoff, Config, KeyKind, sds};
+use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::echo::{Echo, TcpEcho};
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
 use lateen_testkit::{eventually, ports};
 use serde_json::json;
 
-use crate::authority::Ca;
 use crate::mesh::{Mesh, loopback};
 
 pub const TRUST_DOMAIN: &str = "cluster.local";
 
-/// A mesh whose workloads can have certificates. It is the [`Mesh`] besides.
+/// A mesh whose control plane gives its workloads certificates. It is the [`Mesh`] besides.
 pub struct Secured {
     pub mesh: Mesh,
-    /// Signs the certificates of members, and whatever a test wants signed.
-    pub authority: Arc<Authority>,
-    /// What the authority does: lifetimes, being down.
-    pub ca: Ca,
+    /// What the control plane signs with (plugged in); signs whatever a test wants signed, too.
+    pub authority: Authority,
+}
+
+impl DerefMut for Secured {
+    fn deref_mut(&mut self) -> &mut Mesh {
+        &mut self.mesh
+    }
 }
 
 impl Deref for Secured {
@@ -60,6 +65,8 @@ pub struct Who<'a> {
     pub account: &'a str,
     /// Without one its proxy has no certificate, and others are not told to expect one.
     pub identity: bool,
+    /// How long its certificates are valid; they are renewed at half of it.
+    pub lifetime: Duration,
 }
 
 impl<'a> Who<'a> {
@@ -70,6 +77,7 @@ impl<'a> Who<'a> {
             namespace: "default",
             account: name,
             identity: true,
+            lifetime: Duration::from_secs(24 * 3600),
         }
     }
 
@@ -99,12 +107,9 @@ pub struct Member {
 
 impl Secured {
     pub async fn start() -> Self {
-        let ca = Ca::start().await;
-        Secured {
-            mesh: Mesh::start().await,
-            authority: ca.authority.clone(),
-            ca,
-        }
+        let authority = Authority::new("mesh");
+        let mesh = Mesh::with_authority(&authority).await;
+        Secured { mesh, authority }
     }
 
     /// A member in `default` with a service account of its own name; none, with a loud word, when
@@ -141,22 +146,29 @@ impl Secured {
             admin: ports::reserve(),
             delta: true,
         };
-        let socket = self.directory().join(format!("{id}.agent/socket"));
         let mut command = Command::new(&binary);
-        let (bootstrap, agent) = match (who.identity, plane) {
-            (false, _) => (bootstrap.to_json(), None),
-            (true, Plane::StockEnvoy) => {
-                let agent = self.agent(&who);
-                let listener = sds::bind(&socket).unwrap();
-                tokio::spawn(sds::serve(listener, agent.watch()));
-                (bootstrap.with_agent(&socket), Some(agent))
-            }
-            (true, Plane::Lateen) => {
-                let config = self.ca.config();
-                command.args(["--ca-address", &config.ca]);
-                command.arg("--ca-root").arg(config.roots);
-                command.arg("--token").arg(self.ca.path("token"));
-                (bootstrap.to_json(), None)
+        let (bootstrap, agent) = match who.identity {
+            false => (bootstrap.to_json(), None),
+            true => {
+                let config = self.identity(&who).await;
+                let socket = self.directory().join(format!("{id}.sds/socket"));
+                let secured = bootstrap.secured(&socket, self.secure);
+                match plane {
+                    Plane::StockEnvoy => {
+                        let agent = Agent::start(config);
+                        let listener = sds::bind(&socket).unwrap();
+                        tokio::spawn(sds::serve(listener, agent.watch()));
+                        (secured, Some(agent))
+                    }
+                    Plane::Lateen => {
+                        command.args(["--ca-address", &config.ca]);
+                        command.arg("--ca-root").arg(config.roots);
+                        command.arg("--token").arg(config.token.unwrap());
+                        let lifetime = format!("{}s", who.lifetime.as_secs());
+                        command.args(["--certificate-lifetime", &lifetime]);
+                        (secured, None)
+                    }
+                }
             }
         };
         let envoy = Envoy::start_by(command, &binary, &bootstrap, self.directory()).await;
@@ -175,12 +187,39 @@ impl Secured {
         })
     }
 
-    /// The agent of a workload, for stock Envoy or for a client of a test's own.
-    pub fn agent(&self, who: &Who<'_>) -> Agent {
-        Agent::start(Config {
+    /// What an agent of a workload must know, for stock Envoy or for a client of a test's own: its
+    /// token is made, and written beside the roots.
+    pub async fn identity(&self, who: &Who<'_>) -> Config {
+        let (namespace, account) = (who.namespace, who.account);
+        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+        let call = Call::get("127.0.0.1", &path).method("POST");
+        let call = call.header("content-type", "application/json");
+        let request = json!({"spec": {"audiences": ["istio-ca"], "expirationSeconds": 3600}});
+        let answer = call.body(request.to_string()).send(self.api).await.unwrap();
+        let token = answer.json()["status"]["token"].as_str().map(str::to_owned);
+        let token = token.unwrap_or_else(|| panic!("no token: {answer:?}"));
+        let name = format!("{}.{namespace}.token", who.name);
+        Config {
+            ca: loopback(self.secure).to_string(),
+            ca_name: "istiod.istio-system.svc".into(),
+            roots: self.roots(),
+            token: Some(file(self.directory(), &name, &token)),
             spiffe_id: Some(who.spiffe_id()),
-            ..self.ca.config()
-        })
+            key: KeyKind::Ecdsa,
+            lifetime: who.lifetime,
+            grace_ratio: 0.5,
+            grace_jitter: 0.01,
+            output: None,
+            backoff: Backoff {
+                base: Duration::from_millis(50),
+                max: Duration::from_secs(1),
+            },
+        }
+    }
+
+    /// The file of the roots that members trust.
+    pub fn roots(&self) -> PathBuf {
+        self.directory().join("root-cert.pem")
     }
 }
 

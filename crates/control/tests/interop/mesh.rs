@@ -1,11 +1,12 @@
 //! A control plane of our own with the objects of a mesh, and proxies that are not ours.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lateen_api::{Mode, Object};
 use lateen_control::{Control, KeyOptions, Options};
+use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
@@ -17,19 +18,43 @@ pub struct Mesh {
     control: Option<Control>,
     directory: tempfile::TempDir,
     pub xds: u16,
+    /// Certificates, and discovery over TLS.
+    pub secure: u16,
     pub api: SocketAddr,
+    /// The authority of the control plane, as files; none: it makes one itself.
+    plugged: Option<PathBuf>,
 }
 
 impl Mesh {
     pub async fn start() -> Self {
-        let mut mesh = Mesh {
+        let mut mesh = Self::new();
+        mesh.restart().await;
+        mesh
+    }
+
+    /// With an authority that is plugged in; its root is in `root-cert.pem`.
+    pub async fn with_authority(authority: &Authority) -> Self {
+        let mut mesh = Self::new();
+        let directory = mesh.directory().join("cacerts");
+        std::fs::create_dir(&directory).unwrap();
+        file(&directory, "ca-cert.pem", &authority.pem);
+        file(&directory, "ca-key.pem", &authority.key);
+        file(&directory, "root-cert.pem", &authority.pem);
+        file(mesh.directory(), "root-cert.pem", &authority.pem);
+        mesh.plugged = Some(directory);
+        mesh.restart().await;
+        mesh
+    }
+
+    fn new() -> Self {
+        Mesh {
             control: None,
             directory: tempfile::tempdir().unwrap(),
             xds: ports::reserve(),
+            secure: ports::reserve(),
             api: loopback(0),
-        };
-        mesh.restart().await;
-        mesh
+            plugged: None,
+        }
     }
 
     /// Stops the control plane if it runs, and starts it on the same store.
@@ -37,7 +62,8 @@ impl Mesh {
         self.stop().await;
         let options = Options {
             xds_port: self.xds,
-            secure_port: 0,
+            secure_port: self.secure,
+            plugged_ca: self.plugged.clone(),
             plaintext_credentials: true,
             api_port: 0,
             monitoring_port: 0,

@@ -48,11 +48,18 @@ impl Dump {
         found
     }
 
-    /// The entries of the `SecretsConfigDump` section.
-    pub fn secrets(&self) -> Vec<&Value> {
-        let mut found = self.listed("SecretsConfigDump", "dynamic_active_secrets", "");
-        found.extend(self.listed("SecretsConfigDump", "static_secrets", ""));
-        found
+    /// The entries of the `SecretsConfigDump` section, with istioctl's word for their state.
+    pub fn secrets(&self) -> Vec<(&'static str, &Value)> {
+        let lists = [
+            ("dynamic_warming_secrets", "WARMING"),
+            ("dynamic_active_secrets", "ACTIVE"),
+            ("static_secrets", "ACTIVE"),
+        ];
+        let listed = |(list, status)| {
+            let found = self.listed("SecretsConfigDump", list, "");
+            found.into_iter().map(move |secret| (status, secret))
+        };
+        lists.into_iter().flat_map(listed).collect()
     }
 
     /// The `BootstrapConfigDump` section.

@@ -81,6 +81,12 @@ pub enum CaptureError {
     },
 }
 
+/// Where the proxies of a mesh find their tokens and roots: as their own user they do not get into
+/// the run directory.
+pub fn identity_directory(run_dir: &Path) -> PathBuf {
+    PathBuf::from(format!("/run/lateen-identity-{}", tag(run_dir)))
+}
+
 /// A short name that only this run directory has.
 fn tag(run_dir: &Path) -> String {
     let path = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());

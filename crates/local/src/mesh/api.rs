@@ -67,6 +67,16 @@ impl Api {
             .map(drop)
     }
 
+    /// One object.
+    pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Has something made, and answers what was.
+    pub async fn create(&self, path: &str, request: &Value) -> Result<Value, ApiError> {
+        self.call(Method::POST, path, Some(request)).await
+    }
+
     /// Deletes an object; one that does not exist is no error.
     pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
         match self.call(Method::DELETE, path, None).await {
@@ -97,8 +107,11 @@ impl Api {
         let agent = HeaderValue::from_static(concat!("lateen-local/", env!("CARGO_PKG_VERSION")));
         headers.insert(header::USER_AGENT, agent);
         if body.is_some() {
-            let apply = HeaderValue::from_static("application/apply-patch+yaml");
-            headers.insert(header::CONTENT_TYPE, apply);
+            let kind = match method {
+                Method::PATCH => "application/apply-patch+yaml",
+                _ => "application/json",
+            };
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         }
         // JSON is YAML.
         let body = body.map_or(Bytes::new(), |body| Bytes::from(body.to_string()));

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{CONTROL, StartError};
-use crate::bootstrap;
 use crate::capture::{Namespaces, rules};
+use crate::identity::Identities;
 use crate::plan::{Gateway, Plan, Workload};
 use crate::rundir::RunDir;
 use crate::supervise::{Readiness, Spec};
@@ -47,18 +48,23 @@ pub fn dns_name(workload: &str) -> String {
     format!("{workload}.dns")
 }
 
+/// The name of the agent beside a stock Envoy.
+pub fn agent_name(proxy: &str) -> String {
+    format!("{proxy}.agent")
+}
+
 /// Writes the bootstrap file of every proxy.
-pub fn write_bootstraps(plan: &Plan, run_dir: &RunDir) -> Result<(), StartError> {
-    let gateways = plan
-        .gateways
-        .iter()
-        .map(|gateway| (&gateway.name, bootstrap::gateway(plan, gateway)));
-    let sidecars = plan
-        .workloads
-        .iter()
-        .map(|workload| (&workload.name, bootstrap::sidecar(plan, workload)));
-    for (name, content) in gateways.chain(sidecars) {
-        write_json(&run_dir.bootstrap(name), &content)?;
+pub fn write_bootstraps(
+    plan: &Plan,
+    run_dir: &RunDir,
+    identities: &Identities,
+) -> Result<(), StartError> {
+    let gateways = plan.gateways.iter().map(|gateway| &gateway.name);
+    let workloads = plan.workloads.iter().map(|workload| &workload.name);
+    for name in gateways.chain(workloads) {
+        if let Some(content) = plan.bootstrap_of(name, &identities.of(name)) {
+            write_json(&run_dir.bootstrap(name), &content)?;
+        }
     }
     Ok(())
 }
@@ -79,6 +85,9 @@ pub struct Launcher {
     pub envoy: Option<PathBuf>,
     /// With transparent capture.
     pub namespaces: Option<Namespaces>,
+    pub identities: Arc<Identities>,
+    /// Where the proxies find the authority.
+    pub authority: SocketAddr,
 }
 
 impl Launcher {
@@ -88,13 +97,12 @@ impl Launcher {
         args.extend(["--data-dir".into(), run_dir.store().into_os_string()]);
         for (flag, port) in [
             ("--xds-port", ports.xds),
+            ("--secure-port", ports.secure),
             ("--monitoring-port", ports.monitoring),
             ("--api-port", ports.api),
-            ("--secure-port", 0),
         ] {
             args.extend([flag.into(), port.to_string().into()]);
         }
-        args.push("--plaintext-credentials".into());
         if let Some(network) = plan.network {
             args.extend(["--xds-bind".into(), network.host().to_string().into()]);
         }
@@ -105,23 +113,70 @@ impl Launcher {
         self.own(CONTROL.to_owned(), args, ready)
     }
 
-    pub fn gateway(&self, run_dir: &RunDir, gateway: &Gateway) -> Spec {
-        let ready = format!("http://127.0.0.1:{}/ready", gateway.admin);
-        let args = self.proxy_command(&run_dir.bootstrap(&gateway.name));
-        self.own(gateway.name.clone(), args, Readiness::Http(ready))
+    /// The proxy of a gateway, and an agent beside one that is not ours.
+    pub fn gateway(&self, run_dir: &RunDir, gateway: &Gateway) -> Vec<Spec> {
+        let account = gateway.service_account();
+        let foreign = self.envoy.is_some() || gateway.external_proxy;
+        let agent = || self.agent(&gateway.name, &gateway.namespace, &account);
+        let mut specs: Vec<Spec> = foreign.then(agent).into_iter().collect();
+        if !gateway.external_proxy {
+            let ready = format!("http://127.0.0.1:{}/ready", gateway.admin);
+            let args = self.proxy_command(&run_dir.bootstrap(&gateway.name), &gateway.name);
+            specs.push(self.own(gateway.name.clone(), args, Readiness::Http(ready)));
+        }
+        specs
     }
 
-    /// The sidecar of a workload. Beside stock Envoy in a namespace there is a DNS server too.
+    /// What gives a proxy that is not ours its certificate; ours needs nobody for that.
+    fn agent(&self, proxy: &str, namespace: &str, account: &str) -> Spec {
+        let mut args: Vec<OsString> = vec!["agent".into(), EXIT_WITH_PARENT.into()];
+        let socket = self.identities.of(proxy).socket();
+        args.extend(["--sds-socket".into(), socket.into_os_string()]);
+        args.extend(["--workload-namespace".into(), namespace.into()]);
+        args.extend(["--service-account".into(), account.into()]);
+        args.extend(self.identity(proxy));
+        self.own(agent_name(proxy), args, Readiness::Running)
+    }
+
+    /// The flags by which an agent, built in or not, finds the authority and its proof.
+    fn identity(&self, proxy: &str) -> [OsString; 6] {
+        let place = self.identities.of(proxy);
+        [
+            "--ca-address".into(),
+            self.authority.to_string().into(),
+            "--ca-root".into(),
+            place.roots().into_os_string(),
+            "--token".into(),
+            place.token().into_os_string(),
+        ]
+    }
+
+    /// The sidecar of a workload. Beside one that is not ours there is an agent, and beside stock
+    /// Envoy in a namespace a DNS server too.
     pub fn sidecar(&self, run_dir: &RunDir, workload: &Workload) -> Vec<Spec> {
+        let user = Some(rules::PROXY_ID);
+        let foreign = self.envoy.is_some() || workload.external_proxy;
+        let agent = || {
+            let agent = self.agent(
+                &workload.name,
+                &workload.namespace,
+                &workload.service_account,
+            );
+            self.enter(agent, workload, user, &[])
+        };
+        let mut specs: Vec<Spec> = foreign.then(agent).into_iter().collect();
+        if workload.external_proxy {
+            return specs;
+        }
         let bootstrap = run_dir.bootstrap(&workload.name);
         let ready = format!("http://{}:{}/ready", workload.address, workload.admin);
-        let args = self.proxy_command(&bootstrap);
+        let args = self.proxy_command(&bootstrap, &workload.name);
         let proxy = self.own(sidecar_name(&workload.name), args, Readiness::Http(ready));
         let keep: Vec<&Path> = [bootstrap.as_path()]
             .into_iter()
             .chain(self.envoy.as_deref())
             .collect();
-        let mut specs = vec![self.enter(proxy, workload, Some(rules::PROXY_ID), &keep)];
+        specs.push(self.enter(proxy, workload, user, &keep));
         if self.envoy.is_some() && self.namespaces.is_some() {
             let args = vec![
                 "dns".into(),
@@ -130,13 +185,13 @@ impl Launcher {
                 bootstrap.clone().into_os_string(),
             ];
             let dns = self.own(dns_name(&workload.name), args, Readiness::Running);
-            specs.push(self.enter(dns, workload, Some(rules::PROXY_ID), &keep));
+            specs.push(self.enter(dns, workload, user, &keep));
         }
         specs
     }
 
     /// What follows `lateen` to run a proxy.
-    fn proxy_command(&self, bootstrap: &Path) -> Vec<OsString> {
+    fn proxy_command(&self, bootstrap: &Path, proxy: &str) -> Vec<OsString> {
         let bootstrap = bootstrap.as_os_str().to_owned();
         // Everything shares this machine's cores: one worker each keeps ten proxies small.
         let one: [OsString; 2] = ["--concurrency".into(), "1".into()];
@@ -147,7 +202,11 @@ impl Launcher {
                     EXIT_WITH_PARENT.into(),
                     "--bootstrap".into(),
                 ];
-                ours.into_iter().chain([bootstrap]).chain(one).collect()
+                ours.into_iter()
+                    .chain([bootstrap])
+                    .chain(one)
+                    .chain(self.identity(proxy))
+                    .collect()
             }
             Some(envoy) => {
                 let quiet = ["--disable-hot-restart", "--log-level", "warning"];

@@ -6,11 +6,13 @@
 //! it. Nothing here knows how the demo differs from a person's own mesh: both are a mesh file.
 
 mod api;
+mod credentials;
 mod launch;
 mod publish;
 mod rows;
 mod seed;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,12 +25,14 @@ pub use api::ApiError;
 pub use rows::{Condition, Row, rows};
 pub use seed::{Seed, SeedError};
 
-use crate::capture::{CaptureError, Namespaces};
+use crate::capture::{CaptureError, Namespaces, Network};
 use crate::http::Client;
+use crate::identity::Identities;
 use crate::plan::{Plan, TakenPort, check_free};
 use crate::rundir::{RunDir, RunDirError};
 use crate::supervise::{Killer, State, Status, Supervisor, Table};
 use api::Api;
+use credentials::Keeper;
 use launch::Launcher;
 use publish::Publisher;
 
@@ -106,6 +110,7 @@ pub struct Mesh {
     supervisor: Supervisor,
     table: watch::Receiver<Table>,
     publisher: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
     client: Client,
     seeds: Vec<Seed>,
     launcher: Launcher,
@@ -123,7 +128,15 @@ impl Mesh {
             envoy,
         } = options;
         check_ports(&plan, run_dir.was_killed()).await?;
-        launch::write_bootstraps(&plan, &run_dir)?;
+        let identities = Identities::create(&run_dir, &plan);
+        let identities = Arc::new(identities.map_err(|source| StartError::Write {
+            path: run_dir.path().to_owned(),
+            source,
+        })?);
+        launch::write_bootstraps(&plan, &run_dir, &identities)?;
+        // Namespaces reach the control plane at this machine's address, not at its loopback.
+        let host = plan.network.map_or(Ipv4Addr::LOCALHOST, Network::host);
+        let authority = SocketAddr::from((host, plan.control.secure));
         let namespaces = match plan.network {
             Some(network) => Some(Namespaces::create(&run_dir, &plan, network)?),
             None => None,
@@ -133,6 +146,8 @@ impl Mesh {
             lateen,
             envoy,
             namespaces,
+            identities,
+            authority,
         };
         let mut supervisor = Supervisor::new(&run_dir.logs());
         supervisor.start(launcher.control(&plan, &run_dir, watched.as_deref()));
@@ -147,6 +162,7 @@ impl Mesh {
             supervisor,
             table,
             publisher: None,
+            keeper: None,
             client,
             seeds,
             launcher,
@@ -162,22 +178,19 @@ impl Mesh {
             failed = self.control_failed() => return Err(failed),
         }
         let publisher = Publisher::new(api.clone(), self.plan.clone(), self.table.clone());
-        publisher.put_all().await?;
-        for gateway in self
-            .plan
-            .gateways
-            .iter()
-            .filter(|gateway| !gateway.external_proxy)
-        {
-            self.supervisor
-                .start(self.launcher.gateway(&self.run_dir, gateway));
+        let identities = self.launcher.identities.clone();
+        let mut keeper = Keeper::new(api.clone(), &self.plan, identities);
+        tokio::try_join!(
+            async { publisher.put_all().await.map_err(StartError::from) },
+            keeper.put_all(),
+        )?;
+        self.keeper = Some(tokio::spawn(keeper.follow()));
+        for gateway in &self.plan.gateways {
+            for process in self.launcher.gateway(&self.run_dir, gateway) {
+                self.supervisor.start(process);
+            }
         }
-        for workload in self
-            .plan
-            .workloads
-            .iter()
-            .filter(|workload| !workload.external_proxy)
-        {
+        for workload in &self.plan.workloads {
             for process in self.launcher.sidecar(&self.run_dir, workload) {
                 self.supervisor.start(process);
             }
@@ -331,6 +344,10 @@ impl Mesh {
         if let Some(publisher) = self.publisher.take() {
             // Its workloads are about to be down, and their entries must not say so next time.
             publisher.abort();
+        }
+        if let Some(keeper) = self.keeper.take() {
+            keeper.abort();
+            let _ = keeper.await;
         }
         self.supervisor.stop().await;
         drop(self.launcher);

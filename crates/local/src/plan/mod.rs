@@ -6,7 +6,7 @@
 //! | port | what |
 //! |---|---|
 //! | B+0 to B+9 | admin of the gateways, one each |
-//! | B+10, B+14, B+88 | control plane: xDS, monitoring, configuration API |
+//! | B+10, B+12, B+14, B+88 | control plane: xDS in plaintext, certificates and xDS over TLS, monitoring, configuration API |
 //! | B+100+10·i | a block per workload: +0 sidecar's admin, +1 its HTTP proxy, +2 inbound and +3 application port of the first port, from +4 inbound and application of the further ports, then one listener per TCP service |
 //!
 //! A workload that needs more than ten takes the next block too. Invariant: no port twice.
@@ -28,6 +28,7 @@ use serde_json::Value;
 
 use crate::bootstrap;
 use crate::capture::{Network, Parameters};
+use crate::identity::Place;
 
 pub use ports::{PortUse, PortsError, TakenPort, check_free};
 
@@ -35,6 +36,8 @@ pub use ports::{PortUse, PortsError, TakenPort, check_free};
 pub const ROOT_NAMESPACE: &str = "istio-system";
 const DEFAULT_GATEWAY: &str = "istio-ingressgateway";
 const DEFAULT_GATEWAY_PORT: u16 = 8080;
+/// Says that a workload takes mutual TLS.
+const TLS_MODE: &str = "security.istio.io/tlsMode";
 /// From a gateway's HTTP port to its HTTPS port: 8080 and 8443.
 const HTTPS_OFFSET: u16 = 363;
 
@@ -66,7 +69,10 @@ pub struct Plan {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ControlPorts {
+    /// Discovery without TLS.
     pub xds: u16,
+    /// Certificates, and discovery over TLS.
+    pub secure: u16,
     pub monitoring: u16,
     pub api: u16,
 }
@@ -179,6 +185,13 @@ impl TcpOutbound {
     }
 }
 
+impl Gateway {
+    /// As Istio's charts call it.
+    pub fn service_account(&self) -> String {
+        format!("{}-service-account", self.name)
+    }
+}
+
 impl Workload {
     pub fn version(&self) -> &str {
         self.labels.get("version").map_or("", String::as_str)
@@ -227,13 +240,13 @@ impl Plan {
         Ok(())
     }
 
-    /// The bootstrap of the proxy of a workload or gateway.
-    pub fn bootstrap_of(&self, name: &str) -> Option<Value> {
+    /// The bootstrap of the proxy of a workload or gateway, whose identity is at `place`.
+    pub fn bootstrap_of(&self, name: &str, place: &Place) -> Option<Value> {
         let gateway = self.gateways.iter().find(|gateway| gateway.name == name);
         let workload = self.workloads.iter().find(|workload| workload.name == name);
         match (gateway, workload) {
-            (Some(gateway), _) => Some(bootstrap::gateway(self, gateway)),
-            (None, Some(workload)) => Some(bootstrap::sidecar(self, workload)),
+            (Some(gateway), _) => Some(bootstrap::gateway(self, gateway, place)),
+            (None, Some(workload)) => Some(bootstrap::sidecar(self, workload, place)),
             (None, None) => None,
         }
     }
@@ -263,6 +276,7 @@ pub fn plan(parsed: &ParsedMeshFile, options: &PlanOptions) -> Result<Plan, Plan
         network: options.network,
         control: ControlPorts {
             xds: 0,
+            secure: 0,
             monitoring: 0,
             api: 0,
         },
@@ -356,6 +370,10 @@ fn planned_workload(
     if !workload.version.is_empty() {
         labels.insert("version".to_owned(), workload.version.clone());
     }
+    // As Istio's injector: others may expect its proxy to have a certificate.
+    labels
+        .entry(TLS_MODE.to_owned())
+        .or_insert_with(|| "istio".to_owned());
     let ports = workload
         .ports
         .iter()

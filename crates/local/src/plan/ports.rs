@@ -9,6 +9,7 @@ use crate::capture::{Network, rules};
 use super::{ControlPorts, Gateway, Plan, Protocol, TcpOutbound, Workload};
 
 const XDS: u16 = 10;
+const SECURE: u16 = 12;
 const MONITORING: u16 = 14;
 const API: u16 = 88;
 const FIRST_BLOCK: u16 = 100;
@@ -95,6 +96,7 @@ fn assign_own(plan: &mut Plan, base: u16) -> Result<(), PortsError> {
     let at = |offset: u16| base.checked_add(offset).ok_or(PortsError::Beyond(base));
     plan.control = ControlPorts {
         xds: at(XDS)?,
+        secure: at(SECURE)?,
         monitoring: at(MONITORING)?,
         api: at(API)?,
     };
@@ -190,9 +192,10 @@ fn gateway_ports(gateway: &Gateway) -> Vec<PortUse> {
     ]
 }
 
-fn control_ports(ports: ControlPorts) -> [PortUse; 3] {
+fn control_ports(ports: ControlPorts) -> [PortUse; 4] {
     [
         (ports.xds, "xDS"),
+        (ports.secure, "certificates and xDS over TLS"),
         (ports.monitoring, "monitoring"),
         (ports.api, "configuration API"),
     ]

@@ -38,7 +38,15 @@ fn the_example_of_the_documentation_can_be_run() {
     let web = workload("web-v1");
     assert_eq!(web.directory, PathBuf::from("/home/me/./web"));
     let labels: Vec<String> = web.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    assert_eq!(labels, ["app=web", "tier=front", "version=v1"]);
+    assert_eq!(
+        labels,
+        [
+            "app=web",
+            "security.istio.io/tlsMode=istio",
+            "tier=front",
+            "version=v1"
+        ]
+    );
     assert_eq!(workload("mysql").ports[0].app, 3306);
     let tcp: Vec<String> = web
         .tcp_outbound
@@ -142,7 +150,8 @@ fn a_moved_proxy_keeps_its_application() {
     let port = &workload.ports[0];
     assert_eq!((workload.admin, workload.outbound), (20_000, 20_001));
     assert_eq!((port.inbound, port.app), (20_002, 15_103));
-    let bootstrap = plan.bootstrap_of("a").unwrap();
+    let place = Place::in_run_dir(std::path::Path::new("/run"), "a");
+    let bootstrap = plan.bootstrap_of("a", &place).unwrap();
     assert_eq!(
         bootstrap["node"]["id"],
         "sidecar~127.0.0.1~a.default~default.svc.cluster.local"

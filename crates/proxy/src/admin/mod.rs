@@ -3,6 +3,7 @@
 //! | file | answers |
 //! |---|---|
 //! | `config_dump.rs` | `/config_dump` |
+//! | `certs.rs` | `/certs` |
 //! | `clusters.rs`, `listeners.rs` | `/clusters`, `/listeners` |
 //! | `stats.rs` | `/stats`, `/stats/prometheus` |
 //! | `server.rs` | `/ready`, `/server_info`, `/logging`, drain, quit |
@@ -13,6 +14,7 @@
 //! Invariants: what changes the process is POST only; a request that a browser sends on behalf of
 //! another site is refused.
 
+mod certs;
 mod clusters;
 mod config_dump;
 mod help;
@@ -59,6 +61,7 @@ const fn changes(path: &'static str, help: &'static str) -> Endpoint {
 /// Everything that is served, in the order of `/help`.
 pub(crate) const ENDPOINTS: &[Endpoint] = &[
     reads("/", "admin home page"),
+    reads("/certs", "print certs on machine"),
     reads("/clusters", "upstream cluster status (?format=json)"),
     reads(
         "/config_dump",
@@ -142,6 +145,7 @@ async fn handle(State(admin): State<Admin>, request: Request<Body>) -> Response 
 async fn answer(admin: &Admin, path: &str, query: &Query, post: bool) -> Response {
     let proxy = &admin.proxy;
     match path {
+        "/certs" => certs::show(proxy),
         "/clusters" => clusters::show(proxy, query),
         "/config_dump" => config_dump::show(proxy.clone(), query.clone()).await,
         "/drain_listeners" => server::drain_listeners(proxy, query),

@@ -191,7 +191,10 @@ fn versions(tls: &CommonTls) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-fn identities(tls: &CommonTls, secrets: &Secrets) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+pub(super) fn identities(
+    tls: &CommonTls,
+    secrets: &Secrets,
+) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
     let one = |source: &CertificateSource| match source {
         CertificateSource::Given(certificate) => material::identity(certificate),
         CertificateSource::Secret(whose) => match &secret(whose, secrets)?.kind {
@@ -216,19 +219,7 @@ fn verifier(
     secrets: &Secrets,
     algorithms: rustls::crypto::WebPkiSupportedAlgorithms,
 ) -> Result<Verifier, TlsError> {
-    let of_secret = |whose: &SecretRef| match &secret(whose, secrets)?.kind {
-        SecretKind::Validation(validation) => Ok(validation.clone()),
-        SecretKind::Certificate(_) => Err(TlsError::WrongKind {
-            name: whose.name.clone(),
-            wanted: "validation_context",
-        }),
-    };
-    let rules = match &tls.validation {
-        ValidationSource::None => Validation::default(),
-        ValidationSource::Given(given) => Validation::clone(given),
-        ValidationSource::Secret(whose) => Validation::clone(&*of_secret(whose)?),
-        ValidationSource::Combined(given, whose) => merged(given, &*of_secret(whose)?),
-    };
+    let rules = rules(tls, secrets)?;
     let trusted = material::trusted(&rules)?;
     if trusted.is_none() && (!rules.names.is_empty() || rules.crl.is_some()) {
         return Err(TlsError::Unusable {
@@ -237,6 +228,30 @@ fn verifier(
         });
     }
     Ok(Verifier::new(trusted, rules, algorithms))
+}
+
+/// Who is trusted.
+pub(super) fn trusted(
+    tls: &CommonTls,
+    secrets: &Secrets,
+) -> Result<Option<material::Trusted>, TlsError> {
+    material::trusted(&rules(tls, secrets)?)
+}
+
+fn rules(tls: &CommonTls, secrets: &Secrets) -> Result<Validation, TlsError> {
+    let of_secret = |whose: &SecretRef| match &secret(whose, secrets)?.kind {
+        SecretKind::Validation(validation) => Ok(validation.clone()),
+        SecretKind::Certificate(_) => Err(TlsError::WrongKind {
+            name: whose.name.clone(),
+            wanted: "validation_context",
+        }),
+    };
+    Ok(match &tls.validation {
+        ValidationSource::None => Validation::default(),
+        ValidationSource::Given(given) => Validation::clone(given),
+        ValidationSource::Secret(whose) => Validation::clone(&*of_secret(whose)?),
+        ValidationSource::Combined(given, whose) => merged(given, &*of_secret(whose)?),
+    })
 }
 
 /// As protobuf merges: lists are joined, single values of the secret win.

@@ -6,6 +6,7 @@
 //! | `material.rs` | certificates, keys and revocation lists, read and parsed |
 //! | `context.rs` | what rustls needs for one context |
 //! | `verify.rs` | which peers are trusted |
+//! | `listing.rs` | what `/certs` shows |
 //! | `certificate.rs` | what a certificate says of itself |
 //! | `handshake.rs` | from a socket to a [`crate::io::Io`] |
 //! | `stream.rs` | records: one connection's cryptographic state |
@@ -21,6 +22,7 @@
 mod certificate;
 mod context;
 pub(crate) mod handshake;
+mod listing;
 mod material;
 pub(crate) mod peer;
 pub(crate) mod proxy_header;
@@ -28,5 +30,7 @@ mod store;
 pub(crate) mod stream;
 mod verify;
 
+pub(crate) use certificate::Description;
+pub(crate) use listing::Listing;
 pub(crate) use material::TlsError;
 pub(crate) use store::{ClientSlot, ServerSlot, TlsStore, check, check_secret, contexts};

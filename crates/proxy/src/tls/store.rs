@@ -5,6 +5,7 @@
 //! handshake begins. A context that cannot be built leaves the last good one.
 
 use super::context::{self, ClientContext, Secrets, ServerContext};
+use super::listing::{self, Listing};
 use super::material::TlsError;
 use lateen_proxy_config::{
     CertificateSource, Cluster, CommonTls, DataSource, DownstreamTls, FilterChain, Listener,
@@ -145,6 +146,16 @@ impl TlsStore {
             let stamp = Stamp::of(&path);
             inner.stamps.insert(path, stamp);
         }
+    }
+
+    /// What is in the contexts that are used, those of listeners first.
+    pub(crate) fn listings(&self) -> Vec<Listing> {
+        let inner = self.lock();
+        let servers = inner.servers.values().filter_map(Weak::upgrade);
+        let servers = servers.map(|slot| listing::of(&slot.tls.common, &inner.secrets));
+        let clients = inner.clients.values().filter_map(Weak::upgrade);
+        let clients = clients.map(|slot| listing::of(&slot.tls.common, &inner.secrets));
+        servers.chain(clients).collect()
     }
 
     /// Whether any context is read from files.

@@ -22,7 +22,7 @@ pub use threads::default_concurrency;
 
 use crate::access_log::AccessLogWriters;
 use crate::stats::{Registry, StatsSnapshot};
-use crate::tls::{ClientSlot, TlsStore};
+use crate::tls::{ClientSlot, Listing, TlsStore};
 use crate::upstream::outlier::{Detectors, OutlierStatus};
 use lateen_proxy_config::UpstreamTls;
 use mailbox::{Command, Mailbox, OpenListener};
@@ -232,6 +232,11 @@ impl Workers {
             .unwrap_or_else(PoisonError::into_inner)
             .close_all();
         self.send_all(|| Command::StopListening);
+    }
+
+    /// The certificates of every TLS context.
+    pub(crate) fn certificates(&self) -> Vec<Listing> {
+        self.shared.tls.listings()
     }
 
     /// Where the newest context stands for a connection of the main thread's own.
