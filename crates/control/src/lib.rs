@@ -27,6 +27,5 @@ mod trust;
 pub use error::ControlError;
 pub use jwks::Cidr;
 pub use lateen_identity::{KeyKind, Lifetimes, RootLifetimes};
-pub use options::Options;
 pub use options::{KeyOptions, Options};
 pub use plane::{Addresses, Control, run};
