@@ -1,5 +1,6 @@
 //! HTTP filters in front of the router, and what routes say about them.
 
+use crate::ext_authz::{ExtAuthz, ExtAuthzRoute};
 use crate::jwt::JwtAuthn;
 use crate::rbac::RbacFilter;
 use crate::route::{Fraction, HeaderMatcher, StringMatcher};
@@ -18,6 +19,8 @@ pub enum HttpFilter {
     Cors,
     /// `envoy.filters.http.rbac`; a chain may have several.
     Rbac(Arc<RbacFilter>),
+    /// `envoy.filters.http.ext_authz`; a chain may have several.
+    ExtAuthz(Arc<ExtAuthz>),
     Router(RouterFilter),
 }
 
@@ -157,4 +160,5 @@ pub struct RouteFilters {
     pub fault: PerRoute<Fault>,
     pub cors: PerRoute<CorsPolicy>,
     pub rbac: PerRoute<RbacFilter>,
+    pub ext_authz: PerRoute<ExtAuthzRoute>,
 }

@@ -24,6 +24,7 @@ mod cluster;
 pub mod compile;
 mod endpoint;
 mod error;
+mod ext_authz;
 mod headers;
 mod http;
 mod http_filter;
@@ -46,6 +47,7 @@ pub use cluster::{
 };
 pub use endpoint::{DnsHosts, Endpoint, EndpointSet, HealthStatus, Locality, LocalityEndpoints};
 pub use error::{Compiled, ConfigError, Notice};
+pub use ext_authz::{AuthzBody, AuthzService, ExtAuthz, ExtAuthzRoute, HttpAuthz};
 pub use headers::{AppendAction, HeaderMutation, HeaderMutations, HeaderOps, HeaderTemplate};
 pub use http::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options,

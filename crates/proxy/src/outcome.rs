@@ -25,6 +25,12 @@ pub enum Outcome {
     RbacDenied,
     /// A token that is missing or not right.
     JwtRefused(JwtFailure),
+    /// The server that is asked who may come in refused it.
+    ExtAuthzDenied,
+    /// That server did not say anything, and without its word nobody comes in.
+    ExtAuthzError,
+    /// The body is longer than what is read ahead of it.
+    BodyTooLarge,
     /// A CORS preflight, answered as the route's policy says.
     CorsPreflight,
     /// No virtual host, or no route in it, fits the request.
@@ -157,6 +163,9 @@ impl Outcome {
         Outcome::Redirected,
         Outcome::FaultAbort,
         Outcome::RbacDenied,
+        Outcome::ExtAuthzDenied,
+        Outcome::ExtAuthzError,
+        Outcome::BodyTooLarge,
         Outcome::CorsPreflight,
         Outcome::JwtRefused(JwtFailure::Missing),
         Outcome::NoRoute,
@@ -215,6 +224,9 @@ impl Outcome {
                 "RBAC: access denied",
             ),
             Outcome::JwtRefused(why) => row(why.status(), "", why.details(), why.text()),
+            Outcome::ExtAuthzDenied => row(403, "UAEX", "ext_authz_denied", ""),
+            Outcome::ExtAuthzError => row(403, "UAEX", "ext_authz_error", ""),
+            Outcome::BodyTooLarge => row(413, "", "request_payload_too_large", "Payload Too Large"),
             Outcome::CorsPreflight => row(0, "", "cors_response", ""),
             Outcome::NoRoute => row(404, "NR", "route_not_found", "").http(H::NoRoute),
             Outcome::NoRouteTable => row(404, "NR", "route_configuration_not_found", ""),

@@ -1,5 +1,6 @@
 //! HTTP filters of connection managers, and their configuration per route.
 
+use super::ext_authz::{ext_authz, ext_authz_per_route};
 use super::fault_and_cors::{cors_policy, fault, fault_filter};
 use super::jwt_authn::jwt_authn;
 use super::rbac::{http_rbac, rbac_per_route};
@@ -47,6 +48,9 @@ const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 const FAULT_NAME: &str = "envoy.filters.http.fault";
 const JWT_AUTHN_NAME: &str = "envoy.filters.http.jwt_authn";
 const CORS_NAME: &str = "envoy.filters.http.cors";
+const EXT_AUTHZ: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+const EXT_AUTHZ_PER_ROUTE: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute";
+const EXT_AUTHZ_NAME: &str = "envoy.filters.http.ext_authz";
 const RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const RBAC_PER_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
 const RBAC_NAME: &str = "envoy.filters.http.rbac";
@@ -82,7 +86,7 @@ pub(crate) fn http_filters(
                 std::mem::discriminant(other) == std::mem::discriminant(filter)
             };
             // One after the other, several may refuse a request.
-            let guards = matches!(filter, HttpFilter::Rbac(_));
+            let guards = matches!(filter, HttpFilter::Rbac(_) | HttpFilter::ExtAuthz(_));
             if !guards && filters.iter().any(same) {
                 return Err(at.error("the same filter stands in this chain twice"));
             }
@@ -137,6 +141,11 @@ fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter
             named(&name, FAULT_NAME, at)?;
             let filter = fault_filter(decode(bytes, at)?, at)?;
             Ok(Some(HttpFilter::Fault(filter)))
+        }
+        EXT_AUTHZ if !in_struct => {
+            named(&name, EXT_AUTHZ_NAME, at)?;
+            let filter = ext_authz(decode(bytes, at)?, at)?;
+            Ok(Some(HttpFilter::ExtAuthz(filter.into())))
         }
         RBAC if !in_struct => {
             named(&name, RBAC_NAME, at)?;
@@ -216,7 +225,11 @@ pub(crate) fn per_cluster_config(
     at: At<'_>,
 ) -> Result<(), ConfigError> {
     let filters = per_filter_config(configs, &RouteFilters::default(), at)?;
-    if filters.fault.is_said() || filters.cors.is_said() || filters.rbac.is_said() {
+    if filters.fault.is_said()
+        || filters.cors.is_said()
+        || filters.rbac.is_said()
+        || filters.ext_authz.is_said()
+    {
         return Err(at.field("typed_per_filter_config").not_supported());
     }
     Ok(())
@@ -227,6 +240,7 @@ fn turn_off(name: &str, filters: &mut RouteFilters, at: At<'_>) {
         FAULT_NAME => filters.fault = PerRoute::Off,
         CORS_NAME => filters.cors = PerRoute::Off,
         RBAC_NAME => filters.rbac = PerRoute::Off,
+        EXT_AUTHZ_NAME => filters.ext_authz = PerRoute::Off,
         _ => at.notice("no filter is there to disable"),
     }
 }
@@ -252,6 +266,14 @@ fn one_per_filter_config(
                 policy = policy.or(wider);
             }
             filters.cors = PerRoute::Use(Arc::new(policy));
+            Ok(())
+        }
+        EXT_AUTHZ_PER_ROUTE if !in_struct => {
+            named(name, EXT_AUTHZ_NAME, at)?;
+            filters.ext_authz = match ext_authz_per_route(decode(bytes, at)?, at)? {
+                Some(route) => PerRoute::Use(Arc::new(route)),
+                None => PerRoute::Off,
+            };
             Ok(())
         }
         RBAC_PER_ROUTE if !in_struct => {

@@ -11,6 +11,7 @@ mod access_log;
 mod cluster;
 mod dns;
 mod endpoint;
+mod ext_authz;
 mod fault_and_cors;
 mod filter_chain;
 mod filters;

@@ -87,11 +87,22 @@ pub(super) async fn forward<D: Downstream>(
 }
 
 /// The body as it is to be sent: to the upstream, and to mirrors.
-fn request_body(x: &Exchange, routed: Routed<'_>, to: &Forward) -> RequestBody {
+fn request_body(x: &mut Exchange, routed: Routed<'_>, to: &Forward) -> RequestBody {
     let limit = routed.route.request_body_buffer_limit;
     let mut body = RequestBody::new(x.request.body, x.request.is_tunnel(), limit);
     let counts_tries = routed.host.include_request_attempt_count;
     body.copies = Copies::begin(x, &to.mirrors, x.timeout, counts_tries);
+    if let Some(held) = x.marks.as_mut().and_then(|marks| marks.held.take()) {
+        if !held.bytes.is_empty() {
+            let piece = Piece {
+                data: Data::Slice(&held.bytes),
+                end: End::More,
+            };
+            body.copies.feed(&piece);
+        }
+        body.kept = Some(held.bytes);
+        body.done = held.ended;
+    }
     if body.done {
         body.copies.end();
     }
@@ -320,7 +331,7 @@ fn count_tries(x: &mut Exchange, routed: Routed<'_>, to: &Forward) {
 
 /// A client that waits for permission to send its body gets it from here, unless the upstream is
 /// to be asked.
-async fn expect_continue<D: Downstream>(x: &mut Exchange, down: &mut D) {
+pub(super) async fn expect_continue<D: Downstream>(x: &mut Exchange, down: &mut D) {
     if x.service.manager.proxy_100_continue || !x.request.headers.has(Known::Expect) {
         return;
     }

@@ -8,5 +8,6 @@
     reason = "helpers of tests stop at what is not as expected"
 )]
 
+mod ext_authz;
 mod planes;
 mod rbac;

@@ -7,6 +7,7 @@
 //! Invariant: a filter that answers a request itself is the last that sees it on its way in.
 
 mod cors;
+mod ext_authz;
 mod fault;
 mod jwt;
 mod rbac;
@@ -28,6 +29,10 @@ pub(crate) struct Marks {
     fault: Option<fault::ActiveFault>,
     /// The origin that the answer has to name.
     cors_origin: Option<Box<[u8]>>,
+    /// What has been read of the body for a filter.
+    pub(super) held: Option<ext_authz::Held>,
+    /// Headers that a filter wants on the response.
+    response: Vec<ext_authz::Change>,
     /// Why a filter refused it, where that says more than the outcome.
     pub details: Option<Arc<str>>,
 }
@@ -75,6 +80,10 @@ pub(super) async fn request<'t, D: Downstream>(
                 }
                 None => Flow::Continue,
             },
+            HttpFilter::ExtAuthz(filter) => match ext_authz::wanted(x, routed, filter) {
+                Some(route) => Box::pin(ext_authz::check(x, down, routed, filter, route)).await,
+                None => Flow::Continue,
+            },
             HttpFilter::Rbac(filter) => match rbac::refuses(x, routed, filter, counted.next()) {
                 Some(refusal) => {
                     Box::pin(rbac::answer(x, down, routed, refusal)).await;
@@ -96,6 +105,10 @@ pub(super) fn response(x: &Exchange, routed: Routed<'_>, head: &mut ResponseHead
     for filter in x.service.manager.filters.iter().rev() {
         match filter {
             HttpFilter::Cors => cors::response(x, routed, head),
+            HttpFilter::ExtAuthz(_) => {
+                let changes = x.marks.iter().flat_map(|marks| &marks.response);
+                changes.for_each(|change| change.apply(&mut head.headers));
+            }
             HttpFilter::JwtAuthn(_)
             | HttpFilter::Fault(_)
             | HttpFilter::Rbac(_)
