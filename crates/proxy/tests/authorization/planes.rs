@@ -98,7 +98,17 @@ pub async fn both(
             .into_iter()
             .zip(&ports)
             .map(|(chain, port)| {
+                // Of the server name Envoy's rules only know what this filter saw.
+                let inspector = match chain.get("transport_socket") {
+                    Some(_) => json!([filter(
+                        "envoy.filters.listener.tls_inspector",
+                        "listener.tls_inspector.v3.TlsInspector",
+                        json!({}),
+                    )]),
+                    None => json!([]),
+                };
                 json!({
+                    "listener_filters": inspector,
                     "name": format!("l{port}"),
                     "address": socket(*port),
                     "filter_chains": [chain],
