@@ -93,15 +93,8 @@ fn request_body(x: &mut Exchange, routed: Routed<'_>, to: &Forward) -> RequestBo
     let counts_tries = routed.host.include_request_attempt_count;
     body.copies = Copies::begin(x, &to.mirrors, x.timeout, counts_tries);
     if let Some(held) = x.marks.as_mut().and_then(|marks| marks.held.take()) {
-        if !held.bytes.is_empty() {
-            let piece = Piece {
-                data: Data::Slice(&held.bytes),
-                end: End::More,
-            };
-            body.copies.feed(&piece);
-        }
-        body.kept = Some(held.bytes);
-        body.done = held.ended;
+        body.resume(held);
+        return body;
     }
     if body.done {
         body.copies.end();

@@ -1,9 +1,10 @@
 //! How far a request has come: its body, and the deadlines it runs against.
 
+use super::filters::ext_authz::Held;
 use super::head::BodyLength;
 use super::headers::HeaderBlock;
 use super::mirror::Copies;
-use super::stream::{Downstream, End, Piece};
+use super::stream::{Data, Downstream, End, Piece};
 use crate::outcome::Outcome;
 use crate::worker::state::Worker;
 use std::num::NonZeroU64;
@@ -44,6 +45,17 @@ impl RequestBody {
             }),
             copies: Copies::default(),
         }
+    }
+
+    /// Begins with what a filter has read of it already.
+    pub(super) fn resume(&mut self, held: Held) {
+        self.done = held.ended;
+        self.trailers = held.trailers;
+        self.copies.feed(&Piece {
+            data: Data::Slice(&held.bytes),
+            end: self.end(),
+        });
+        self.kept = Some(held.bytes);
     }
 
     pub(super) fn keep(&mut self, piece: &Piece<'_>) {

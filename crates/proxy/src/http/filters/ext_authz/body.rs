@@ -2,7 +2,8 @@
 
 use crate::http::exchange::Exchange;
 use crate::http::forward;
-use crate::http::stream::Downstream;
+use crate::http::headers::HeaderBlock;
+use crate::http::stream::{Downstream, End};
 use crate::outcome::Outcome;
 use crate::worker::state::PIECE;
 use lateen_proxy_config::AuthzBody;
@@ -16,6 +17,7 @@ pub(in crate::http) struct Held {
     pub(in crate::http) bytes: Vec<u8>,
     /// It is all there is.
     pub(in crate::http) ended: bool,
+    pub(in crate::http) trailers: Option<Box<HeaderBlock>>,
     /// How much of it is for the server.
     shown: usize,
     /// Texts are checked, bytes are not.
@@ -59,7 +61,12 @@ pub(super) async fn read<D: Downstream>(
             let piece = ready!(down.poll_piece(cx, &mut scratch[..PIECE]));
             Poll::Ready(piece.map(|piece| {
                 held.bytes.extend_from_slice(piece.data.as_slice());
-                (piece.data.as_slice().len(), piece.end.is_end())
+                let end = piece.end.is_end();
+                let length = piece.data.as_slice().len();
+                if let End::Trailers(trailers) = piece.end {
+                    held.trailers = Some(trailers);
+                }
+                (length, end)
             }))
         });
         let piece = tokio::time::timeout(limit, piece).await;

@@ -71,6 +71,7 @@ async fn once(
         priority,
         downstream_http2: question.head.version == Version::Http2,
         fresh,
+        raw: false,
         key: cluster.conn_key(&question.head, conn),
     };
     let acquired = match cluster.take(&host, &wanted) {
