@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `request.rs` | **the way of one request, top to bottom: begin here** |
-//! | `filters/` | the filters in front of the router: fault, CORS |
+//! | `filters/` | the filters in front of the router: tokens, authorization, fault, CORS |
 //! | `prepare.rs` | what the route decides: cluster, path, authority |
 //! | `forward.rs` | tries: choose an endpoint, try, retry |
 //! | `attempt.rs` | one try: a connection, the request out, the response's head |
