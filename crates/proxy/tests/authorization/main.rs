@@ -11,3 +11,4 @@
 mod ext_authz;
 mod planes;
 mod rbac;
+mod requests;
