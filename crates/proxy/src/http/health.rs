@@ -9,13 +9,18 @@ use crate::upstream::{ActiveCluster, Host};
 
 /// A try ended before it had a response.
 pub(super) fn failed(cluster: &ActiveCluster, host: &Host, outcome: Outcome) {
+    if let Some(seen) = fault(outcome) {
+        host.note(cluster, seen);
+    }
+}
+
+/// What of a failed try is the endpoint's fault. A client that left, or that sent what is no body,
+/// must not get an endpoint ejected.
+fn fault(outcome: Outcome) -> Option<Seen> {
     match outcome {
-        Outcome::RouteTimeout | Outcome::PerTryTimeout => host.note(cluster, Seen::LocalTimeout),
-        Outcome::Overflow => {}
-        outcome if outcome.before_response() => host.note(cluster, Seen::LocalFailure),
-        // Neither the endpoint's fault nor to its credit: a client that left, or sent what is no
-        // body, must not get an endpoint ejected.
-        _ => {}
+        Outcome::RouteTimeout | Outcome::PerTryTimeout => Some(Seen::LocalTimeout),
+        Outcome::Overflow => None,
+        outcome => outcome.before_response().then_some(Seen::LocalFailure),
     }
 }
 
@@ -100,5 +105,28 @@ fn http_status(grpc: u16) -> u16 {
         14 => 503,
         16 => 401,
         _ => 500,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_the_endpoints_fault_counts_against_it() {
+        for (outcome, expect) in [
+            (Outcome::ConnectRefused, Some(Seen::LocalFailure)),
+            (Outcome::UpstreamReset, Some(Seen::LocalFailure)),
+            (Outcome::UpstreamProtocolError, Some(Seen::LocalFailure)),
+            (Outcome::PerTryTimeout, Some(Seen::LocalTimeout)),
+            (Outcome::RouteTimeout, Some(Seen::LocalTimeout)),
+            (Outcome::Overflow, None),
+            (Outcome::ClientGone, None),
+            (Outcome::BadRequest, None),
+            (Outcome::StreamIdle, None),
+            (Outcome::StreamTooLong, None),
+        ] {
+            assert_eq!(fault(outcome), expect, "{outcome:?}");
+        }
     }
 }

@@ -147,3 +147,36 @@ impl Due {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::Data;
+    use super::*;
+
+    #[test]
+    fn another_try_ends_as_the_client_ended_it() {
+        let mut body = RequestBody::new(BodyLength::Unknown, false, Some(8));
+        let mut trailers = HeaderBlock::default();
+        trailers.push_name(b"x-sum", b"1");
+        let mut piece = |bytes: &'static [u8], end: End| {
+            let done = end.is_end();
+            body.keep(&Piece {
+                data: Data::Slice(bytes),
+                end,
+            });
+            body.done = done;
+            (body.kept.clone(), body.end())
+        };
+        let (kept, end) = piece(b"abcd", End::More);
+        assert_eq!(kept.as_deref(), Some(&b"abcd"[..]));
+        assert!(matches!(end, End::More));
+        let (kept, end) = piece(b"efgh", End::Trailers(Box::new(trailers)));
+        assert_eq!(kept.as_deref(), Some(&b"abcdefgh"[..]));
+        let End::Trailers(trailers) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(trailers.get_name(b"x-sum"), Some(&b"1"[..]));
+        // More than may be kept.
+        assert_eq!(piece(b"i", End::Done).0, None);
+    }
+}

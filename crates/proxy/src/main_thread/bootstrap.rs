@@ -532,5 +532,8 @@ mod tests {
             "admin.address.socket_address.address: \"localhost\" is not an IP address",
         );
         check("/node", json!(7), "bootstrap: invalid type");
+        let (field, reason) = Bootstrap::from_json(json!({})).unwrap_err();
+        assert_eq!(field, "static_resources.listeners");
+        assert!(reason.starts_with("there is nothing to serve"), "{reason}");
     }
 }
