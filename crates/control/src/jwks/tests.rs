@@ -1,3 +1,5 @@
+//! Fetches of keys from servers that are right, wrong, slow, far away or not to be asked.
+
 use super::*;
 use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::tokens::{Issuer, KeyServer};

@@ -54,6 +54,7 @@ mod bindings;
 #[cfg(target_os = "linux")]
 mod capture;
 mod changes;
+mod claims;
 mod client_certificates;
 mod cors;
 mod delegates;
