@@ -27,7 +27,7 @@ struct Key {
 #[derive(Clone, Debug)]
 enum Use {
     Public(ParsedPublicKey),
-    Shared(hmac::Key),
+    Shared(Box<hmac::Key>),
 }
 
 impl KeySet {
@@ -260,7 +260,10 @@ fn oct(key: &Value, said: Option<&str>) -> Result<Vec<(Algorithm, Use)>, &'stati
             Hs512 => hmac::HMAC_SHA512,
             _ => hmac::HMAC_SHA256,
         };
-        (algorithm, Use::Shared(hmac::Key::new(with, &secret)))
+        (
+            algorithm,
+            Use::Shared(Box::new(hmac::Key::new(with, &secret))),
+        )
     };
     Ok(algorithms.into_iter().map(one).collect())
 }
