@@ -8,6 +8,7 @@
 
 mod destination_rules;
 mod gateways;
+mod mtls;
 mod request_authentications;
 mod servers;
 mod services;
@@ -68,6 +69,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     let mut found = virtual_services::findings(snapshot);
     found.extend(gateways::findings(snapshot));
     found.extend(destination_rules::findings(snapshot));
+    found.extend(mtls::findings(snapshot));
     found.extend(services::findings(snapshot));
     found.extend(servers::findings(snapshot));
     found.extend(sidecars::findings(snapshot));

@@ -323,3 +323,36 @@ fn tokens_that_nobody_checks_and_keys_that_cannot_be_had_are_found() {
         expect![[""]],
     );
 }
+
+#[test]
+fn clients_and_servers_that_do_not_agree_on_mutual_tls_are_found() {
+    let entry = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: reviews-v1, namespace: default}\n\
+         spec: {address: 127.0.0.1, labels: {app: reviews}}\n---\n";
+    let rule = |mode: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: reviews, namespace: default}}\n\
+             spec: {{host: reviews, trafficPolicy: {{tls: {{mode: {mode}}}}}}}\n---\n"
+        )
+    };
+    let peer = |mode: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: default}}\n\
+             spec: {{mtls: {{mode: {mode}}}}}\n---\n"
+        )
+    };
+    let documents = |tls: &str, mode: &str| format!("{entry}{}{}", rule(tls), peer(mode));
+    check(&documents("DISABLE", "PERMISSIVE"), expect![[""]]);
+    check(&documents("ISTIO_MUTUAL", "STRICT"), expect![[""]]);
+    check(
+        &documents("DISABLE", "STRICT"),
+        expect![[r#"
+            spec.trafficPolicy.tls: Error [IST0113] (DestinationRule default/reviews) A DestinationRule and Policy are in conflict with regards to mTLS for host reviews.default.svc.cluster.local. The DestinationRule "default/reviews" specifies that mTLS must be false but the PeerAuthentication of its workloads specifies STRICT.
+        "#]],
+    );
+    check(
+        &documents("ISTIO_MUTUAL", "DISABLE"),
+        expect![[r#"
+            spec.trafficPolicy.tls: Error [IST0113] (DestinationRule default/reviews) A DestinationRule and Policy are in conflict with regards to mTLS for host reviews.default.svc.cluster.local. The DestinationRule "default/reviews" specifies that mTLS must be true but the PeerAuthentication of its workloads specifies DISABLE.
+        "#]],
+    );
+}

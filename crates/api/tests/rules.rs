@@ -153,3 +153,17 @@ fn metadata() {
         same(findings(&text), expected, &text);
     }
 }
+
+#[test]
+fn a_misspelt_field_of_a_security_rule_is_an_error_for_lenient_readers_too() {
+    let text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+                metadata: {name: x}\nspec: {mtls: {moed: STRICT}}\n";
+    for mode in [Mode::Strict, Mode::AllowUnknown] {
+        let parsed = parse("", text, mode);
+        assert!(parsed.has_errors() && parsed.objects.is_empty(), "{mode:?}");
+    }
+    // Its twin of another kind is read without the field.
+    let text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+                metadata: {name: x}\nspec: {host: a, tarfficPolicy: {}}\n";
+    assert_eq!(parse("", text, Mode::AllowUnknown).objects.len(), 1);
+}

@@ -24,7 +24,9 @@ mod visibility;
 
 pub use authorization::AuthorizationPolicy;
 pub use host_index::HostIndex;
-pub use peer_authentication::{MtlsMode, NamespaceMtls, PeerAuthentication, WorkloadMtls};
+pub use peer_authentication::{
+    MtlsMode, NamespaceMtls, PeerAuthentication, WorkloadMtls, takes_mtls,
+};
 pub use protocol::Protocol;
 pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
 pub use request_authentication::{KeySet, KeySets, KeySource, RequestAuthentication};

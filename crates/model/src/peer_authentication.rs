@@ -168,6 +168,7 @@ impl Workload {
     }
 }
 
-fn takes_mtls(labels: &BTreeMap<String, String>) -> bool {
+/// Whether workloads with these labels take mutual TLS.
+pub fn takes_mtls(labels: &BTreeMap<String, String>) -> bool {
     labels.get(TLS_MODE_LABEL).map(String::as_str) == Some(TAKES_MUTUAL_TLS)
 }

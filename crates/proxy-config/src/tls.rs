@@ -69,6 +69,8 @@ pub struct UpstreamTls {
     /// Equal for equal contexts.
     pub key: Arc<[u8]>,
     pub common: CommonTls,
+    /// What requests offer by ALPN instead of what connections do; empty: the same.
+    pub http_alpn: Vec<Box<str>>,
     /// The server name to ask for; a host name, in lower case.
     pub sni: Option<Box<str>>,
     /// Ask for the endpoint's host name instead.

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_model::{
-    Changes, DestinationRule, MeshSnapshot, NamespacedName, Service, VirtualService,
+    Changes, DestinationRule, MeshSnapshot, NamespacedName, Service, ServiceEndpoints,
+    VirtualService,
 };
 
 use crate::names;
@@ -30,6 +31,7 @@ pub fn affected(
     let mut affected = Affected::new();
     let own = changes.workloads.iter().any(is_connected);
     let mut clusters = cluster_names(now, changes);
+    let secured = secured_names(now, changes);
     // What a Sidecar imports decides which clusters a proxy has, and rules lead there.
     // A Gateway may ask for clusters by server name.
     let scoped = changes.sidecars
@@ -37,8 +39,9 @@ pub fn affected(
         || (!changes.virtual_services.is_empty() && now.sidecars().next().is_some());
     if own || scoped {
         affected.insert(type_url::ENDPOINT, None);
-    } else if !clusters.is_empty() {
-        affected.insert(type_url::ENDPOINT, Some(clusters.clone()));
+    } else if !(clusters.is_empty() && secured.is_empty()) {
+        let names = clusters.union(&secured).cloned();
+        affected.insert(type_url::ENDPOINT, Some(names.collect()));
     }
     let inbound = own || !changes.services.is_empty();
     let ingress = || {
@@ -49,7 +52,10 @@ pub fn affected(
         affected.insert(type_url::CLUSTER, None);
     } else if !(changes.services.is_empty() && changes.destination_rules.is_empty()) {
         clusters.extend(inbound_names(now, changes));
+        clusters.extend(secured);
         affected.insert(type_url::CLUSTER, Some(clusters));
+    } else if !secured.is_empty() {
+        affected.insert(type_url::CLUSTER, Some(secured));
     }
     // Workloads of a service without an address of its own are addresses that listeners, routes and
     // names know.
@@ -98,6 +104,7 @@ fn listeners(now: &MeshSnapshot, changes: &Changes) -> bool {
         || changes.authorization_policies
         || changes.request_authentications
         || !changes.secrets.is_empty()
+        || !changes.peer_authentications.is_empty()
         || !changes.services.is_empty()
         || !changes.destination_rules.is_empty()
         || rules()
@@ -128,6 +135,38 @@ fn cluster_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
     for service in changes.services.values().flatten() {
         for rule in changes.destination_rules.values().flatten() {
             add_names(service, Some(rule), &mut names);
+        }
+    }
+    names
+}
+
+/// The clusters whose mutual TLS can differ: of services whose endpoints have other accounts or take
+/// it now and did not, and of those in namespaces whose PeerAuthentications changed.
+fn secured_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut add = |service: &Service| {
+        add_names(service, None, &mut names);
+        for rule in now.destination_rules_for(&service.hostname) {
+            add_names(service, Some(rule), &mut names);
+        }
+    };
+    for (host, before) in &changes.endpoints {
+        let now_there = now.endpoints(host);
+        let peers = |of: &ServiceEndpoints| (of.accounts.clone(), of.all_take_mtls);
+        let same = before
+            .as_ref()
+            .is_some_and(|before| peers(before) == peers(&now_there));
+        if let Some(service) = now.service(host).filter(|_| !same) {
+            add(service);
+        }
+    }
+    let ruled = &changes.peer_authentications;
+    if !ruled.is_empty() {
+        let everywhere = ruled.contains(&now.settings.root_namespace);
+        for service in now.services() {
+            if everywhere || ruled.contains(&service.namespace) {
+                add(service);
+            }
         }
     }
     names

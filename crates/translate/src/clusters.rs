@@ -9,6 +9,7 @@ use lateen_model::{
     DestinationRule, MeshSettings, Protocol, ProxyKind, Resolution, Service, ServicePort,
 };
 
+use crate::auto_mtls::MeshPeers;
 use crate::cluster_policy;
 use crate::endpoints;
 use crate::envoy::{self, cluster};
@@ -31,6 +32,8 @@ pub struct Client<'a> {
     /// How this proxy finds the endpoints of the service.
     pub resolution: Resolution,
     pub placement: &'a Placement,
+    /// Who they are, for the mesh's own TLS.
+    pub peers: &'a MeshPeers,
 }
 
 /// The cluster for traffic to one port (and subset) of a service.
@@ -53,9 +56,9 @@ pub fn outbound(
     discover(&mut made, service, port, &labels, discovery);
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
     cluster_policy::balancer(&mut made, &policy, mesh);
-    let transport = Transport::of(&policy, client.kind);
+    let transport = Transport::of(&policy, client.kind, service);
     let protocol = upstream_protocol(port.protocol, &policy);
-    transport.apply(&mut made, protocol == UpstreamProtocol::Http2);
+    transport.apply(&mut made, protocol == UpstreamProtocol::Http2, mesh);
     made.typed_extension_protocol_options = typed_options(protocol, &policy, &transport);
     if let Some(rule) = rule
         && let Some(origin) = rule.origins.first()
@@ -66,6 +69,8 @@ pub fn outbound(
         );
         made.metadata = Some(envoy::metadata("istio", &[("config", config)]));
     }
+    let of = (service, port, subset);
+    client.peers.apply(&mut made, &policy, of, protocol);
     made
 }
 

@@ -39,7 +39,7 @@ pub fn http(
     hcm::HttpConnectionManager {
         codec_type: part::CodecType::Auto as i32,
         stat_prefix,
-        http_filters: filters::chain(),
+        http_filters: filters::chain(side != Side::SidecarInbound),
         server_name: match side {
             Side::SidecarOutbound => String::new(),
             Side::SidecarInbound | Side::Gateway => SERVER_NAME.to_string(),

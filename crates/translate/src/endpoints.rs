@@ -7,6 +7,7 @@ use lateen_model::{
     DnsTarget, Endpoint, Locality, Service, ServiceEndpoints, ServicePort, Workload, labels_match,
 };
 
+use crate::auto_mtls;
 use crate::envoy::{self, core, endpoint};
 use crate::locality::{self, Placement};
 
@@ -14,21 +15,24 @@ use crate::locality::{self, Placement};
 const MAX_WEIGHT: u32 = 128;
 
 /// The endpoints of a service port whose workloads carry `labels` (fact 28: no fallback to others).
+/// Those at the positions `plain` take no mutual TLS, whatever their workloads say.
 pub fn load_assignment(
     cluster: &str,
     endpoints: &ServiceEndpoints,
     port: u32,
     labels: &BTreeMap<String, String>,
-    placement: &Placement,
+    (placement, plain): (&Placement, &[u32]),
 ) -> endpoint::ClusterLoadAssignment {
     let mut groups = Groups::new(placement);
-    for one in endpoints.of_port(port) {
+    for (at, one) in (0..).zip(endpoints.of_port(port)) {
         // An instance that is not ready is not sent at all (fact 40), nor one that is known by a
         // name: a proxy refuses all endpoints of the cluster for one that is no IP address.
         let workload = &one.workload;
         let reachable = workload.address.parse::<IpAddr>().is_ok();
         if workload.healthy && reachable && labels_match(labels, &workload.labels) {
-            groups.add(&workload.locality, &workload.labels, lb_endpoint(one));
+            let mutual = workload.takes_mtls() && !plain.contains(&at);
+            let made = lb_endpoint(one, mutual);
+            groups.add(&workload.locality, &workload.labels, made);
         }
     }
     groups.finish(cluster)
@@ -177,14 +181,16 @@ fn locality_endpoints(
     }
 }
 
-fn lb_endpoint(one: &Endpoint) -> endpoint::LbEndpoint {
+fn lb_endpoint(one: &Endpoint, mutual: bool) -> endpoint::LbEndpoint {
+    let mut metadata = envoy::metadata("istio", &[("workload", identity(&one.workload))]);
+    if mutual {
+        let says = auto_mtls::endpoint_metadata().filter_metadata;
+        metadata.filter_metadata.extend(says);
+    }
     endpoint::LbEndpoint {
         host_identifier: Some(host(&one.workload.address, one.port)),
         load_balancing_weight: envoy::u32_value(one.workload.weight.clamp(1, MAX_WEIGHT)),
-        metadata: Some(envoy::metadata(
-            "istio",
-            &[("workload", identity(&one.workload))],
-        )),
+        metadata: Some(metadata),
         ..Default::default()
     }
 }
@@ -201,6 +207,7 @@ fn dns_endpoint(target: &DnsTarget, port: &ServicePort) -> endpoint::LbEndpoint 
     endpoint::LbEndpoint {
         host_identifier: Some(host(&target.address, number)),
         load_balancing_weight: envoy::u32_value(target.weight.clamp(1, MAX_WEIGHT)),
+        metadata: lateen_model::takes_mtls(&target.labels).then(auto_mtls::endpoint_metadata),
         ..Default::default()
     }
 }

@@ -12,12 +12,14 @@ pub use envoy_types::pb::envoy::config::rbac::v3 as rbac;
 pub use envoy_types::pb::envoy::config::route::v3 as route;
 pub use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file_log;
 pub use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
+pub use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3 as set_filter_state;
 pub use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
 pub use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as ext_authz;
 pub use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt;
 pub use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
 pub use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
+pub use envoy_types::pb::envoy::extensions::filters::http::set_filter_state::v3 as http_set_filter_state;
 pub use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3 as http_inspector;
 pub use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3 as original_dst;
 pub use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as network_ext_authz;
@@ -168,6 +170,54 @@ fn text(value: &str) -> Value {
             value.to_string(),
         )),
     }
+}
+
+/// Puts metadata behind an encoded message that was encoded without, in the order of its
+/// namespaces: maps are encoded in any order, and equal resources must be equal bytes. Several
+/// occurrences of a message are one, by the rules of protobuf.
+pub fn append_metadata(field: u32, metadata: Option<core::Metadata>, bytes: &mut Vec<u8>) {
+    let mut namespaces: Vec<_> = metadata
+        .into_iter()
+        .flat_map(|all| all.filter_metadata)
+        .collect();
+    namespaces.sort_by(|a, b| a.0.cmp(&b.0));
+    for one in namespaces {
+        let part = core::Metadata {
+            filter_metadata: HashMap::from([one]),
+            ..Default::default()
+        };
+        crate::virtual_hosts::append(field, &part.encode_to_vec(), bytes);
+    }
+}
+
+/// A cluster, equal bytes for equal clusters.
+pub fn encoded_cluster(mut made: cluster::Cluster) -> Vec<u8> {
+    const METADATA: u32 = 25;
+    let metadata = made.metadata.take();
+    let mut bytes = made.encode_to_vec();
+    append_metadata(METADATA, metadata, &mut bytes);
+    bytes
+}
+
+/// Endpoints, equal bytes for equal endpoints.
+pub fn encoded_endpoints(mut made: endpoint::ClusterLoadAssignment) -> Vec<u8> {
+    const ENDPOINTS: u32 = 2;
+    const LB_ENDPOINTS: u32 = 2;
+    const METADATA: u32 = 3;
+    let localities = std::mem::take(&mut made.endpoints);
+    let mut bytes = made.encode_to_vec();
+    for mut locality in localities {
+        let endpoints = std::mem::take(&mut locality.lb_endpoints);
+        let mut group = locality.encode_to_vec();
+        for mut one in endpoints {
+            let metadata = one.metadata.take();
+            let mut encoded = one.encode_to_vec();
+            append_metadata(METADATA, metadata, &mut encoded);
+            crate::virtual_hosts::append(LB_ENDPOINTS, &encoded, &mut group);
+        }
+        crate::virtual_hosts::append(ENDPOINTS, &group, &mut bytes);
+    }
+    bytes
 }
 
 /// A `google.protobuf.Struct`, encoded in the order of its keys.

@@ -7,18 +7,19 @@ use lateen_api::virtual_service::{
 };
 
 use crate::envoy::{self, Any, common_fault, core, cors, fault, hcm, percent, router};
+use crate::mesh_tls;
 use crate::route_match;
 
 const FAULT: &str = "envoy.filters.http.fault";
 const CORS: &str = "envoy.filters.http.cors";
 
-/// The filters of a connection manager, in Istio's order (fact 26).
-pub fn chain() -> Vec<hcm::HttpFilter> {
-    vec![
-        fault_filter(),
-        envoy::http_filter(CORS, &cors::Cors {}),
-        router(),
-    ]
+/// The filters of a connection manager, in Istio's order (fact 26). Those that send requests to
+/// other workloads (`to_peers`) tell them what is inside TLS.
+pub fn chain(to_peers: bool) -> Vec<hcm::HttpFilter> {
+    let mut filters = vec![fault_filter(), envoy::http_filter(CORS, &cors::Cors {})];
+    filters.extend(to_peers.then(mesh_tls::alpn_filter));
+    filters.push(router());
+    filters
 }
 
 /// The same for gRPC libraries, which know no CORS.

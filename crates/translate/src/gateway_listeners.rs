@@ -111,6 +111,11 @@ struct Served<'a> {
 }
 
 impl Served<'_> {
+    /// What the servers' TLS depends on of the mesh and the proxy.
+    fn own(&self) -> (&MeshSettings, bool) {
+        (self.settings, self.snapshot.has_identity(self.proxy))
+    }
+
     fn server_chains(
         &self,
         server: &MergedServer<'_>,
@@ -126,7 +131,7 @@ impl Served<'_> {
                 to.map(|to| l4::chain(&[], &[], to)).into_iter().collect()
             }
             ServerKind::TlsToTcp => {
-                let socket = tls_context::downstream(server);
+                let socket = tls_context::downstream(server, self.own());
                 let to = l4::gateway_tcp(snapshot, proxy, server);
                 let chain = socket.zip(to).map(|(socket, to)| listener::FilterChain {
                     transport_socket: Some(socket),
@@ -159,7 +164,7 @@ impl Served<'_> {
             ..Default::default()
         };
         if server.kind == ServerKind::Https {
-            chain.transport_socket = Some(tls_context::downstream(server)?);
+            chain.transport_socket = Some(tls_context::downstream(server, self.own())?);
             chain.filter_chain_match = l4::chain_match(&server.server_names(), &[]);
         }
         Some(chain)

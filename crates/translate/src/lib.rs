@@ -8,6 +8,7 @@
 
 mod affected;
 mod authorization;
+mod auto_mtls;
 pub mod cache;
 mod capture;
 mod cluster_policy;
@@ -21,11 +22,13 @@ mod gateway;
 mod gateway_listeners;
 mod grpc;
 mod guard;
+mod inbound_tls;
 mod jwt_authn;
 mod l4;
 mod listener_wide;
 mod listeners;
 mod locality;
+mod mesh_tls;
 mod name_table;
 pub mod names;
 mod policy;

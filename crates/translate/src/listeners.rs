@@ -9,12 +9,13 @@
     reason = "`max_grpc_timeout` is what Istio sends, see `setTimeout` in its route.go"
 )]
 
-use lateen_model::{MeshSettings, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort};
+use lateen_model::{MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort};
 
 use crate::capture;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, route, tcp};
 use crate::guard::Guards;
+use crate::inbound_tls::{self, Inbound};
 use crate::l4::{self, ConnectionRules};
 use crate::sidecar::{EgressPort, EgressProtocol, InboundPort};
 use crate::virtual_hosts;
@@ -45,7 +46,12 @@ pub fn http_proxy(proxy: &Proxy, port: u16, mesh: &MeshSettings) -> listener::Li
 }
 
 /// The inbound listener of one port of a workload.
-pub fn inbound(port: &InboundPort, guards: &Guards<'_>, mesh: &MeshSettings) -> listener::Listener {
+pub fn inbound(
+    port: &InboundPort,
+    guards: &Guards<'_>,
+    transport: &Inbound<'_>,
+) -> listener::Listener {
+    let mesh = transport.mesh;
     let cluster = names::inbound_cluster(port.number);
     let name = names::listener(&port.bind, u32::from(port.number));
     let prefix = format!("inbound_{name}");
@@ -55,7 +61,7 @@ pub fn inbound(port: &InboundPort, guards: &Guards<'_>, mesh: &MeshSettings) -> 
     let http = || {
         let table = inbound_routes(&cluster, port.number, service);
         let routes = Routes::Inline(Box::new(table));
-        let manager = connection::http(Side::SidecarInbound, prefix, routes, mesh);
+        let manager = connection::http(Side::SidecarInbound, prefix.clone(), routes, mesh);
         let manager = guard.over_http(manager);
         envoy::network_filter("envoy.filters.network.http_connection_manager", &manager)
     };
@@ -65,19 +71,28 @@ pub fn inbound(port: &InboundPort, guards: &Guards<'_>, mesh: &MeshSettings) -> 
         let to = envoy::network_filter("envoy.filters.network.tcp_proxy", &to);
         guard.over_tcp(vec![to])
     };
-    let whole = |filters| {
-        one_chain(
-            name,
-            &port.bind,
-            u32::from(port.number),
-            core::TrafficDirection::Inbound,
-            filters,
-        )
+    let kinds = transport.kinds(port.protocol);
+    let chain = |kind: &inbound_tls::Kind| {
+        let filters = match kind.http {
+            true => vec![http()],
+            false => tcp(),
+        };
+        transport.chain(kind, None, filters)
     };
-    match port.protocol {
-        Protocol::Undeclared => capture::sniffed(whole(tcp()), http(), mesh),
-        protocol if protocol.is_http() => whole(vec![http()]),
-        _ => whole(tcp()),
+    let (tls, first_bytes) = inbound_tls::inspected(&kinds);
+    let mut inspectors = Vec::new();
+    inspectors.extend(tls.then(tls_context::inspector));
+    inspectors.extend(first_bytes.then(capture::http_inspector_filter));
+    let waits = !inspectors.is_empty();
+    listener::Listener {
+        name: name.clone(),
+        address: Some(envoy::socket_address(&port.bind, u32::from(port.number))),
+        filter_chains: kinds.iter().map(chain).collect(),
+        listener_filters: inspectors,
+        listener_filters_timeout: waits.then(|| envoy::duration(mesh.protocol_detection_timeout)),
+        continue_on_listener_filters_timeout: waits,
+        traffic_direction: core::TrafficDirection::Inbound as i32,
+        ..Default::default()
     }
 }
 

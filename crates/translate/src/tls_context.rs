@@ -8,8 +8,10 @@ use lateen_api::gateway::{
 };
 use lateen_api::secret::AUTHORITY_SUFFIX;
 use lateen_model::servers::{MergedServer, ServerKind};
+use lateen_model::{MeshSettings, TlsSettings};
 
 use crate::envoy::{self, core, listener, matcher, tls};
+use crate::mesh_tls;
 
 use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use tls::tls_parameters::TlsProtocol as Version;
@@ -19,24 +21,30 @@ const HTTP: [&str; 2] = ["h2", "http/1.1"];
 /// And where bytes are; Istio's gateways also offer what its sidecars ask for.
 const TCP: [&str; 3] = ["istio-peer-exchange", "h2", "http/1.1"];
 
-/// The transport socket of a server where TLS ends; `None` when it cannot serve: the mesh's own
-/// certificates are not there yet.
-pub fn downstream(server: &MergedServer<'_>) -> Option<core::TransportSocket> {
+/// The transport socket of a server where TLS ends; `None` when it cannot serve: it needs the
+/// mesh's own certificate and the proxy has none.
+pub fn downstream(
+    server: &MergedServer<'_>,
+    (mesh, has_identity): (&MeshSettings, bool),
+) -> Option<core::TransportSocket> {
     let settings = server.server.tls.as_ref()?;
     let verify = match settings.mode? {
         ServerTlsMode::Simple => Verify::NotAsked,
         ServerTlsMode::Mutual => Verify::Required,
         ServerTlsMode::OptionalMutual => Verify::IfGiven,
-        ServerTlsMode::IstioMutual
-        | ServerTlsMode::Passthrough
-        | ServerTlsMode::AutoPassthrough => return None,
+        ServerTlsMode::IstioMutual => {
+            let names = settings.subject_alt_names.iter();
+            let names = names.flat_map(|name| subject_alt_name(name)).collect();
+            return has_identity.then(|| mesh_tls::gateway_server(names, mesh));
+        }
+        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return None,
     };
     let offered: &[&str] = match server.kind {
         ServerKind::Https => &HTTP,
         _ => &TCP,
     };
     let mut common = tls::CommonTlsContext {
-        tls_params: parameters(settings),
+        tls_params: parameters(settings, &mesh.tls_defaults),
         alpn_protocols: offered.iter().map(|name| (*name).to_string()).collect(),
         validation_context_type: validation(settings, verify),
         ..Default::default()
@@ -205,8 +213,9 @@ fn subject_alt_name(name: &str) -> Vec<tls::SubjectAltNameMatcher> {
     kinds.into_iter().map(of_kind).collect()
 }
 
-/// Versions and ciphers where something is set; else Envoy's: TLS 1.2 and 1.3.
-fn parameters(settings: &ServerTlsSettings) -> Option<tls::TlsParameters> {
+/// Versions, ciphers and curves where the server or the mesh sets them; else Envoy's: TLS 1.2 and
+/// 1.3.
+fn parameters(settings: &ServerTlsSettings, defaults: &TlsSettings) -> Option<tls::TlsParameters> {
     let version = |wanted: Option<TlsProtocol>| match wanted.unwrap_or_default() {
         TlsProtocol::Auto => Version::TlsAuto,
         TlsProtocol::V1_0 => Version::TlSv10,
@@ -214,12 +223,17 @@ fn parameters(settings: &ServerTlsSettings) -> Option<tls::TlsParameters> {
         TlsProtocol::V1_2 => Version::TlSv12,
         TlsProtocol::V1_3 => Version::TlSv13,
     };
-    let known = settings.cipher_suites.iter();
+    let chosen = match settings.cipher_suites.is_empty() {
+        true => &defaults.cipher_suites,
+        false => &settings.cipher_suites,
+    };
+    let known = chosen.iter();
     let known = known.filter(|name| SERVED_CIPHER_SUITES.contains(&name.as_str()));
     let made = tls::TlsParameters {
         tls_minimum_protocol_version: version(settings.min_protocol_version) as i32,
         tls_maximum_protocol_version: version(settings.max_protocol_version) as i32,
         cipher_suites: known.cloned().collect(),
+        ecdh_curves: defaults.ecdh_curves.clone(),
         ..Default::default()
     };
     (made != tls::TlsParameters::default()).then_some(made)

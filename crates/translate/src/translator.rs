@@ -14,8 +14,10 @@ use lateen_model::{
 };
 use prost::Message;
 
+use crate::auto_mtls::{self, MeshPeers};
 use crate::cache::{ById, Memo};
 use crate::guard::Guards;
+use crate::inbound_tls::Inbound;
 use crate::locality::{self, Placement};
 use crate::name_table::{self, NameTableKey};
 use crate::policy::Policy;
@@ -25,8 +27,8 @@ use crate::secrets::{self, SecretKey};
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
 use crate::virtual_hosts::{self, VirtualHostKey};
 use crate::{
-    capture, clusters, endpoints, gateway, gateway_listeners, grpc, listener_wide, listeners,
-    names, route_table,
+    capture, clusters, endpoints, envoy, gateway, gateway_listeners, grpc, listener_wide,
+    listeners, names, route_table,
 };
 
 /// Type URLs of the resources made here.
@@ -79,6 +81,7 @@ struct ClusterKey {
     mesh: ById<MeshSettings>,
     /// Of clusters that bring their endpoints along (DNS).
     placement: Placement,
+    peers: MeshPeers,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -109,6 +112,8 @@ struct EndpointsKey {
     labels: BTreeMap<String, String>,
     placement: Placement,
     by_server_name: bool,
+    /// Positions of endpoints whose port takes no mutual TLS.
+    plain: Vec<u32>,
 }
 
 /// What the outbound routes of a sidecar depend on, beside the snapshot.
@@ -236,6 +241,7 @@ impl<R> Translator<R> {
         let mesh = ById(snapshot.settings.clone());
         let scope = snapshot.scope(proxy);
         let place = place_of(snapshot, proxy);
+        let has_identity = snapshot.has_identity(proxy);
         let by_server_name =
             proxy.kind == ProxyKind::Gateway && gateway::passes_by_name(snapshot, proxy);
         for service in services_named(&scope, names) {
@@ -248,6 +254,7 @@ impl<R> Translator<R> {
                 .filter(|port| scope.admits_port(service, port.number))
             {
                 for subset in std::iter::once("").chain(subsets.iter().map(|s| s.name.as_str())) {
+                    let policy = Policy::of(rule.map(Arc::as_ref), subset, port.number);
                     let key = ClusterKey {
                         service: ById(service.clone()),
                         port: port.number,
@@ -259,14 +266,12 @@ impl<R> Translator<R> {
                         by_server_name: false,
                         mesh: mesh.clone(),
                         placement: match service.resolution {
-                            Resolution::Dns | Resolution::DnsRoundRobin => locality::placement(
-                                &Policy::of(rule.map(Arc::as_ref), subset, port.number),
-                                &snapshot.settings,
-                                proxy,
-                                &place,
-                            ),
+                            Resolution::Dns | Resolution::DnsRoundRobin => {
+                                locality::placement(&policy, &snapshot.settings, proxy, &place)
+                            }
                             _ => Placement::Anywhere,
                         },
+                        peers: MeshPeers::of(snapshot, proxy, service, &policy, has_identity),
                     };
                     let own = by_server_name && service.location == Location::Internal;
                     let twin = own.then(|| ClusterKey {
@@ -303,6 +308,7 @@ impl<R> Translator<R> {
                         kind: key.kind,
                         resolution: key.resolution,
                         placement: &key.placement,
+                        peers: &key.peers,
                     },
                 );
                 if key.generator == Generator::Grpc {
@@ -311,7 +317,7 @@ impl<R> Translator<R> {
                 if key.by_server_name {
                     clusters::pass_on(&mut made, &name);
                 }
-                made.encode_to_vec()
+                envoy::encoded_cluster(made)
             });
             self.wrap(name, type_url::CLUSTER, bytes.unwrap_or_default())
         }))
@@ -414,17 +420,17 @@ impl<R> Translator<R> {
         let service = scope.service(host)?;
         let sent = resolution_for(proxy, service) == Resolution::Endpoints
             && scope.admits_port(service, port);
-        if !sent || service.port(port).is_none() {
-            return None;
-        }
+        let service_port = service.port(port).filter(|_| sent)?;
         let rule = snapshot.destination_rule_for(proxy, service);
         let labels = match subset {
             "" => BTreeMap::new(),
             subset => rule?.subset(subset)?.labels.clone(),
         };
         let policy = Policy::of(rule.map(Arc::as_ref), subset, port);
+        let endpoints = snapshot.endpoints(host);
         let key = EndpointsKey {
-            endpoints: ById(snapshot.endpoints(host)),
+            plain: auto_mtls::disabled(snapshot, &endpoints, service_port),
+            endpoints: ById(endpoints),
             host: service.hostname.clone(),
             port,
             subset: subset.to_string(),
@@ -447,9 +453,9 @@ impl<R> Translator<R> {
                 &key.endpoints,
                 key.port,
                 &key.labels,
-                &key.placement,
+                (&key.placement, &key.plain),
             );
-            self.wrap(name, type_url::ENDPOINT, made.encode_to_vec())
+            self.wrap(name, type_url::ENDPOINT, envoy::encoded_endpoints(made))
         }))
     }
 
@@ -480,9 +486,16 @@ impl<R> Translator<R> {
                     ));
                 } else {
                     let own = inbound.iter();
-                    made.extend(
-                        own.map(|port| listeners::inbound(port, &guards, &snapshot.settings)),
-                    );
+                    let mtls = snapshot.mtls_of(proxy);
+                    let has_identity = snapshot.has_identity(proxy);
+                    made.extend(own.map(|port| {
+                        let transport = Inbound {
+                            mode: mtls.of_port(port.known_as().into_iter().map(u32::from)),
+                            has_identity,
+                            mesh: &snapshot.settings,
+                        };
+                        listeners::inbound(port, &guards, &transport)
+                    }));
                 }
                 for port in sidecar::egress_ports(&scope, proxy) {
                     made.extend(listeners::egress(snapshot, &scope, proxy, &port));

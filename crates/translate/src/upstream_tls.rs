@@ -3,12 +3,12 @@
 //!
 //! Rules are Istio's `cluster_tls.go`: without `sni` the server name is the request's host, without
 //! names of its own the certificate must be for that host, and certificates given as files are
-//! those of the proxy's file system. Mutual TLS inside the mesh is not decided here.
+//! those of the proxy's file system. Mutual TLS inside the mesh is the matter of `auto_mtls.rs`.
 
 use std::net::IpAddr;
 
 use lateen_api::destination_rule::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
-use lateen_model::ProxyKind;
+use lateen_model::{MeshSettings, ProxyKind, Service};
 
 use crate::envoy::{self, cluster, core, matcher, proxy_protocol, raw_buffer, tls};
 use crate::policy::Policy;
@@ -30,14 +30,22 @@ pub struct Transport {
 impl Transport {
     /// What holds for a proxy. A Secret is for gateways: sidecars may not read it, and send to the
     /// egress gateway without (as Istio's do, `buildUpstreamClusterTLSContext`).
-    pub fn of(policy: &Policy, proxy: ProxyKind) -> Transport {
+    pub fn of(policy: &Policy, proxy: ProxyKind, service: &Service) -> Transport {
         let tls = policy.tls.as_ref().filter(|tls| {
             let mode = tls.mode.unwrap_or_default();
             matches!(mode, ClientTlsMode::Simple | ClientTlsMode::Mutual)
                 && (tls.credential_name.is_empty() || proxy == ProxyKind::Gateway)
         });
+        // Names that a ServiceEntry gives count where the rule gives none (SE-05).
+        let named = |tls: &ClientTlsSettings| {
+            let mut tls = tls.clone();
+            if tls.subject_alt_names.is_empty() {
+                tls.subject_alt_names.clone_from(&service.subject_alt_names);
+            }
+            tls
+        };
         Transport {
-            tls: tls.cloned(),
+            tls: tls.map(named),
             proxy_protocol: policy
                 .proxy_protocol
                 .as_ref()
@@ -46,10 +54,10 @@ impl Transport {
     }
 
     /// Sets the transport socket of a cluster that speaks HTTP/2 or not.
-    pub fn apply(&self, made: &mut cluster::Cluster, http2: bool) {
+    pub fn apply(&self, made: &mut cluster::Cluster, http2: bool, mesh: &MeshSettings) {
         let secure = self.tls.as_ref().map(|tls| core::TransportSocket {
             name: TLS_SOCKET.to_string(),
-            config_type: typed(&context(tls, http2)),
+            config_type: typed(&context(tls, http2, mesh)),
         });
         made.transport_socket = match self.proxy_protocol {
             None => secure,
@@ -104,7 +112,11 @@ fn behind_proxy_header(
     }
 }
 
-fn context(settings: &ClientTlsSettings, http2: bool) -> tls::UpstreamTlsContext {
+fn context(
+    settings: &ClientTlsSettings,
+    http2: bool,
+    mesh: &MeshSettings,
+) -> tls::UpstreamTlsContext {
     use tls::common_tls_context::ValidationContextType;
     let mutual = settings.mode == Some(ClientTlsMode::Mutual);
     let secret = settings.credential_name.as_str();
@@ -113,6 +125,8 @@ fn context(settings: &ClientTlsSettings, http2: bool) -> tls::UpstreamTlsContext
         tls_params: Some(tls::TlsParameters {
             tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv12 as i32,
             tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13 as i32,
+            cipher_suites: mesh.tls_defaults.cipher_suites.clone(),
+            ecdh_curves: mesh.tls_defaults.ecdh_curves.clone(),
             ..Default::default()
         }),
         ..Default::default()

@@ -6,6 +6,7 @@ use super::filter_chain::OBSERVERS;
 use super::hcm::ads;
 use super::lb::{self, lb_policy};
 use super::listener::tcp_keepalive;
+use super::request_alpn;
 use super::scope::{At, reject, report};
 use super::transport;
 use super::upstream_http::{DeprecatedOptions, upstream_http};
@@ -125,6 +126,11 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
         },
         at,
     )?;
+    let metadata = metadata(cluster_metadata, at.field("metadata"))?;
+    let mut transport = transport::upstream(transport_socket, at.field("transport_socket"))?;
+    let mut matches = transport::matches(transport_socket_matches, at)?;
+    let all = std::iter::once(&mut transport).chain(matches.iter_mut().map(|(_, one)| one));
+    request_alpn::apply(metadata.as_deref(), all);
     Ok(Cluster {
         stat_name: if alt_stat_name.is_empty() {
             name.clone()
@@ -145,14 +151,14 @@ pub(crate) fn cluster(message: pb::Cluster, at: At<'_>) -> Result<Cluster, Confi
             .map(|m| super::outlier::outlier_detection(m, at.field("outlier_detection")))
             .transpose()?
             .map(Arc::new),
-        transport: transport::upstream(transport_socket, at.field("transport_socket"))?,
-        transport_matches: transport::matches(transport_socket_matches, at)?,
+        transport,
+        transport_matches: matches,
         tcp_keepalive: connection_options(upstream_connection_options, at),
         source_address: upstream_bind_config
             .map(|config| source_address(config, at.field("upstream_bind_config")))
             .transpose()?
             .flatten(),
-        metadata: metadata(cluster_metadata, at.field("metadata"))?,
+        metadata,
     })
 }
 

@@ -4,6 +4,7 @@ use super::ext_authz::{ext_authz, ext_authz_per_route};
 use super::fault_and_cors::{cors_policy, fault, fault_filter};
 use super::jwt_authn::jwt_authn;
 use super::rbac::{http_rbac, rbac_per_route};
+use super::request_alpn;
 use super::scope::{At, report};
 use super::values::{any, decode, flag, non_empty, required};
 use crate::{ConfigError, HttpFilter, PerRoute, RouteFilters, RouterFilter};
@@ -42,6 +43,7 @@ const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const JWT_AUTHN: &str = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
+const SET_FILTER_STATE: &str = "envoy.extensions.filters.http.set_filter_state.v3.Config";
 const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 /// Names under which routes speak of these filters. A route's word is for the filter of that name,
 /// so another name is refused rather than guessed.
@@ -151,6 +153,9 @@ fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter
             named(&name, RBAC_NAME, at)?;
             let filter = http_rbac(decode(bytes, at)?, at)?;
             Ok(Some(HttpFilter::Rbac(filter.into())))
+        }
+        SET_FILTER_STATE if !in_struct => {
+            request_alpn::set_filter_state(decode(bytes, at)?, at).map(|()| None)
         }
         kind => observer_or_error(&name, kind, is_optional, at).map(|()| None),
     }

@@ -26,6 +26,7 @@ mod listener_filters;
 mod mirror;
 mod outlier;
 mod rbac;
+mod request_alpn;
 mod retry;
 mod route;
 mod route_action;

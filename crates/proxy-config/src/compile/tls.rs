@@ -93,6 +93,7 @@ pub(crate) fn upstream_tls(
     Ok(UpstreamTls {
         key: bytes.into(),
         common,
+        http_alpn: Vec::new(),
         sni: (!sni.is_empty()).then(|| sni.to_ascii_lowercase().into()),
         auto_host_sni,
         auto_sni_san_validation,

@@ -121,9 +121,13 @@ pub(super) fn client(
     };
     let with = |protocols: &[&str]| {
         let mut config = config.clone();
-        config.alpn_protocols = match tls.common.alpn.is_empty() {
+        let configured = match protocols.is_empty() || tls.http_alpn.is_empty() {
+            true => &tls.common.alpn,
+            false => &tls.http_alpn,
+        };
+        config.alpn_protocols = match configured.is_empty() {
             true => protocols.iter().map(|p| p.as_bytes().to_vec()).collect(),
-            false => alpn(&tls.common.alpn),
+            false => alpn(configured),
         };
         Arc::new(config)
     };

@@ -1,20 +1,23 @@
 //! `virtualInbound`: everything that comes to a workload whose traffic is redirected.
 //!
-//! Each port that a service leads to has filter chains of its own. The others pass through to the
-//! application as they are (fact 45), and a connection made to the capture port itself goes nowhere.
+//! Each port that a service leads to has filter chains of its own, one for each kind of connection
+//! that it takes (`inbound_tls.rs`). The others pass through to the application, with the mutual TLS
+//! that holds for the workload (fact 45), and a connection made to the capture port itself goes
+//! nowhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_model::{
     Interception, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort, Sidecar,
 };
 
-use super::{INBOUND_PORT, RAW_BUFFER, WILDCARD, outbound::to_cluster, plain_http};
+use super::{INBOUND_PORT, WILDCARD, outbound::to_cluster};
 use crate::cache::ById;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener};
 use crate::guard::{Guard, Guards};
+use crate::inbound_tls::{self, Inbound};
 use crate::listeners::inbound_routes;
 use crate::names;
 use crate::sidecar::{InboundPort, InboundTarget};
@@ -81,26 +84,35 @@ pub fn virtual_inbound(
         }),
         ..to_cluster(names::BLACK_HOLE_CLUSTER, snapshot)
     }];
-    let rest = Served {
+    let mtls = snapshot.mtls_of(proxy);
+    let inbound = |mode| Inbound {
+        mode,
+        has_identity: snapshot.has_identity(proxy),
+        mesh: &snapshot.settings,
+    };
+    let passed = |port: Option<u16>| Served {
         snapshot,
-        port: None,
+        port,
         service: None,
         cluster: names::INBOUND_PASSTHROUGH_CLUSTER.to_string(),
-        guard: guards.at(&[]),
+        guard: guards.at(port.as_slice()),
+        inbound: inbound(mtls.of_port(port.map(u32::from))),
     };
-    chains.extend(rest.chains(Protocol::Undeclared));
-    // Ports whose first bytes are not looked at.
-    let mut silent = vec![INBOUND_PORT];
+    let mut inspected = Inspected::default();
+    let rest = passed(None);
+    chains.extend(rest.chains(Protocol::Undeclared, &mut inspected));
     let told = told.into_iter().map(|port| CapturedPort {
         number: port.number,
         protocol: port.protocol,
         service: port.service,
         to: port.to,
     });
+    let mut own = BTreeSet::new();
     for port in ports(snapshot, proxy, scope.sidecar())
         .into_iter()
         .chain(told)
     {
+        own.insert(u32::from(port.number));
         let service = port.service.as_ref();
         let served = Served {
             snapshot,
@@ -108,30 +120,70 @@ pub fn virtual_inbound(
             service: service.map(|(service, port)| (service.as_ref(), port)),
             cluster: names::inbound_cluster(port.number),
             guard: guards.at(&[port.number]),
+            inbound: inbound(mtls.of_port([u32::from(port.number)])),
         };
-        chains.extend(served.chains(port.protocol));
-        if port.protocol != Protocol::Undeclared {
-            silent.push(u32::from(port.number));
-        }
+        chains.extend(served.chains(port.protocol, &mut inspected));
     }
-    silent.sort_unstable();
+    // Ports that no service leads to may have a mode of their own.
+    let others = mtls.ports.keys().filter(|port| !own.contains(*port));
+    for port in others.filter_map(|port| u16::try_from(*port).ok()) {
+        chains.extend(passed(Some(port)).chains(Protocol::Undeclared, &mut inspected));
+    }
     listener::Listener {
         name: "virtualInbound".to_string(),
         address: Some(envoy::socket_address(WILDCARD, INBOUND_PORT)),
         filter_chains: chains,
-        listener_filters: vec![
-            super::original_dst_filter(),
-            listener::ListenerFilter {
-                filter_disabled: Some(one_of(&silent)),
-                ..super::http_inspector_filter()
-            },
-        ],
+        listener_filters: inspected.filters(),
         listener_filters_timeout: Some(envoy::duration(
             snapshot.settings.protocol_detection_timeout,
         )),
         continue_on_listener_filters_timeout: true,
         traffic_direction: core::TrafficDirection::Inbound as i32,
         ..Default::default()
+    }
+}
+
+/// Which ports' first bytes are looked at: those alone whose chains ask for it, since where the
+/// server speaks first there are none.
+#[derive(Default)]
+struct Inspected {
+    /// By port (`None`: all others): for TLS, and for plain HTTP.
+    ports: BTreeMap<Option<u16>, (bool, bool)>,
+}
+
+impl Inspected {
+    fn filters(&self) -> Vec<listener::ListenerFilter> {
+        let tls = self.filter(crate::tls_context::inspector(), |looks| looks.0);
+        let http = self.filter(super::http_inspector_filter(), |looks| looks.1);
+        let first = super::original_dst_filter();
+        std::iter::once(first).chain(tls).chain(http).collect()
+    }
+
+    /// The filter, disabled for ports that need none; nothing when none does.
+    fn filter(
+        &self,
+        filter: listener::ListenerFilter,
+        looks: impl Fn(&(bool, bool)) -> bool,
+    ) -> Option<listener::ListenerFilter> {
+        let by_default = self.ports.get(&None).is_some_and(&looks);
+        let ports = self.ports.iter().filter(|(_, of)| looks(of) != by_default);
+        let mut other: Vec<u32> = ports.filter_map(|(port, _)| port.map(u32::from)).collect();
+        if by_default {
+            other.push(INBOUND_PORT);
+            other.sort_unstable();
+        } else if other.is_empty() {
+            return None;
+        }
+        let disabled = match by_default {
+            true => one_of(&other),
+            false => listener::ListenerFilterChainMatchPredicate {
+                rule: Some(Rule::NotMatch(Box::new(one_of(&other)))),
+            },
+        };
+        Some(listener::ListenerFilter {
+            filter_disabled: Some(disabled),
+            ..filter
+        })
     }
 }
 
@@ -163,33 +215,45 @@ struct Served<'a> {
     service: Option<(&'a Service, &'a ServicePort)>,
     cluster: String,
     guard: Guard,
+    inbound: Inbound<'a>,
 }
 
 impl Served<'_> {
-    fn chains(&self, protocol: Protocol) -> Vec<listener::FilterChain> {
-        let port = self.port.map(u32::from);
-        let plain = listener::FilterChainMatch {
-            destination_port: port.and_then(envoy::u32_value),
-            transport_protocol: RAW_BUFFER.to_string(),
-            ..Default::default()
+    fn chains(&self, protocol: Protocol, inspected: &mut Inspected) -> Vec<listener::FilterChain> {
+        let kinds = self.inbound.kinds(protocol);
+        inspected
+            .ports
+            .insert(self.port, inbound_tls::inspected(&kinds));
+        let chain = |kind: &inbound_tls::Kind| {
+            let filters = match kind.http {
+                true => vec![self.http()],
+                false => self.tcp(),
+            };
+            listener::FilterChain {
+                name: self.name(kind.http),
+                ..self.inbound.chain(kind, self.port, filters)
+            }
         };
-        match protocol {
-            Protocol::Undeclared => vec![self.http(plain_http(port)), self.tcp(plain)],
-            http if http.is_http() => vec![self.http(plain)],
-            _ => vec![self.tcp(plain)],
+        kinds.iter().map(chain).collect()
+    }
+
+    /// Whether no service leads to the port.
+    fn is_passed(&self) -> bool {
+        self.cluster == names::INBOUND_PASSTHROUGH_CLUSTER
+    }
+
+    fn name(&self, http: bool) -> String {
+        match self.port {
+            Some(port) if !self.is_passed() => names::listener(WILDCARD, u32::from(port)),
+            _ if http => "virtualInbound-catchall-http".to_string(),
+            _ => "virtualInbound".to_string(),
         }
     }
 
-    fn http(&self, matches: listener::FilterChainMatch) -> listener::FilterChain {
-        let (name, prefix) = match self.port {
-            Some(port) => {
-                let name = names::listener(WILDCARD, u32::from(port));
-                (name.clone(), format!("inbound_{name}"))
-            }
-            None => (
-                "virtualInbound-catchall-http".to_string(),
-                self.cluster.clone(),
-            ),
+    fn http(&self) -> listener::Filter {
+        let prefix = match self.is_passed() {
+            false => format!("inbound_{}", self.name(true)),
+            true => self.cluster.clone(),
         };
         let table = inbound_routes(&self.cluster, self.port.unwrap_or(0), self.service);
         let routes = Routes::Inline(Box::new(table));
@@ -200,26 +264,11 @@ impl Served<'_> {
             &self.snapshot.settings,
         );
         let manager = self.guard.over_http(manager);
-        let filter = "envoy.filters.network.http_connection_manager";
-        listener::FilterChain {
-            name,
-            filter_chain_match: Some(matches),
-            filters: vec![envoy::network_filter(filter, &manager)],
-            ..Default::default()
-        }
+        envoy::network_filter("envoy.filters.network.http_connection_manager", &manager)
     }
 
-    fn tcp(&self, matches: listener::FilterChainMatch) -> listener::FilterChain {
-        let name = match self.port {
-            Some(port) => names::listener(WILDCARD, u32::from(port)),
-            None => "virtualInbound".to_string(),
-        };
-        let chain = to_cluster(&self.cluster, self.snapshot);
-        listener::FilterChain {
-            name,
-            filter_chain_match: Some(matches),
-            filters: self.guard.over_tcp(chain.filters),
-            ..Default::default()
-        }
+    fn tcp(&self) -> Vec<listener::Filter> {
+        self.guard
+            .over_tcp(to_cluster(&self.cluster, self.snapshot).filters)
     }
 }

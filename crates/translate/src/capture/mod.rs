@@ -17,10 +17,7 @@ pub mod inbound;
 pub mod outbound;
 pub mod routes;
 
-use lateen_model::MeshSettings;
-
 use crate::envoy::{self, http_inspector, listener, original_dst};
-use crate::tls_context;
 
 /// Where connections of the application are redirected to.
 pub const OUTBOUND_PORT: u32 = 15001;
@@ -54,28 +51,9 @@ fn original_dst_filter() -> listener::ListenerFilter {
     )
 }
 
-fn http_inspector_filter() -> listener::ListenerFilter {
+pub fn http_inspector_filter() -> listener::ListenerFilter {
     envoy::listener_filter(
         "envoy.filters.listener.http_inspector",
         &http_inspector::HttpInspector {},
     )
-}
-
-/// A listener for bytes of any kind that tells plain HTTP from the rest (fact 42).
-pub fn sniffed(
-    mut listener: listener::Listener,
-    http: listener::Filter,
-    mesh: &MeshSettings,
-) -> listener::Listener {
-    listener.filter_chains.push(listener::FilterChain {
-        filter_chain_match: Some(plain_http(None)),
-        filters: vec![http],
-        ..Default::default()
-    });
-    let rest = listener.filter_chains.swap_remove(0);
-    listener.default_filter_chain = Some(rest);
-    listener.listener_filters = vec![tls_context::inspector(), http_inspector_filter()];
-    listener.listener_filters_timeout = Some(envoy::duration(mesh.protocol_detection_timeout));
-    listener.continue_on_listener_filters_timeout = true;
-    listener
 }

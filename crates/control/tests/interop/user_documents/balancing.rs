@@ -1,4 +1,4 @@
-//! Documents 03, 07, 13, 35 and 37 to 39: balancers, connection pools, localities, ejection of
+//! Documents 03, 13, 35 and 37 to 39: balancers, connection pools, localities, ejection of
 //! endpoints that fail.
 
 use lateen_testkit::echo::Echo;
@@ -108,20 +108,6 @@ async fn document_37_destinationrule_backend_service(plane: Plane) {
     assert!(scene.envoy.stat(&full).await >= 4);
 }
 
-async fn document_07_destinationrule_reviews(plane: Plane) {
-    let Some(scene) = Scene::start(plane, "07").await else {
-        return;
-    };
-    let scene = scene.with_service("reviews", &["v1", "v2", "v3"]).await;
-    // The subsets are those that document 06 names.
-    assert_eq!(scene.apply("07").await, codes(&[]));
-    assert_eq!(scene.apply("06").await, codes(&[]));
-    speaks_http2(&scene, "reviews").await;
-    scene
-        .answers("reviews", &[("end-user", "jason")], "reviews-v2")
-        .await;
-}
-
 async fn document_39_destinationrule_product_service(plane: Plane) {
     let Some(scene) = Scene::start(plane, "39").await else {
         return;
@@ -182,7 +168,6 @@ on_both! {
     document_13_destinationrule_ratings,
     document_38_destinationrule_backend_service,
     document_39_destinationrule_product_service,
-    document_07_destinationrule_reviews,
     document_37_destinationrule_backend_service,
     document_35_destinationrule_product_service,
 }
