@@ -77,6 +77,7 @@ mod member;
 mod mesh;
 mod mesh_settings;
 mod mirrors;
+mod mtls;
 mod origination;
 mod outlier;
 mod pools;

@@ -9,6 +9,7 @@ mod canary;
 mod external;
 mod faults;
 mod gateways;
+mod mutual_tls;
 mod refused;
 mod resilience;
 mod routing;

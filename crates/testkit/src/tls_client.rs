@@ -1,0 +1,132 @@
+//! A TLS client that shows a certificate and takes any server's: what a server lets in is asked, not
+//! whom the client trusts.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::certificates::Pair;
+
+/// How long a server that says nothing is listened to.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How a connection is made.
+#[derive(Clone, Copy)]
+pub enum Dial<'a> {
+    Plain,
+    /// With a certificate or none, offering these protocols by ALPN.
+    Tls(Option<&'a Pair>, &'a [&'a str]),
+}
+
+/// What a server answers to these bytes, until `ends` says that it is all or the server closes;
+/// nothing of a connection that is not served, with the reason.
+pub async fn ask(
+    to: SocketAddr,
+    dial: Dial<'_>,
+    bytes: &[u8],
+    ends: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<u8>, String> {
+    let tcp = TcpStream::connect(to).await.map_err(|e| e.to_string())?;
+    let asked = async {
+        match dial {
+            Dial::Plain => converse(tcp, bytes, ends).await,
+            Dial::Tls(pair, alpn) => {
+                let connector = tokio_rustls::TlsConnector::from(config(pair, alpn));
+                let name = ServerName::try_from("server.test").map_err(|e| e.to_string())?;
+                let stream = connector.connect(name, tcp).await;
+                converse(stream.map_err(|e| e.to_string())?, bytes, ends).await
+            }
+        }
+    };
+    let answer = tokio::time::timeout(SILENCE, asked).await;
+    answer.map_err(|_| "silence".to_owned())?
+}
+
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: &[u8],
+    ends: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<u8>, String> {
+    let said = |error: std::io::Error| error.to_string();
+    stream.write_all(bytes).await.map_err(said)?;
+    stream.flush().await.map_err(said)?;
+    let mut answer = Vec::new();
+    while !ends(&answer) {
+        if stream.read_buf(&mut answer).await.map_err(said)? == 0 {
+            return Err(format!(
+                "closed after {:?}",
+                String::from_utf8_lossy(&answer)
+            ));
+        }
+    }
+    Ok(answer)
+}
+
+fn config(pair: Option<&Pair>, alpn: &[&str]) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions that the provider has")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = match pair {
+        None => builder.with_no_client_auth(),
+        Some(pair) => {
+            let chain = CertificateDer::pem_slice_iter(pair.chain.as_bytes());
+            let chain = chain.collect::<Result<_, _>>().expect("certificates");
+            let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+            let config = builder.with_client_auth_cert(chain, key);
+            config.expect("a certificate with its key")
+        }
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}
+
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
