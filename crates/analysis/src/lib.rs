@@ -6,6 +6,8 @@
 //!
 //! What one object can say about itself is checked in `api`. No I/O here.
 
+mod authorization_policies;
+mod describe;
 mod destination_rules;
 mod gateways;
 mod mtls;
@@ -16,6 +18,8 @@ mod sidecars;
 mod virtual_services;
 
 use std::fmt;
+
+pub use describe::{Description, describe};
 
 use lateen_model::MeshSnapshot;
 use serde::Serialize;
@@ -74,6 +78,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found.extend(servers::findings(snapshot));
     found.extend(sidecars::findings(snapshot));
     found.extend(request_authentications::findings(snapshot));
+    found.extend(authorization_policies::findings(snapshot));
     found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
     found
 }

@@ -11,8 +11,8 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Outcome;
 use crate::{
-    agent, analyze, apply, bootstrap, control, delete, demo, exec, get, hidden, proxy,
-    proxy_config, proxy_status, up, validate, verify_install, version, wait,
+    agent, analyze, apply, bootstrap, control, delete, demo, exec, experimental, get, hidden,
+    proxy, proxy_config, proxy_status, up, validate, verify_install, version, wait,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -50,6 +50,8 @@ pub enum Command {
     ProxyConfig(proxy_config::Args),
     VerifyInstall(verify_install::Args),
     Version(version::Args),
+    #[command(visible_alias = "x")]
+    Experimental(experimental::Args),
     Control(control::Args),
     Proxy(proxy::Args),
     Agent(agent::Args),
@@ -80,6 +82,7 @@ pub fn dispatch(command: Command) -> Outcome {
         Command::ProxyConfig(args) => proxy_config::run(args),
         Command::VerifyInstall(args) => verify_install::run(args),
         Command::Version(args) => version::run(args),
+        Command::Experimental(args) => experimental::run(args),
         Command::Control(args) => control::run(args),
         Command::Proxy(args) => proxy::run(args),
         Command::Agent(args) => agent::run(args),

@@ -16,6 +16,7 @@ mod delete;
 mod demo;
 mod documents;
 mod exec;
+mod experimental;
 mod failure;
 mod get;
 mod hidden;

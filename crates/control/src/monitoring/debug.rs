@@ -37,6 +37,7 @@ pub(crate) fn router(monitor: Monitor) -> Router {
         .route("/debug/root-cert.pem", get(root_certificates))
         .route("/debug/directoryz", get(directoryz))
         .route("/debug/config_dump", get(config_dump))
+        .route("/debug/describe", get(describe))
         .route("/debug/versionz", get(|| async { Json(super::version()) }))
         // Everything is loaded before anything is served, so to answer is to be ready.
         .route("/ready", get(|| async { "" }))
@@ -57,8 +58,27 @@ async fn index() -> Json<Value> {
         "/debug/findings": "what does not fit together, with Istio's message codes (POST a list of objects: as if they were applied)",
         "/debug/root-cert.pem": "the roots that workloads trust",
         "/debug/directoryz": "files of the configuration directory, with errors and warnings",
+        "/debug/describe?workload=NAME.NAMESPACE": "what holds for a workload: services, mTLS, policies, rules",
         "/debug/config_dump?proxyID=NAME.NAMESPACE": "the resources a proxy is given",
     }))
+}
+
+/// What `lateen x describe` tells.
+async fn describe(
+    State(monitor): State<Monitor>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let name = query.get("workload").map(String::as_str);
+    let name = name.unwrap_or_default();
+    let (name, namespace) = name.rsplit_once('.').unwrap_or((name, "default"));
+    let snapshot = monitor.mesh.refresh();
+    match lateen_analysis::describe(&snapshot, namespace, name) {
+        Some(found) => Json(found).into_response(),
+        None => {
+            let text = format!("there is no workload {name:?} in namespace {namespace:?}");
+            (StatusCode::NOT_FOUND, text).into_response()
+        }
+    }
 }
 
 async fn syncz(State(monitor): State<Monitor>) -> Json<Value> {

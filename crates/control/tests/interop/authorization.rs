@@ -4,7 +4,8 @@
 //! whether it is answered, so that each rule is seen to let pass and to refuse.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call, Client};
@@ -12,7 +13,7 @@ use lateen_testkit::{eventually, settles};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::gateway::say_hello;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, loopback};
 use crate::sidecar::{SIDECAR, Sidecar};
 
 /// A workload with a sidecar, and policies for it.
@@ -635,7 +636,88 @@ async fn a_dry_run_counts_and_lets_pass(plane: Plane) {
     assert!(guarded.passes(&get("/good")).await);
 }
 
-on_stock_envoy!(
+async fn no_request_passes_before_the_policies_are_there(plane: Plane) {
+    let test = "no_request_passes_before_the_policies_are_there";
+    let mesh = Mesh::start().await;
+    mesh.apply(&policy("closed", "action: DENY, rules: [{}]"))
+        .await;
+    let port = lateen_testkit::ports::reserve();
+    let stop = Arc::new(AtomicBool::new(false));
+    let watching = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let mut refused = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let call = Call::get("front", "/");
+                match call.send(loopback(port)).await {
+                    Ok(answer) if answer.status == 403 => refused += 1,
+                    Ok(answer) => panic!("{answer:?}"),
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
+                }
+            }
+            refused
+        }
+    });
+    // The workload, its service and its proxy appear while somebody tries all the time.
+    let Some(sidecar) = Sidecar::start_at(plane, &mesh, test, port).await else {
+        return;
+    };
+    settles("the workload is guarded", async || {
+        match Call::get("front", "/").send(sidecar.http).await?.status {
+            403 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(watching.await.unwrap() > 0);
+}
+
+async fn a_policy_that_is_refused_leaves_the_last_good_one(plane: Plane) {
+    let test = "a_policy_that_is_refused_leaves_the_last_good_one";
+    let Some(guarded) = Guarded::start(plane, test).await else {
+        return;
+    };
+    let closed = "action: DENY, rules: [{to: [{operation: {paths: [/closed], ports: ['80']}}]}]";
+    guarded.apply(&policy("closed", closed)).await;
+    let call = Call::get("front", "/closed");
+    assert!(!guarded.passes(&call).await);
+    for (wrong, path) in [
+        ("acton: DENY", "spec.acton"),
+        (
+            "rules: [{to: [{operation: {path: [/open]}}]}]",
+            "spec.rules[0].to[0].operation.path",
+        ),
+        (
+            "rules: [{when: [{key: source.colour, values: [red]}]}]",
+            "spec.rules[0].when[0].key",
+        ),
+        (
+            "targetRefs: [{kind: Service, name: front, group: ''}]",
+            "spec.targetRefs",
+        ),
+    ] {
+        // Even if whoever applies it asks for unknown fields to be dropped.
+        let url = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies/closed";
+        let document = policy("closed", wrong);
+        let put = Call::get(
+            "127.0.0.1",
+            &format!("{url}?fieldValidation=Ignore&force=true"),
+        )
+        .method("PATCH")
+        .header("content-type", "application/apply-patch+yaml")
+        .body(document.trim_end_matches("---\n").to_owned());
+        let answer = put.send(guarded.mesh.api).await.unwrap();
+        assert_eq!(answer.status, 422, "{wrong}: {}", answer.body);
+        assert!(answer.body.contains(path), "{wrong}: {}", answer.body);
+    }
+    guarded.apply("").await;
+    assert!(!guarded.passes(&call).await);
+}
+
+on_both!(
+    no_request_passes_before_the_policies_are_there,
+    a_policy_that_is_refused_leaves_the_last_good_one,
     requests_pass_by_method_path_host_and_header,
     callers_pass_by_their_address,
     policies_count_in_istios_order,

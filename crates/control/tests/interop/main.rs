@@ -49,6 +49,7 @@ macro_rules! on_stock_envoy {
 }
 
 mod authorization;
+mod authorized_gateway;
 mod balancing;
 mod bindings;
 #[cfg(target_os = "linux")]
@@ -61,6 +62,7 @@ mod delegates;
 mod destination_rules;
 mod documents;
 mod edges;
+mod external_authorizers;
 mod faults;
 mod fixed;
 mod frames;

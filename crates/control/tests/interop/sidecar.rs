@@ -31,10 +31,15 @@ pub struct Sidecar {
 
 impl Sidecar {
     pub async fn start(plane: Plane, mesh: &Mesh, test: &str) -> Option<Self> {
+        Self::start_at(plane, mesh, test, ports::reserve()).await
+    }
+
+    /// The same with its HTTP port at this one.
+    pub async fn start_at(plane: Plane, mesh: &Mesh, test: &str, http: u16) -> Option<Self> {
         let binary = plane.binary(test)?;
         let app = Echo::start("front").await;
         let tcp_app = TcpEcho::start("front-tcp").await;
-        let [proxy, http, tcp, database] = std::array::from_fn(|_| ports::reserve());
+        let [proxy, tcp, database] = std::array::from_fn(|_| ports::reserve());
         mesh.create(&front(http, tcp)).await;
         let bootstrap = Bootstrap {
             kind: "sidecar",

@@ -5,7 +5,7 @@
 
 mod bootstrap;
 mod cluster;
-mod dump;
+pub mod dump;
 mod endpoint;
 mod listener;
 mod name;
