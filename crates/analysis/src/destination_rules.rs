@@ -17,6 +17,13 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
         .collect()
 }
 
+/// Findings of one, and of what it is merged with.
+pub fn of(snapshot: &MeshSnapshot, wanted: &Subject) -> Vec<Finding> {
+    let own = |rule: &&Arc<DestinationRule>| subject(rule).as_ref() == Some(wanted);
+    let rules = snapshot.destination_rules().filter(own);
+    rules.flat_map(|rule| of_rule(snapshot, rule)).collect()
+}
+
 /// A merged rule is spoken of by its oldest object; the path is of the merged rule.
 fn subject(rule: &DestinationRule) -> Option<Subject> {
     let Origin {

@@ -83,6 +83,25 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found
 }
 
+/// What is wrong with one object, without a look at what the others say: for who has just written it.
+pub fn findings_of(snapshot: &MeshSnapshot, subject: &Subject) -> Vec<Finding> {
+    let mut found = match subject.kind {
+        "VirtualService" => {
+            let rules = virtual_services::of(snapshot, subject);
+            let routes = servers::tls_routes_of(snapshot, subject);
+            rules.into_iter().chain(routes).collect()
+        }
+        "DestinationRule" => destination_rules::of(snapshot, subject),
+        "Service" | "ServiceEntry" => services::of(snapshot, subject),
+        // Nobody is told anything about workloads.
+        "WorkloadEntry" | "Namespace" | "Secret" => Vec::new(),
+        _ => findings(snapshot),
+    };
+    found.retain(|finding| finding.subject == *subject);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
 /// "Referenced X not found": a name that leads nowhere (IST0101).
 fn not_found(subject: &Subject, what: &str, name: &str, path: String) -> Finding {
     Finding {

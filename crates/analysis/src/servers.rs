@@ -29,6 +29,15 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found
 }
 
+/// Findings of the `tls` routes of one VirtualService.
+pub fn tls_routes_of(snapshot: &MeshSnapshot, wanted: &Subject) -> Vec<Finding> {
+    let mut rules = snapshot.virtual_services();
+    let own = rules
+        .find(|rule| rule.origin.name == wanted.name && rule.origin.namespace == wanted.namespace);
+    own.map(|rule| tls_routes(snapshot, rule))
+        .unwrap_or_default()
+}
+
 fn subject(gateway: &Gateway) -> Subject {
     Subject {
         kind: "Gateway",

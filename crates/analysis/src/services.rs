@@ -6,14 +6,25 @@ use crate::{Finding, Level, Subject};
 
 /// Findings of all Services and ServiceEntries.
 pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
-    let mut found = Vec::new();
-    for service in snapshot.services() {
-        match service.source {
-            Source::Kubernetes => found.extend(undeclared_ports(service)),
-            Source::ServiceEntry => found.extend(addresses_required(service)),
-        }
+    snapshot
+        .services()
+        .flat_map(|service| of_service(service))
+        .collect()
+}
+
+/// Findings of one; a ServiceEntry is several services.
+pub fn of(snapshot: &MeshSnapshot, wanted: &Subject) -> Vec<Finding> {
+    let own =
+        |service: &Service| service.name == wanted.name && service.namespace == wanted.namespace;
+    let services = snapshot.services().filter(|service| own(service));
+    services.flat_map(|service| of_service(service)).collect()
+}
+
+fn of_service(service: &Service) -> Vec<Finding> {
+    match service.source {
+        Source::Kubernetes => undeclared_ports(service).collect(),
+        Source::ServiceEntry => addresses_required(service).collect(),
     }
-    found
 }
 
 fn subject(service: &Service, kind: &'static str) -> Subject {

@@ -13,13 +13,34 @@ use crate::{Finding, Level, Subject, not_found};
 pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     let mut found = Vec::new();
     for rule in snapshot.virtual_services() {
-        gateways(snapshot, rule, &mut found);
-        for (destination, path) in destinations(rule) {
-            found.extend(destination_finding(snapshot, rule, destination, path));
-        }
+        names(snapshot, rule, &mut found);
     }
-    conflicts(snapshot, &mut found);
+    conflicts(snapshot, |_| true, &mut found);
     found
+}
+
+/// Findings of one.
+pub fn of(snapshot: &MeshSnapshot, wanted: &Subject) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut rules = snapshot.virtual_services();
+    let own = rules
+        .find(|rule| rule.origin.name == wanted.name && rule.origin.namespace == wanted.namespace);
+    if let Some(rule) = own {
+        names(snapshot, rule, &mut found);
+        conflicts(
+            snapshot,
+            |host| rule.hosts.iter().any(|own| own == host),
+            &mut found,
+        );
+    }
+    found
+}
+
+fn names(snapshot: &MeshSnapshot, rule: &VirtualService, found: &mut Vec<Finding>) {
+    gateways(snapshot, rule, found);
+    for (destination, path) in destinations(rule) {
+        found.extend(destination_finding(snapshot, rule, destination, path));
+    }
 }
 
 fn subject(rule: &VirtualService) -> Subject {
@@ -198,13 +219,13 @@ fn why_first(rules: &[&VirtualService]) -> &'static str {
 }
 
 /// Two rules for one mesh host: the older wins, the other has no effect there (fact 15).
-fn conflicts(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
+fn conflicts(snapshot: &MeshSnapshot, wanted: impl Fn(&str) -> bool, found: &mut Vec<Finding>) {
     let mut owners: BTreeMap<&str, Vec<&VirtualService>> = BTreeMap::new();
     for rule in snapshot
         .virtual_services()
         .filter(|rule| rule.is_bound_to(MESH_GATEWAY))
     {
-        for host in &rule.hosts {
+        for host in rule.hosts.iter().filter(|host| wanted(host)) {
             owners.entry(host).or_default().push(rule);
         }
     }

@@ -36,6 +36,12 @@ fn check(documents: &str, expect: Expect) {
     let objects: Vec<_> = parsed.objects.into_iter().map(|p| p.object).collect();
     let snapshot = MeshSnapshot::build(objects.iter(), 1, Arc::new(MeshSettings::default()), None);
     let found = lateen_analysis::findings(&snapshot);
+    for finding in &found {
+        // Who asks for one object hears the same about it.
+        let of_one = lateen_analysis::findings_of(&snapshot, &finding.subject);
+        let of_all = found.iter().filter(|one| one.subject == finding.subject);
+        assert_eq!(of_one, of_all.cloned().collect::<Vec<_>>());
+    }
     let lines: String = found
         .iter()
         .map(|finding| format!("{}: {finding}\n", finding.path))

@@ -151,6 +151,11 @@ fn group_of(pid: u32) -> Option<i32> {
     rest.split_ascii_whitespace().nth(2)?.parse().ok()
 }
 
+/// User and system time of all threads of this process so far.
+pub fn own_cpu() -> Duration {
+    cpu_of(std::process::id())
+}
+
 fn cpu_of(pid: u32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
     let nanoseconds = tasks

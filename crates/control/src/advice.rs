@@ -3,7 +3,7 @@
 //! Istio says these things in `istioctl analyze`, with the codes used here. They are warnings: an
 //! object may be written before the ones it names.
 
-use lateen_analysis::Finding;
+use lateen_analysis::{Finding, Subject};
 use lateen_api::{Diagnostic, Object, Severity};
 use lateen_model::MeshSnapshot;
 
@@ -13,14 +13,13 @@ pub(crate) fn warnings(snapshot: &MeshSnapshot, object: &Object) -> Vec<Diagnost
         "" => "default",
         namespace => namespace,
     };
-    let about = |finding: &Finding| {
-        finding.subject.kind == object.kind.info().name
-            && finding.subject.name == object.meta.name
-            && finding.subject.namespace == namespace
+    let subject = Subject {
+        kind: object.kind.info().name,
+        namespace: namespace.to_owned(),
+        name: object.meta.name.clone(),
     };
-    lateen_analysis::findings(snapshot)
+    lateen_analysis::findings_of(snapshot, &subject)
         .into_iter()
-        .filter(about)
         .map(diagnostic)
         .collect()
 }

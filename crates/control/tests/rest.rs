@@ -253,6 +253,74 @@ async fn a_dry_run_says_what_would_be_and_does_nothing() {
 }
 
 #[tokio::test]
+async fn many_objects_are_one_revision_and_all_of_them_or_none() {
+    let bench = bench().await;
+    let document = |index: usize, host: &str| {
+        json!({
+            "apiVersion": "networking.istio.io/v1beta1", "kind": "DestinationRule",
+            "metadata": {"name": format!("rule{index}"), "namespace": "many"},
+            "spec": {"host": host},
+        })
+    };
+    let bulk = async |items: Vec<Value>, query: &str| {
+        let path = format!("/lateen/v1/apply{query}");
+        bench
+            .post(&path, &json!({"items": items}).to_string())
+            .await
+    };
+    let revision = async || bench.get("/debug/pushz").await.json()["revision"].clone();
+    let count = async || {
+        let all = bench
+            .get("/apis/networking.istio.io/v1/destinationrules")
+            .await;
+        all.json()["items"].as_array().unwrap().len()
+    };
+    let before = revision().await.as_u64().unwrap();
+    let many: Vec<Value> = (0..3_000).map(|index| document(index, "a")).collect();
+
+    let dry = bulk(many.clone(), "?dryRun=All").await;
+    assert_eq!(
+        (dry.code, &dry.json()["items"][7]["verdict"]),
+        (200, &json!("created"))
+    );
+    assert_eq!(count().await, 0);
+
+    let answer = bulk(many.clone(), "").await;
+    let items = answer.json()["items"].clone();
+    assert_eq!((answer.code, items.as_array().unwrap().len()), (200, 3_000));
+    assert_eq!(items[2_999]["object"]["metadata"]["name"], "rule2999");
+    assert_eq!(
+        items[2_999]["object"]["apiVersion"],
+        "networking.istio.io/v1beta1"
+    );
+    assert_eq!(
+        (count().await, revision().await),
+        (3_000, json!(before + 1))
+    );
+
+    // One wrong among many: told by its place, and the others are not written either.
+    let mut wrong = vec![document(0, "b"), document(1, ""), document(2, "b")];
+    wrong[2]["metadata"]["resourceVersion"] = json!("1234567");
+    for query in ["", "?dryRun=All"] {
+        let answer = bulk(wrong.clone(), query).await;
+        let items = answer.json()["items"].clone();
+        assert_eq!(answer.code, 422, "{}", answer.body);
+        assert_eq!(items[0], json!({}));
+        assert_eq!(items[1]["status"]["reason"], "Invalid");
+        // What the store would refuse is looked at in a dry run, which tells everything at once.
+        let stale = &items[2]["status"]["reason"];
+        assert_eq!(*stale == "Conflict", query == "?dryRun=All");
+    }
+    let stale = bulk(vec![document(0, "b"), wrong[2].clone()], "").await;
+    assert_eq!(reason(&stale), (409, "Conflict".into()));
+    assert_eq!(revision().await, json!(before + 1));
+    let first = "/apis/networking.istio.io/v1/namespaces/many/destinationrules/rule0";
+    assert_eq!(bench.get(first).await.json()["spec"]["host"], "a");
+    assert_eq!(bench.post("/lateen/v1/apply", "[]").await.code, 400);
+    assert_eq!(bench.get("/lateen/v1/apply").await.code, 405);
+}
+
+#[tokio::test]
 async fn merge_patches_change_one_field() {
     let bench = bench().await;
     bench.apply(RULE, &rule("a")).await;

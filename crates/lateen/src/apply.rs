@@ -1,20 +1,19 @@
 //! `lateen apply`: documents to the control plane, all of them or none.
 //!
 //! Everything is parsed here first, where lines are known, then offered to the server as a dry run;
-//! only if it takes every object are they written. They are written in the order in which they
-//! depend on each other (a DestinationRule before the VirtualService that names its subsets), so
-//! that no request meets a half-applied set.
+//! only if it takes every object are they written, in one request and one revision, so that no
+//! request meets a half-applied set.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::Method;
+use http::{Method, StatusCode};
 use lateen_api::{Diagnostic, Kind, Mode, ParsedObject, Severity};
 use serde_json::{Value, json};
 
 use crate::documents::{self, Documents, colour};
 use crate::failure::{Failure, Outcome};
-use crate::resource::{dotted, path_of};
-use crate::rest::{Answer, Call, Server, ServerArgs};
+use crate::resource::dotted;
+use crate::rest::{self, Call, Server, ServerArgs};
 use crate::{output, resource};
 
 /// Apply Istio or Kubernetes YAML to the mesh
@@ -98,6 +97,24 @@ pub fn run(args: Args) -> Outcome {
     print(&documents, &answers, args.output, dry_run)
 }
 
+/// What the server says about one object: its item of the answer.
+struct Answered(Value);
+
+impl Answered {
+    fn verdict(&self) -> &str {
+        self.0["verdict"].as_str().unwrap_or("applied")
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = &str> {
+        let warnings = self.0["warnings"].as_array().into_iter().flatten();
+        warnings.filter_map(Value::as_str)
+    }
+
+    fn object(&self) -> Value {
+        self.0["object"].clone()
+    }
+}
+
 struct Applying<'a> {
     server: &'a Server,
     documents: &'a Documents,
@@ -105,24 +122,37 @@ struct Applying<'a> {
 }
 
 impl Applying<'_> {
-    /// Sends every object; the answers are in the order of the documents. A dry run goes on after
-    /// a refusal, to report them all.
-    fn all(&self, order: &[usize], dry_run: bool) -> Result<Vec<Answer>, Failure> {
-        let mut answers: Vec<Option<Answer>> = order.iter().map(|_| None).collect();
+    /// Sends all objects in one request, which writes them all or none; the answers are in the
+    /// order of the documents.
+    fn all(&self, order: &[usize], dry_run: bool) -> Result<Vec<Answered>, Failure> {
+        let objects = order.iter().map(|index| &self.documents.objects[*index].1);
+        let items: Vec<Value> = objects.map(|parsed| parsed.object.to_json()).collect();
+        let path = match dry_run {
+            true => "/lateen/v1/apply?dryRun=All",
+            false => "/lateen/v1/apply",
+        };
+        let mut call = Call::new(Method::POST, path)
+            .header("content-type", "application/json")
+            .header("x-lateen-change", &self.change)
+            .header("x-lateen-user", std::env::var("USER").unwrap_or_default());
+        call.body = json!({ "items": items }).to_string().into_bytes();
+        let answer = self.server.call(call)?;
+        if !answer.is_good() && answer.code != StatusCode::UNPROCESSABLE_ENTITY {
+            anstream::eprintln!("{}\nnothing was applied", answer.refusal());
+            return Err(Failure::silent(1));
+        }
+        let mut answer = answer.json()?;
+        let Some(Value::Array(items)) = answer.get_mut("items").map(Value::take) else {
+            return Err(Failure::other("the answer has no items as expected"));
+        };
+        let mut answers: Vec<Option<Answered>> = order.iter().map(|_| None).collect();
         let mut refused = 0;
-        for (position, index) in order.iter().enumerate() {
-            let answer = self.one(*index, dry_run)?;
-            if !answer.is_good() {
+        for (index, item) in order.iter().zip(items) {
+            if let Some(status) = item.get("status") {
                 refused += 1;
-                self.print_refusal(*index, &answer);
-                if !dry_run {
-                    let left = documents::plural(order.len() - position - 1, "object");
-                    let done = documents::plural(position, "object");
-                    let text = format!("{done} applied before the refusal, {left} not tried");
-                    return Err(Failure::other(text));
-                }
+                self.print_refusal(*index, &rest::refusal(status));
             }
-            answers[*index] = Some(answer);
+            answers[*index] = Some(Answered(item));
         }
         if refused > 0 {
             anstream::eprintln!(
@@ -134,26 +164,13 @@ impl Applying<'_> {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    fn one(&self, index: usize, dry_run: bool) -> Result<Answer, Failure> {
-        let object = &self.documents.objects[index].1.object;
-        let query = if dry_run { "?dryRun=All" } else { "" };
-        let path = format!("{}{query}", path_of(object));
-        let mut call = Call::new(Method::PATCH, &path)
-            .header("content-type", "application/apply-patch+yaml")
-            .header("x-lateen-change", &self.change)
-            .header("x-lateen-advice", "later")
-            .header("x-lateen-user", std::env::var("USER").unwrap_or_default());
-        call.body = object.to_json().to_string().into_bytes();
-        self.server.call(call)
-    }
-
-    fn print_refusal(&self, index: usize, answer: &Answer) {
+    fn print_refusal(&self, index: usize, refusal: &str) {
         let location = &self.documents.objects[index].1.location;
-        anstream::eprintln!("{}:{}: {}", location.file, location.line, answer.refusal());
+        anstream::eprintln!("{}:{}: {refusal}", location.file, location.line);
     }
 
     /// The server's warnings that parsing has not given already, at the lines they are about.
-    fn print_warnings(&self, answers: &[Answer]) {
+    fn print_warnings(&self, answers: &[Answered]) {
         let known: Vec<String> = self
             .documents
             .warnings
@@ -164,7 +181,7 @@ impl Applying<'_> {
             for text in answer.warnings() {
                 if !known.iter().any(|message| text.contains(message.as_str())) {
                     let source = &self.documents.sources[*source].text;
-                    anstream::eprint!("{}", located(&text, parsed).render(source, colour()));
+                    anstream::eprint!("{}", located(text, parsed).render(source, colour()));
                 }
             }
         }
@@ -279,7 +296,7 @@ pub fn change_id() -> String {
 
 fn print(
     documents: &Documents,
-    answers: &[Answer],
+    answers: &[Answered],
     form: Option<Output>,
     dry_run: bool,
 ) -> Outcome {
@@ -288,8 +305,7 @@ fn print(
         None => {
             let note = if dry_run { " (dry run)" } else { "" };
             for (object, answer) in objects.zip(answers) {
-                let verdict = answer.headers.get("x-lateen-verdict");
-                let verdict = verdict.and_then(|v| v.to_str().ok()).unwrap_or("applied");
+                let verdict = answer.verdict();
                 let kind = dotted(object.kind);
                 outln!("{kind}/{} {verdict}{note}", object.meta.name);
             }
@@ -302,7 +318,7 @@ fn print(
         Some(form) => {
             let mut items = Vec::new();
             for answer in answers {
-                items.push(answer.json()?);
+                items.push(answer.object());
             }
             let document = list_or_one(items);
             match form {

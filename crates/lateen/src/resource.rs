@@ -1,6 +1,6 @@
 //! How verbs name objects: `KIND`, `KIND NAME`, `KIND/NAME`, and the paths of the API.
 
-use lateen_api::{Kind, Object};
+use lateen_api::Kind;
 
 use crate::failure::Failure;
 
@@ -68,10 +68,6 @@ pub fn collection(kind: Kind, namespace: Option<&str>) -> String {
 
 pub fn path(kind: Kind, namespace: &str, name: &str) -> String {
     format!("{}/{}", collection(kind, Some(namespace)), escape(name))
-}
-
-pub fn path_of(object: &Object) -> String {
-    path(object.kind, &object.meta.namespace, &object.meta.name)
 }
 
 /// For a path segment or a query value.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -45,7 +45,6 @@ pub enum Role {
 #[derive(Debug)]
 pub struct Answer {
     pub code: StatusCode,
-    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -133,7 +132,6 @@ impl Server {
                     .to_bytes();
                 Ok(Answer {
                     code: parts.status,
-                    headers: parts.headers,
                     body,
                 })
             };
@@ -247,12 +245,12 @@ impl Answer {
         Err(Failure::silent(1))
     }
 
-    /// `Error from server (NotFound): virtualservices.networking.istio.io "x" not found`.
+    /// The refusal in kubectl's words.
     pub fn refusal(&self) -> String {
         let status: Value = serde_json::from_slice(&self.body).unwrap_or_default();
-        match (status["reason"].as_str(), status["message"].as_str()) {
-            (Some(reason), Some(message)) => format!("Error from server ({reason}): {message}"),
-            _ => {
+        match status["message"].is_string() {
+            true => refusal(&status),
+            false => {
                 let text = String::from_utf8_lossy(&self.body);
                 format!("Error from server: {} {}", self.code, text.trim())
             }
@@ -267,28 +265,16 @@ impl Answer {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
-
-    /// The texts of the Warning headers.
-    pub fn warnings(&self) -> Vec<String> {
-        let values = self.headers.get_all(header::WARNING).iter();
-        let texts = values.filter_map(|value| std::str::from_utf8(value.as_bytes()).ok());
-        texts
-            .filter_map(|text| unquote(text.strip_prefix("299 - \"")?))
-            .collect()
-    }
 }
 
-/// The content of a quoted string after its opening quote.
-fn unquote(text: &str) -> Option<String> {
-    let mut content = String::new();
-    let mut chars = text.chars();
-    loop {
-        match chars.next()? {
-            '"' => return Some(content),
-            '\\' => content.push(chars.next()?),
-            c => content.push(c),
-        }
-    }
+/// `Error from server (NotFound): virtualservices.networking.istio.io "x" not found`, of a `Status`.
+pub fn refusal(status: &Value) -> String {
+    let text = |key: &str| status[key].as_str().unwrap_or("?");
+    format!(
+        "Error from server ({}): {}",
+        text("reason"),
+        text("message")
+    )
 }
 
 #[cfg(test)]
@@ -309,14 +295,5 @@ mod tests {
         ] {
             assert!(Server::new(bad, Role::Control).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn warning_texts_are_unquoted() {
-        assert_eq!(
-            unquote(r#"a \"b\" \\ c" rest"#),
-            Some(r#"a "b" \ c"#.to_owned())
-        );
-        assert_eq!(unquote("never ends"), None);
     }
 }

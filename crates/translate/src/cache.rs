@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// An input compared by identity. It keeps the value alive, so that an address is never reused
 /// for another value while an entry still names it.
@@ -56,9 +56,12 @@ struct Inner<K, V: ?Sized> {
 }
 
 struct Entry<V: ?Sized> {
-    value: Arc<V>,
+    value: Value<V>,
     last_used: u64,
 }
+
+/// Empty while it is being made.
+type Value<V> = Arc<OnceLock<Arc<V>>>;
 
 impl<K, V: ?Sized> Default for Memo<K, V> {
     fn default() -> Self {
@@ -74,27 +77,33 @@ impl<K, V: ?Sized> Default for Memo<K, V> {
 impl<K: Hash + Eq + Clone, V: ?Sized> Memo<K, V> {
     /// The value for `key`, made by `generate` unless it is known.
     ///
-    /// Two threads that miss at once may both generate; they make equal values.
+    /// Of threads that miss at once one generates, and the others wait for it: after a push all
+    /// connections ask for the same at the same moment.
     pub fn get(&self, key: K, generate: impl FnOnce(&K) -> Arc<V>) -> Arc<V> {
-        {
+        let (value, key) = {
             let mut inner = self.lock();
             let sweep = inner.sweep;
-            if let Some(entry) = inner.entries.get_mut(&key) {
-                entry.last_used = sweep;
-                return entry.value.clone();
+            match inner.entries.get_mut(&key) {
+                Some(entry) => {
+                    entry.last_used = sweep;
+                    if let Some(value) = entry.value.get() {
+                        return value.clone();
+                    }
+                    (entry.value.clone(), key)
+                }
+                None => {
+                    let value = Value::<V>::default();
+                    let entry = Entry {
+                        value: value.clone(),
+                        last_used: sweep,
+                    };
+                    inner.entries.insert(key.clone(), entry);
+                    (value, key)
+                }
             }
-        }
-        let value = generate(&key);
-        let mut inner = self.lock();
-        let last_used = inner.sweep;
-        inner.entries.insert(
-            key,
-            Entry {
-                value: value.clone(),
-                last_used,
-            },
-        );
-        value
+        };
+        // A generator that panics leaves it empty, for the next to try.
+        value.get_or_init(|| generate(&key)).clone()
     }
 
     /// Forgets what was not used since a few sweeps. Called once per snapshot.

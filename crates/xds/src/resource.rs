@@ -1,18 +1,24 @@
 //! One discovery resource: name, version, encoded bytes. Not what the bytes mean.
 
-use envoy_types::pb::google::protobuf::Any;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use prost::Message;
 
-/// A resource as it is sent. Shared between connections as `Arc<Resource>`; encoded once.
+/// A resource as it is sent. Shared between connections as `Arc<Resource>`; encoded once, and the
+/// bytes of a large one are the same memory in every response that carries it.
 ///
 /// Invariant: two resources of one type and name with equal versions have equal meaning. A
 /// resource is sent again only when its version differs from the one the client holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
-    pub name: String,
+    /// Shared by all who remember that it was sent.
+    pub name: Arc<str>,
     /// Opaque; by default a hash of the content.
-    pub version: String,
-    pub any: Any,
+    pub version: Arc<str>,
+    pub type_url: Arc<str>,
+    /// The encoded message.
+    pub value: Bytes,
 }
 
 impl Resource {
@@ -22,37 +28,33 @@ impl Resource {
     /// `HashMap`s in the generated types and encode in a random order once they have two or more
     /// entries. A producer that encodes the same value again and again must therefore either keep
     /// the `Resource`, or name the version itself with [`Resource::with_version`].
-    pub fn encode(name: impl Into<String>, type_url: &str, message: &impl Message) -> Self {
+    pub fn encode(name: impl Into<Arc<str>>, type_url: &str, message: &impl Message) -> Self {
         Self::from_bytes(name, type_url, message.encode_to_vec())
     }
 
     /// Takes bytes that are encoded already; the version is a hash of them.
-    pub fn from_bytes(name: impl Into<String>, type_url: &str, value: Vec<u8>) -> Self {
+    pub fn from_bytes(name: impl Into<Arc<str>>, type_url: &str, value: Vec<u8>) -> Self {
         let version = content_hash(&value);
         Self {
             name: name.into(),
-            version,
-            any: Any {
-                type_url: type_url.to_owned(),
-                value,
-            },
+            version: version.into(),
+            type_url: type_url.into(),
+            value: value.into(),
         }
     }
 
     /// As [`Resource::encode`], with a version that the producer derives from its own inputs.
     pub fn with_version(
-        name: impl Into<String>,
-        version: impl Into<String>,
+        name: impl Into<Arc<str>>,
+        version: impl Into<Arc<str>>,
         type_url: &str,
         message: &impl Message,
     ) -> Self {
         Self {
             name: name.into(),
             version: version.into(),
-            any: Any {
-                type_url: type_url.to_owned(),
-                value: message.encode_to_vec(),
-            },
+            type_url: type_url.into(),
+            value: message.encode_to_vec().into(),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Delta ADS clients as sidecars are: clusters and listeners whole, endpoints and routes by name;
 //! everything is acknowledged at once.
+//!
+//! A hundred of them share the machine with the control plane that is measured, so they do as
+//! little as can be: of a response only names, type and nonce are read, and nothing is kept. Their
+//! windows are as wide as Envoy's, so that the control plane never waits for them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -8,21 +12,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
-};
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use lateen_xds::type_url;
+use prost::Message;
+use prost::bytes::Buf;
 use serde_json::Value as Json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Request, Status};
 
 use crate::error::{Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const ROUTES: &str = "http_proxy";
+const METHOD: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// Envoy's default for HTTP/2 towards upstreams, streams and connections.
+const WINDOW: u32 = 16 << 20;
 
 /// What a client waits for.
 #[derive(Clone, Debug)]
@@ -66,6 +75,8 @@ impl Clients {
             let uri = format!("http://{xds}");
             let channel = tonic::transport::Endpoint::from_shared(uri)
                 .map_err(|error| failed("connect to the control plane", &error))?
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(WINDOW)
                 .connect()
                 .await
                 .map_err(|error| failed("connect to the control plane", &error))?;
@@ -105,15 +116,17 @@ impl Clients {
         self.wanted.send_replace((self.round, Some(wanted)));
     }
 
-    /// When the last client acknowledged what was expected.
-    pub async fn acknowledged(&mut self) -> Result<Instant> {
+    /// When the first and the last client acknowledged what was expected.
+    pub async fn acknowledged(&mut self) -> Result<(Instant, Instant)> {
         let mut last = Instant::now();
+        let mut first = None;
         let mut left = self.count;
         while left > 0 {
             let answer = tokio::time::timeout(PATIENCE, self.done.recv()).await;
             match answer {
                 Ok(Some((round, at))) if round == self.round => {
-                    last = at;
+                    first.get_or_insert(at);
+                    last = last.max(at);
                     left -= 1;
                 }
                 Ok(Some(_)) => {}
@@ -123,7 +136,7 @@ impl Clients {
                 }
             }
         }
-        Ok(last)
+        Ok((first.unwrap_or(last), last))
     }
 }
 
@@ -154,8 +167,10 @@ struct Client {
 impl Client {
     async fn run(mut self, channel: tonic::transport::Channel) {
         let (requests, outbound) = mpsc::channel(64);
-        let mut client =
-            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        if let Err(error) = client.ready().await {
+            return eprintln!("client {}: {error}", self.index);
+        }
         let first = DeltaDiscoveryRequest {
             node: Some(self.node()),
             type_url: type_url::CLUSTER.to_owned(),
@@ -170,9 +185,9 @@ impl Client {
             };
             let _ = requests.send(subscription(url, names)).await;
         }
-        let answer = client
-            .delta_aggregated_resources(ReceiverStream::new(outbound))
-            .await;
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static(METHOD);
+        let outbound = Request::new(ReceiverStream::new(outbound));
+        let answer = client.streaming(outbound, path, Skim).await;
         let mut inbound = match answer {
             Ok(answer) => answer.into_inner(),
             Err(error) => return eprintln!("client {}: {error}", self.index),
@@ -195,13 +210,8 @@ impl Client {
         }
     }
 
-    async fn note(&mut self, response: &DeltaDiscoveryResponse) {
-        let bytes: usize = response
-            .resources
-            .iter()
-            .filter_map(|one| Some(one.resource.as_ref()?.value.len()))
-            .sum();
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    async fn note(&mut self, response: &Skimmed) {
+        self.bytes.fetch_add(response.bytes, Ordering::Relaxed);
         self.messages.fetch_add(1, Ordering::Relaxed);
         let (round, wanted) = self.wanted.borrow_and_update().clone();
         if round != self.round {
@@ -251,6 +261,73 @@ impl Client {
     }
 }
 
+/// What is read of a `DeltaDiscoveryResponse`; prost steps over the rest.
+#[derive(Clone, PartialEq, Message)]
+struct Skimmed {
+    #[prost(message, repeated, tag = "2")]
+    resources: Vec<Named>,
+    #[prost(string, tag = "4")]
+    type_url: String,
+    #[prost(string, tag = "5")]
+    nonce: String,
+    /// Of the whole message; no field of it.
+    #[prost(uint64, tag = "1000")]
+    bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "3")]
+    name: String,
+}
+
+struct Skim;
+
+impl Codec for Skim {
+    type Encode = DeltaDiscoveryRequest;
+    type Decode = Skimmed;
+    type Encoder = Skim;
+    type Decoder = Skim;
+
+    fn encoder(&mut self) -> Skim {
+        Skim
+    }
+
+    fn decoder(&mut self) -> Skim {
+        Skim
+    }
+}
+
+impl Encoder for Skim {
+    type Item = DeltaDiscoveryRequest;
+    type Error = Status;
+
+    fn encode(
+        &mut self,
+        request: Self::Item,
+        bytes: &mut EncodeBuf<'_>,
+    ) -> std::result::Result<(), Status> {
+        let encoded = request.encode(bytes);
+        encoded.map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Decoder for Skim {
+    type Item = Skimmed;
+    type Error = Status;
+
+    fn decode(
+        &mut self,
+        bytes: &mut DecodeBuf<'_>,
+    ) -> std::result::Result<Option<Skimmed>, Status> {
+        let length = bytes.remaining() as u64;
+        let read = Skimmed::decode(bytes);
+        let mut read = read.map_err(|error| Status::internal(error.to_string()))?;
+        read.bytes = length;
+        Ok(Some(read))
+    }
+}
+
 fn subscription(url: &str, names: Vec<String>) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: url.to_owned(),
@@ -261,7 +338,7 @@ fn subscription(url: &str, names: Vec<String>) -> DeltaDiscoveryRequest {
 
 /// Clusters of services, whose endpoints are asked for. Asking again for known ones is answered
 /// again, so only new names are given when there are few.
-fn added_clusters(response: &DeltaDiscoveryResponse) -> Vec<String> {
+fn added_clusters(response: &Skimmed) -> Vec<String> {
     let names: BTreeSet<String> = response
         .resources
         .iter()

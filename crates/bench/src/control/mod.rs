@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::ground::loopback;
-use crate::process::Running;
+use crate::process::{Running, own_cpu};
 use client::{Clients, Wanted};
 use mesh::Mesh;
 
@@ -47,10 +47,12 @@ pub fn run(binaries: &std::path::Path, plan: &Plan) -> Result<String> {
         "## Control plane\n\n{} delta ADS clients, each the sidecar of a workload that sees every \
          service. Per service two WorkloadEntries, a VirtualService and a DestinationRule. {} \
          changes of each kind, one after the other; milliseconds from the API call until the last \
-         client has acknowledged, less the {} ms that the control plane waits for quiet. CPU is \
-         of the control plane.\n\n\
-         | services | change | p50, ms | p99, ms | CPU per change, ms | bytes to all clients | RSS, MB |\n\
-         |---|---|---|---|---|---|---|\n",
+         client has acknowledged, less the {} ms that the control plane waits for quiet. \"First\" is \
+         the median until the first client has it: what comes after is the sending. CPU per change \
+         is of the control plane, and of the bench that plays the clients on the same cores.\n\n\
+         | services | change | first, ms | p50, ms | p99, ms | CPU per change, ms | CPU of the clients, ms \
+         | bytes to all clients | PSS, MB |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
         plan.clients,
         plan.changes,
         DEBOUNCE.as_millis()
@@ -83,19 +85,26 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
     let running = Running::start("control", &mut command, directory.path())?;
     let [xds, api, _] = ports.map(loopback);
     client::wait_for(api).await?;
+    let alone = running.pss();
     let mut clients = Clients::connect(xds, plan.clients, services).await?;
     clients.settle().await;
     let mut rows = String::new();
     for change in [Change::Rule, Change::Endpoint, Change::Service] {
         let mut times = Vec::new();
-        let (cpu, bytes) = (running.cpu(), clients.bytes());
+        let mut firsts = Vec::new();
+        let (cpu, own, bytes) = (running.cpu(), own_cpu(), clients.bytes());
         for round in 0..plan.changes {
-            times.push(once(change, round, services, api, &mut clients).await?);
+            let (first, last) = once(change, round, services, api, &mut clients).await?;
+            firsts.push(first);
+            times.push(last);
         }
         let count = plan.changes.max(1);
-        let cpu = (running.cpu() - cpu) / u32::try_from(count).unwrap_or(u32::MAX);
+        let rounds = u32::try_from(count).unwrap_or(u32::MAX);
+        let (cpu, own) = ((running.cpu() - cpu) / rounds, (own_cpu() - own) / rounds);
         let bytes = (clients.bytes() - bytes) / count as u64;
         times.sort();
+        firsts.sort();
+        let first = firsts.get(firsts.len() / 2).copied().unwrap_or_default();
         let at = |share: f64| {
             let last = times.len().saturating_sub(1);
             let index = (share * last as f64).ceil() as usize;
@@ -104,14 +113,21 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
         // Writing into a String does not fail.
         let _ = writeln!(
             rows,
-            "| {services} | {} | {:.1} | {:.1} | {:.1} | {bytes} | {:.0} |",
+            "| {services} | {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {bytes} | {:.0} |",
             change.name(),
+            millis(first),
             at(0.5),
             at(0.99),
             millis(cpu),
+            millis(own),
             running.pss() as f64 / 1e6,
         );
     }
+    let _ = writeln!(
+        rows,
+        "| {services} | (before the clients) | | | | | | | {:.0} |",
+        alone as f64 / 1e6
+    );
     Ok(rows)
 }
 
@@ -122,7 +138,7 @@ async fn once(
     services: usize,
     api: std::net::SocketAddr,
     clients: &mut Clients,
-) -> Result<Duration> {
+) -> Result<(Duration, Duration)> {
     let (path, document, wanted) = match change {
         Change::Rule => {
             let (path, document) = mesh::rule(round % services, &format!("round-{round}"));
@@ -150,12 +166,14 @@ async fn once(
     clients.expect(wanted);
     let started = Instant::now();
     client::apply(api, &path, &document).await?;
-    let last = clients.acknowledged().await?;
+    let (first, last) = clients.acknowledged().await?;
     // Quiet again before the next.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    Ok(last
-        .saturating_duration_since(started)
-        .saturating_sub(DEBOUNCE))
+    let took = |until: Instant| {
+        let whole = until.saturating_duration_since(started);
+        whole.saturating_sub(DEBOUNCE)
+    };
+    Ok((took(first), took(last)))
 }
 
 impl Change {

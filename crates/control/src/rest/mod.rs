@@ -5,6 +5,7 @@
 //! the `api` crate says whether an object is right, the store whether a write is.
 
 mod answer;
+mod bulk;
 mod discovery;
 mod document;
 mod guard;
@@ -27,7 +28,7 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use lateen_api::{Diagnostic, Object};
 use lateen_model::MeshSnapshot;
 use lateen_store::Store;
@@ -63,6 +64,7 @@ pub(crate) fn router(api: Api) -> Router {
             get(|| async { axum::Json(discovery::version()) }),
         )
         .route("/openid/v1/jwks", get(jwks))
+        .route("/lateen/v1/apply", post(bulk::apply))
         .fallback(serve)
         .with_state(api)
         .layer(middleware::from_fn(guard))

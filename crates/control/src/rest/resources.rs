@@ -52,21 +52,21 @@ pub(crate) async fn serve(
         (Method::GET | Method::HEAD, Target::Collection { .. }) if call.query.watch => call.watch(),
         (Method::GET | Method::HEAD, Target::Collection { .. }) => call.list(),
         (Method::GET | Method::HEAD, Target::Object { .. }) => call.get(),
-        (Method::POST, Target::Collection { .. }) => call.create(read(body).await?).await,
-        (Method::PUT, Target::Object { .. }) => call.replace(read(body).await?).await,
-        (Method::PATCH, Target::Object { .. }) => call.patch(read(body).await?).await,
-        (Method::DELETE, Target::Object { .. }) => call.delete(read(body).await?).await,
+        (Method::POST, Target::Collection { .. }) => call.create(read(body, MAX_BODY).await?).await,
+        (Method::PUT, Target::Object { .. }) => call.replace(read(body, MAX_BODY).await?).await,
+        (Method::PATCH, Target::Object { .. }) => call.patch(read(body, MAX_BODY).await?).await,
+        (Method::DELETE, Target::Object { .. }) => call.delete(read(body, MAX_BODY).await?).await,
         _ => Err(ApiError::method_not_allowed()),
     }
 }
 
-async fn read(body: body::Body) -> Result<Bytes, ApiError> {
-    body::to_bytes(body, MAX_BODY).await.map_err(|error| {
+pub(super) async fn read(body: body::Body, most: usize) -> Result<Bytes, ApiError> {
+    body::to_bytes(body, most).await.map_err(|error| {
         let (code, reason) = (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge");
         ApiError::new(
             code,
             reason,
-            format!("the body is refused: {error}; {MAX_BODY} bytes at most"),
+            format!("the body is refused: {error}; {most} bytes at most"),
         )
     })
 }
@@ -280,18 +280,13 @@ impl Call<'_> {
         };
         let mut response = answer::with_code(code, &self.served(&outcome.object), &self.headers);
         answer::add_warnings(&mut response, warnings);
-        let verdict = HeaderValue::from_static(match outcome.verdict {
-            Verdict::Created => "created",
-            Verdict::Configured => "configured",
-            Verdict::Unchanged => "unchanged",
-            Verdict::Deleted => "deleted",
-        });
+        let verdict = HeaderValue::from_static(verdict(outcome.verdict));
         response.headers_mut().insert(VERDICT, verdict);
         response
     }
 
     async fn commit(&self, writes: Vec<Write>, dry_run: bool) -> Result<Outcome, ApiError> {
-        let (store, change) = (self.api.store.clone(), self.change());
+        let (store, change) = (self.api.store.clone(), change(&self.headers, &self.query));
         // The store waits for the disk.
         let committed =
             tokio::task::spawn_blocking(move || commit(&store, &change, writes, dry_run))
@@ -300,32 +295,6 @@ impl Call<'_> {
                 .map_err(ApiError::from_store)?;
         let outcome = committed.outcomes.into_iter().next();
         outcome.ok_or_else(|| internal("the store answered without an outcome"))
-    }
-
-    fn change(&self) -> Change {
-        let text = |name: HeaderName| {
-            let value = self
-                .headers
-                .get(name)
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or_default();
-            value.chars().take(200).collect::<String>()
-        };
-        let agent = text(header::USER_AGENT);
-        let agent = agent.split_whitespace().next().unwrap_or_default();
-        let agent = match (agent, &self.query.field_manager) {
-            ("", Some(manager)) => manager.clone(),
-            (agent, _) => agent.to_owned(),
-        };
-        let author = Author {
-            agent,
-            user: text(USER),
-        };
-        Change {
-            author,
-            id: text(CHANGE),
-            source: Source::Api,
-        }
     }
 
     fn current(&self) -> Result<Arc<Stored>, ApiError> {
@@ -380,7 +349,43 @@ impl Call<'_> {
     }
 }
 
-fn commit(
+/// Who writes, and under which id the history has it.
+pub(super) fn change(headers: &HeaderMap, query: &Query) -> Change {
+    let text = |name: HeaderName| {
+        let value = headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        value.chars().take(200).collect::<String>()
+    };
+    let agent = text(header::USER_AGENT);
+    let agent = agent.split_whitespace().next().unwrap_or_default();
+    let agent = match (agent, &query.field_manager) {
+        ("", Some(manager)) => manager.clone(),
+        (agent, _) => agent.to_owned(),
+    };
+    let author = Author {
+        agent,
+        user: text(USER),
+    };
+    Change {
+        author,
+        id: text(CHANGE),
+        source: Source::Api,
+    }
+}
+
+/// The word for what a write did.
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Created => "created",
+        Verdict::Configured => "configured",
+        Verdict::Unchanged => "unchanged",
+        Verdict::Deleted => "deleted",
+    }
+}
+
+pub(super) fn commit(
     store: &Store,
     change: &Change,
     writes: Vec<Write>,
@@ -414,6 +419,6 @@ fn wants_table(headers: &HeaderMap) -> bool {
     accept.is_some_and(|accept| accept.contains("as=Table"))
 }
 
-fn internal(message: impl Into<String>) -> ApiError {
+pub(super) fn internal(message: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
 }

@@ -8,7 +8,7 @@ use lateen_store::{ObjectKey, StoreError};
 use serde_json::{Value, json};
 
 /// A refused request. Clients decide by `code` and `reason`, people read `message`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     code: StatusCode,
     reason: &'static str,

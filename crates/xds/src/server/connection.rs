@@ -4,95 +4,18 @@
 //! not read blocks nobody but itself: pushes wait merged in its mailbox.
 
 use std::collections::BTreeSet;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use envoy_types::pb::envoy::config::core::v3::{ControlPlane, Node as ProtoNode};
-use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::{Status, Streaming};
 
+use super::service::Pieces;
+use super::wire::Wire;
 use super::{Caller, Inner, Source};
 use crate::session::{Answer, Gate, Request, Response, Session, View};
 use crate::{Node, Protocol, ProxyStatus, Push, type_url};
-
-/// What differs between the two protocols on the wire.
-pub(super) trait Wire: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
-    const PROTOCOL: Protocol;
-
-    fn take_node(request: &mut Self::Request) -> Option<ProtoNode>;
-    fn request(request: Self::Request) -> Request;
-    fn response(response: Response, control_plane: ControlPlane) -> Self::Response;
-}
-
-pub(super) struct Delta;
-pub(super) struct Sotw;
-
-impl Wire for Delta {
-    type Request = discovery::DeltaDiscoveryRequest;
-    type Response = discovery::DeltaDiscoveryResponse;
-    const PROTOCOL: Protocol = Protocol::Delta;
-
-    fn take_node(request: &mut Self::Request) -> Option<ProtoNode> {
-        request.node.take()
-    }
-
-    fn request(request: Self::Request) -> Request {
-        Request::Delta(request)
-    }
-
-    fn response(response: Response, control_plane: ControlPlane) -> Self::Response {
-        discovery::DeltaDiscoveryResponse {
-            system_version_info: response.version,
-            resources: response
-                .resources
-                .iter()
-                .map(|resource| discovery::Resource {
-                    name: resource.name.clone(),
-                    version: resource.version.clone(),
-                    resource: Some(resource.any.clone()),
-                    ..Default::default()
-                })
-                .collect(),
-            type_url: response.type_url,
-            removed_resources: response.removed,
-            nonce: response.nonce,
-            control_plane: Some(control_plane),
-            ..Default::default()
-        }
-    }
-}
-
-impl Wire for Sotw {
-    type Request = discovery::DiscoveryRequest;
-    type Response = discovery::DiscoveryResponse;
-    const PROTOCOL: Protocol = Protocol::Sotw;
-
-    fn take_node(request: &mut Self::Request) -> Option<ProtoNode> {
-        request.node.take()
-    }
-
-    fn request(request: Self::Request) -> Request {
-        Request::Sotw(request)
-    }
-
-    fn response(response: Response, control_plane: ControlPlane) -> Self::Response {
-        discovery::DiscoveryResponse {
-            version_info: response.version,
-            resources: response
-                .resources
-                .iter()
-                .map(|resource| resource.any.clone())
-                .collect(),
-            type_url: response.type_url,
-            nonce: response.nonce,
-            control_plane: Some(control_plane),
-            ..Default::default()
-        }
-    }
-}
 
 /// What the server knows of a stream; shared between its task, pushes and status.
 pub(super) struct Connection<S> {
@@ -213,7 +136,8 @@ type End = Status;
 pub(super) struct Stream<S: Source, W: Wire> {
     pub(super) server: Arc<Inner<S>>,
     pub(super) connection: Arc<Connection<S::Snapshot>>,
-    pub(super) outbound: mpsc::Sender<Result<W::Response, Status>>,
+    pub(super) outbound: mpsc::Sender<Pieces>,
+    pub(super) wire: PhantomData<fn() -> W>,
     /// The push that requests are answered from.
     pub(super) current: Push<S::Snapshot>,
     pub(super) pace: Pace,
@@ -371,13 +295,14 @@ impl<S: Source, W: Wire> Stream<S, W> {
         for response in responses {
             let started = Instant::now();
             let url = response.type_url.clone();
-            let bytes = response.resources.iter().map(|r| r.any.value.len()).sum();
+            let bytes = response.resources.iter().map(|r| r.value.len()).sum();
             tracing::debug!(
                 connection = self.connection.id, kind = type_url::short(&url),
                 resources = response.resources.len(), removed = response.removed.len(), bytes,
                 nonce = %response.nonce, "push"
             );
-            let message = W::response(response, self.server.control_plane());
+            let message = W::encode(&response, &self.server.identifier);
+            drop(response);
             let sent = tokio::time::timeout(
                 self.server.limits.send_timeout,
                 self.outbound.send(Ok(message)),

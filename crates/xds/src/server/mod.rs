@@ -5,29 +5,26 @@
 
 mod connection;
 mod listen;
+mod service;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::ControlPlane;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::metrics::Metrics;
 use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
+use connection::{Connection, Pace, Stream};
 pub use listen::Caller;
-
-use connection::{Connection, Delta, Pace, Sotw, Stream, Wire};
+use service::Pieces;
+pub use service::Service;
+use wire::Wire;
 
 /// What the server asks of the control plane.
 pub trait Source: Send + Sync + 'static {
@@ -169,10 +166,8 @@ impl<S: Source> Server<S> {
     }
 
     /// The gRPC service, to be served beside others. [`Server::serve`] serves it alone.
-    pub fn service(&self) -> AggregatedDiscoveryServiceServer<Self> {
-        AggregatedDiscoveryServiceServer::new(self.clone())
-            .max_decoding_message_size(self.inner.limits.request_bytes)
-            .max_encoding_message_size(usize::MAX)
+    pub fn service(&self) -> Service<S> {
+        Service(self.clone())
     }
 
     /// Ends every stream with `UNAVAILABLE`; clients reconnect, here or elsewhere.
@@ -188,26 +183,26 @@ impl<S: Source> Server<S> {
 
     fn open<W: Wire>(
         &self,
-        request: Request<Streaming<W::Request>>,
-    ) -> Result<Response<Responses<W::Response>>, Status> {
+        caller: Option<Caller>,
+        inbound: Streaming<W::Request>,
+    ) -> Result<mpsc::Receiver<Pieces>, Status> {
         // Two: one response on its way, one being made; more would only grow old here.
         let (outbound, responses) = mpsc::channel(2);
-        let caller = request.extensions().get::<Caller>().cloned();
         let (connection, current) = self.inner.register(caller, W::PROTOCOL)?;
         let stream = Stream::<S, W> {
             server: self.inner.clone(),
             connection,
             outbound,
+            wire: PhantomData,
             current,
             pace: Pace::new(),
             pushing_since: None,
         };
-        tokio::spawn(stream.run(request.into_inner()));
-        Ok(Response::new(ReceiverStream::new(responses)))
+        tokio::spawn(stream.run(inbound));
+        Ok(responses)
     }
 }
 
-type Responses<T> = ReceiverStream<Result<T, Status>>;
 type Connected<S> = (Arc<Connection<S>>, Push<S>);
 
 impl<S: Source> Inner<S> {
@@ -240,32 +235,5 @@ impl<S: Source> Inner<S> {
 
     fn close(&self, id: u64) {
         self.state().connections.remove(&id);
-    }
-
-    fn control_plane(&self) -> ControlPlane {
-        ControlPlane {
-            identifier: self.identifier.clone(),
-        }
-    }
-}
-
-#[tonic::async_trait]
-impl<S: Source> AggregatedDiscoveryService for Server<S> {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open::<Sotw>(request)
-    }
-
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open::<Delta>(request)
     }
 }

@@ -58,7 +58,7 @@ impl Session {
             .names
             .iter()
             .filter(|name| !watch.held.contains_key(*name))
-            .cloned()
+            .map(|name| name.to_string())
             .collect();
         match self.delta_diff(url, &Names::All, asked, view) {
             None if wildcard => self.send(url, Vec::new(), Vec::new(), view),
@@ -88,27 +88,33 @@ impl Session {
         force.extend(asked.iter().cloned());
         let watch = self.watches.get_mut(url)?;
         let found = generate(watch, url, names, &force, view);
-        let present: BTreeSet<&str> = found.iter().map(|r| r.name.as_str()).collect();
+        let present: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
         let told = tells_absence(url);
         let missing: Vec<String> = asked
             .iter()
             .filter(|name| told && !present.contains(name.as_str()))
             .cloned()
             .collect();
-        let in_scope = |name: &str| match names {
-            Names::All => true,
-            Names::Some(some) => some.contains(name),
+        let is_gone = |name: &str| told && !present.contains(name);
+        let gone: Vec<String> = match names {
+            Names::All => {
+                let held = watch.held.keys().map(|name| &**name);
+                held.filter(|name| is_gone(name))
+                    .map(str::to_owned)
+                    .collect()
+            }
+            // However much the client holds, only these are looked at.
+            Names::Some(some) => {
+                let held = some
+                    .iter()
+                    .filter(|name| watch.held.contains_key(name.as_str()));
+                held.filter(|name| is_gone(name)).cloned().collect()
+            }
         };
-        let gone: Vec<String> = watch
-            .held
-            .keys()
-            .filter(|name| told && in_scope(name) && !present.contains(name.as_str()))
-            .cloned()
-            .collect();
         watch.pending_removals.extend(gone);
         let news: Vec<Arc<Resource>> = found
             .iter()
-            .filter(|r| force.contains(&r.name) || !watch.holds(r))
+            .filter(|r| force.contains(&*r.name) || !watch.holds(r))
             .cloned()
             .collect();
         // Something that went and came back before the client was told.
@@ -125,10 +131,12 @@ impl Session {
         let watch = self.watches.get_mut(url)?;
         let pending = std::mem::take(&mut watch.pending_removals);
         let back = (view.generate)(url, Some(&pending));
-        let present: BTreeSet<&str> = back.iter().map(|r| r.name.as_str()).collect();
+        let present: BTreeSet<&str> = back.iter().map(|r| &*r.name).collect();
         let gone: Vec<String> = pending
             .iter()
-            .filter(|name| watch.held.contains_key(*name) && !present.contains(name.as_str()))
+            .filter(|name| {
+                watch.held.contains_key(name.as_str()) && !present.contains(name.as_str())
+            })
             .cloned()
             .collect();
         let news: Vec<_> = back.into_iter().filter(|r| !watch.holds(r)).collect();
@@ -157,7 +165,7 @@ fn subscribe(watch: &mut Watch, request: &DeltaDiscoveryRequest, first: bool) ->
             asked.everything |= !watch.wildcard;
             watch.wildcard = true;
         } else {
-            watch.names.insert(name.clone());
+            watch.names.insert(name.as_str().into());
             asked.names.insert(name.clone());
         }
     }
@@ -170,7 +178,7 @@ fn subscribe(watch: &mut Watch, request: &DeltaDiscoveryRequest, first: bool) ->
     for name in &request.resource_names_unsubscribe {
         if name == WILDCARD {
             watch.wildcard = false;
-        } else if watch.names.remove(name) && watch.wildcard {
+        } else if watch.names.remove(name.as_str()) && watch.wildcard {
             // Still watched through the wildcard; the client cannot know whether it exists there.
             asked.names.insert(name.clone());
         } else {
@@ -194,18 +202,19 @@ fn generate(
     let mut wanted: BTreeSet<String> = match names {
         Names::All if watch.wildcard => {
             let mut found = (view.generate)(url, None);
-            let seen: BTreeSet<&str> = found.iter().map(|r| r.name.as_str()).collect();
-            let named = watch.names.iter().chain(force);
+            let seen: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
+            let named = watch.names.iter().map(|name| &**name);
+            let named = named.chain(force.iter().map(String::as_str));
             let beyond: BTreeSet<String> = named
-                .filter(|name| !seen.contains(name.as_str()))
-                .cloned()
+                .filter(|name| !seen.contains(name))
+                .map(str::to_owned)
                 .collect();
             if !beyond.is_empty() {
                 found.extend((view.generate)(url, Some(&beyond)));
             }
             return found;
         }
-        Names::All => watch.names.clone(),
+        Names::All => watch.names.iter().map(|name| name.to_string()).collect(),
         Names::Some(some) => some
             .iter()
             .filter(|name| watch.wants(name))

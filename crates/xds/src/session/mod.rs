@@ -284,7 +284,8 @@ impl Session {
                 }
             }
         } else if url == ENDPOINT {
-            for name in resources.iter().map(|r| &r.name).chain(&removed) {
+            let sent = resources.iter().map(|r| &*r.name);
+            for name in sent.chain(removed.iter().map(String::as_str)) {
                 self.rewarm.remove(name);
                 self.unwarmed.remove(name);
             }
@@ -359,7 +360,7 @@ struct EdsConfig {
 }
 
 fn endpoint_set_of(cluster: &Resource) -> Option<String> {
-    let cluster = ClusterEndpoints::decode(cluster.any.value.as_slice()).ok()?;
+    let cluster = ClusterEndpoints::decode(&*cluster.value).ok()?;
     let eds = cluster.eds?;
     Some(if eds.service_name.is_empty() {
         cluster.name

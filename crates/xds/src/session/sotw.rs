@@ -52,7 +52,7 @@ impl Session {
         if is_full_state(url) {
             return self.sotw_full(url, true, view);
         }
-        let (wildcard, names) = (watch.wildcard, watch.names.clone());
+        let (wildcard, names) = (watch.wildcard, owned(&watch.names));
         match self.sotw_some(url, &Names::All, names, view) {
             None if wildcard => self.send(url, Vec::new(), Vec::new(), view),
             response => response,
@@ -82,12 +82,12 @@ impl Session {
     fn sotw_full(&mut self, url: &str, always: bool, view: &View<'_>) -> Option<Response> {
         let watch = self.watches.get_mut(url)?;
         let mut set = whole(watch, url, view);
-        let present: BTreeSet<&str> = set.iter().map(|r| r.name.as_str()).collect();
+        let present: BTreeSet<&str> = set.iter().map(|r| &*r.name).collect();
         let gone: Vec<String> = watch
             .held
             .keys()
-            .filter(|name| !present.contains(name.as_str()))
-            .cloned()
+            .filter(|name| !present.contains(&***name))
+            .map(|name| name.to_string())
             .collect();
         watch
             .pending_removals
@@ -98,7 +98,7 @@ impl Session {
                 return None;
             }
             for name in &gone {
-                watch.held.remove(name);
+                watch.held.remove(name.as_str());
             }
             return self.send(url, set, Vec::new(), view);
         }
@@ -108,7 +108,7 @@ impl Session {
         }
         set.extend(
             gone.iter()
-                .filter_map(|name| watch.held.get(name)?.resource.clone()),
+                .filter_map(|name| watch.held.get(name.as_str())?.resource.clone()),
         );
         self.send(url, set, Vec::new(), view)
     }
@@ -128,7 +128,7 @@ impl Session {
             Names::All if watch.wildcard => (view.generate)(url, None),
             _ => {
                 let mut wanted: BTreeSet<String> = match names {
-                    Names::All => watch.names.clone(),
+                    Names::All => owned(&watch.names),
                     Names::Some(some) => some.iter().filter(|n| watch.wants(n)).cloned().collect(),
                 };
                 wanted.extend(force.iter().cloned());
@@ -137,19 +137,19 @@ impl Session {
                 }
                 let found = (view.generate)(url, Some(&wanted));
                 // Absence cannot be told; the name is sent again when it comes back.
-                let present: BTreeSet<&str> = found.iter().map(|r| r.name.as_str()).collect();
+                let present: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
                 for name in wanted
                     .iter()
                     .filter(|name| !present.contains(name.as_str()))
                 {
-                    watch.held.remove(name);
+                    watch.held.remove(name.as_str());
                 }
                 found
             }
         };
         let news: Vec<_> = found
             .into_iter()
-            .filter(|r| force.contains(&r.name) || !watch.holds(r))
+            .filter(|r| force.contains(&*r.name) || !watch.holds(r))
             .collect();
         if news.is_empty() {
             return None;
@@ -162,13 +162,13 @@ impl Session {
         let watch = self.watches.get_mut(url)?;
         let pending = std::mem::take(&mut watch.pending_removals);
         let set = whole(watch, url, view);
-        let present: BTreeSet<&str> = set.iter().map(|r| r.name.as_str()).collect();
+        let present: BTreeSet<&str> = set.iter().map(|r| &*r.name).collect();
         let mut any = false;
         for name in pending
             .iter()
             .filter(|name| !present.contains(name.as_str()))
         {
-            any |= watch.held.remove(name).is_some();
+            any |= watch.held.remove(name.as_str()).is_some();
         }
         if !any {
             return None;
@@ -184,18 +184,27 @@ fn whole(watch: &Watch, url: &str, view: &View<'_>) -> Vec<Arc<Resource>> {
     } else if watch.names.is_empty() {
         Vec::new()
     } else {
-        (view.generate)(url, Some(&watch.names))
+        (view.generate)(url, Some(&owned(&watch.names)))
     }
+}
+
+fn owned(names: &BTreeSet<Arc<str>>) -> BTreeSet<String> {
+    names.iter().map(|name| name.to_string()).collect()
 }
 
 /// Takes the request's list as the new subscription; answers the names (or `*`) that are new.
 fn replace_names(watch: &mut Watch, request: &DiscoveryRequest) -> BTreeSet<String> {
-    let mut names: BTreeSet<String> = request.resource_names.iter().cloned().collect();
+    let names = request.resource_names.iter().map(|name| {
+        let known = watch.names.get(name.as_str());
+        known.cloned().unwrap_or_else(|| name.as_str().into())
+    });
+    let mut names: BTreeSet<Arc<str>> = names.collect();
     watch.ever_named |= !names.is_empty();
     let star = names.remove("*");
     let wildcard = star
         || (names.is_empty() && !watch.ever_named && is_wildcard_by_default(&request.type_url));
-    let mut added: BTreeSet<String> = names.difference(&watch.names).cloned().collect();
+    let added = names.difference(&watch.names);
+    let mut added: BTreeSet<String> = added.map(|name| name.to_string()).collect();
     if wildcard && !watch.wildcard {
         added.insert("*".to_owned());
     }

@@ -15,8 +15,9 @@ pub(super) struct Watch {
     /// State of the world only: an empty list stands for "everything" until the client has once
     /// sent a name.
     pub(super) ever_named: bool,
-    pub(super) names: BTreeSet<String>,
-    pub(super) held: BTreeMap<String, Held>,
+    /// Where something was sent, the name is the memory of the resource itself.
+    pub(super) names: BTreeSet<Arc<str>>,
+    pub(super) held: BTreeMap<Arc<str>, Held>,
     /// Unanswered, oldest first.
     pub(super) outstanding: VecDeque<Sent>,
     /// Held by the client, gone from the snapshot, not yet told.
@@ -31,11 +32,11 @@ pub(super) struct Watch {
     nack: Option<Nack>,
 }
 
-/// One resource at the client.
+/// One resource at the client. There is one for each name and client, so it is kept small.
 pub(super) struct Held {
-    pub(super) sent: String,
-    acked: Option<String>,
-    rejected: Option<String>,
+    pub(super) sent: Arc<str>,
+    acked: Option<Arc<str>>,
+    rejected: Option<Box<str>>,
     /// Kept only where a later response must repeat it (state of the world, clusters).
     pub(super) resource: Option<Arc<Resource>>,
 }
@@ -45,7 +46,7 @@ pub(super) struct Sent {
     pub(super) stamp: Stamp,
     pub(super) at: Instant,
     /// Name, version, and whether it differed from what the client had.
-    pub(super) resources: Vec<(String, String, bool)>,
+    pub(super) resources: Vec<(Arc<str>, Arc<str>, bool)>,
 }
 
 /// What an answer was.
@@ -68,9 +69,10 @@ impl Watch {
     pub(super) fn adopt(&mut self, versions: impl IntoIterator<Item = (String, String)>) {
         self.held
             .extend(versions.into_iter().map(|(name, version)| {
+                let version: Arc<str> = version.into();
                 let acked = Some(version.clone());
                 (
-                    name,
+                    name.into(),
                     Held {
                         sent: version,
                         acked,
@@ -86,7 +88,8 @@ impl Watch {
         if !self.wildcard {
             let names = &self.names;
             self.held.retain(|name, _| names.contains(name));
-            self.pending_removals.retain(|name| names.contains(name));
+            self.pending_removals
+                .retain(|name| names.contains(name.as_str()));
         }
         self.clear_nack();
     }
@@ -124,6 +127,9 @@ impl Watch {
                     held.resource = kept;
                 }
                 None => {
+                    if self.names.contains(&resource.name) {
+                        self.names.replace(resource.name.clone());
+                    }
                     let sent = resource.version.clone();
                     let held = Held {
                         sent,
@@ -136,7 +142,7 @@ impl Watch {
             }
         }
         for name in removed {
-            self.held.remove(name);
+            self.held.remove(name.as_str());
             self.pending_removals.remove(name);
         }
         self.sent = Some(stamp.clone());
@@ -187,10 +193,10 @@ impl Watch {
         }
     }
 
-    fn accept(&mut self, name: &str, version: &str) {
+    fn accept(&mut self, name: &str, version: &Arc<str>) {
         if let Some(held) = self.held.get_mut(name) {
-            held.acked = Some(version.to_owned());
-            if held.sent == version {
+            held.acked = Some(version.clone());
+            if held.sent == *version {
                 held.rejected = None;
             }
         }
@@ -202,17 +208,17 @@ impl Watch {
     /// first bad one of types that are asked for by name. So what was not named is tried again:
     /// without those that were, or in halves, until the bad one is alone.
     fn reject(&mut self, sent: &Sent, error: &rpc::Status) {
-        let names = sent.resources.iter().map(|(name, ..)| name.as_str());
+        let names = sent.resources.iter().map(|(name, ..)| &**name);
         let (reasons, exact) = nack::read(error, names);
         let mut unsure = BTreeSet::new();
         for (name, version, changed) in &sent.resources {
-            if let Some(reason) = reasons.get(name.as_str()) {
+            if let Some(reason) = reasons.get(&**name) {
                 self.refuse(name, version, reason);
             } else if exact || !changed || (!reasons.is_empty() && self.wildcard) {
                 self.accept(name, version);
             } else {
                 self.refuse(name, version, &nack::text(error));
-                unsure.insert(name.clone());
+                unsure.insert(name.to_string());
             }
         }
         if !reasons.is_empty() {
@@ -227,9 +233,9 @@ impl Watch {
 
     fn refuse(&mut self, name: &str, version: &str, reason: &str) {
         if let Some(held) = self.held.get_mut(name)
-            && held.sent == version
+            && *held.sent == *version
         {
-            held.rejected = Some(reason.to_owned());
+            held.rejected = Some(reason.into());
         }
     }
 
@@ -256,7 +262,7 @@ impl Watch {
             resources: self
                 .held
                 .iter()
-                .map(|(name, held)| (name.clone(), held.status()))
+                .map(|(name, held)| (name.to_string(), held.status()))
                 .collect(),
         }
     }
@@ -265,13 +271,13 @@ impl Watch {
 impl Held {
     fn status(&self) -> ResourceStatus {
         let state = match (&self.rejected, &self.acked) {
-            (Some(reason), _) => ResourceState::Rejected(reason.clone()),
+            (Some(reason), _) => ResourceState::Rejected(reason.to_string()),
             (None, Some(acked)) if *acked == self.sent => ResourceState::Acked,
             _ => ResourceState::Sent,
         };
         ResourceStatus {
-            sent: self.sent.clone(),
-            acked: self.acked.clone(),
+            sent: self.sent.to_string(),
+            acked: self.acked.as_deref().map(str::to_owned),
             state,
         }
     }

@@ -55,7 +55,7 @@ impl Source for Truth {
                     ..Default::default()
                 };
                 Arc::new(Resource::with_version(
-                    name,
+                    name.as_str(),
                     content.to_string(),
                     url,
                     &message,

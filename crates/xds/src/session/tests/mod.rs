@@ -43,7 +43,7 @@ impl World {
                     ..Default::default()
                 };
                 Arc::new(Resource::with_version(
-                    name,
+                    name.as_str(),
                     content.to_string(),
                     url,
                     &message,
@@ -113,7 +113,7 @@ impl Driver {
                     let names = self.session.watches[&type_url]
                         .names
                         .iter()
-                        .cloned()
+                        .map(|name| name.to_string())
                         .collect();
                     self.sotw(DiscoveryRequest {
                         type_url,
@@ -463,10 +463,7 @@ fn refuse_whole(driver: &mut Driver, mut inbox: Vec<Response>, bad: &[&str]) -> 
     let mut applied = BTreeSet::new();
     while !inbox.is_empty() {
         let response = inbox.remove(0);
-        let refused = response
-            .resources
-            .iter()
-            .any(|r| bad.contains(&r.name.as_str()));
+        let refused = response.resources.iter().any(|r| bad.contains(&&*r.name));
         let mut answer = delta(&response.type_url, &[]);
         answer.response_nonce.clone_from(&response.nonce);
         if refused {
@@ -477,7 +474,7 @@ fn refuse_whole(driver: &mut Driver, mut inbox: Vec<Response>, bad: &[&str]) -> 
                 details: vec![],
             });
         } else {
-            applied.extend(response.resources.iter().map(|r| r.name.clone()));
+            applied.extend(response.resources.iter().map(|r| r.name.to_string()));
         }
         inbox.extend(driver.delta(answer));
     }

@@ -1,0 +1,151 @@
+//! The gRPC service: two streaming methods, with bodies that carry the pieces of responses as they
+//! are. (tonic's own server encodes a message into a buffer of its stream and keeps the buffer.)
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready as poll_ready};
+
+use bytes::{Buf, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use hyper::body::{Body, Frame};
+use prost::Message;
+use tokio::sync::mpsc;
+use tonic::codec::{DecodeBuf, Decoder};
+use tonic::{Status, Streaming};
+
+use super::wire::{Delta, Sotw, Wire};
+use super::{Caller, Server, Source};
+
+const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+
+/// The pieces of a response, or how the stream ends.
+pub(super) type Pieces = Result<Vec<Bytes>, Status>;
+
+/// `envoy.service.discovery.v3.AggregatedDiscoveryService`; a clone is cheap and always ready.
+pub struct Service<S: Source>(pub(super) Server<S>);
+
+impl<S: Source> Clone for Service<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: Source> tonic::server::NamedService for Service<S> {
+    const NAME: &'static str = NAME;
+}
+
+impl<S: Source, B> tower::Service<http::Request<B>> for Service<S>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let method = request.uri().path().strip_prefix('/');
+        let method = method.and_then(|path| path.strip_prefix(NAME));
+        let answer = match method {
+            Some("/DeltaAggregatedResources") => self.open::<Delta, B>(request),
+            Some("/StreamAggregatedResources") => self.open::<Sotw, B>(request),
+            _ => Err(Status::unimplemented(
+                "only the aggregated discovery service is served here",
+            )),
+        };
+        ready(Ok(answer.unwrap_or_else(Status::into_http)))
+    }
+}
+
+impl<S: Source> Service<S> {
+    fn open<W: Wire, B>(
+        &self,
+        request: http::Request<B>,
+    ) -> Result<http::Response<tonic::body::Body>, Status>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let compressed = request.headers().get("grpc-encoding");
+        if compressed.is_some_and(|encoding| encoding != "identity") {
+            return Err(Status::unimplemented("requests must not be compressed"));
+        }
+        let caller = request.extensions().get::<Caller>().cloned();
+        let most = self.0.inner.limits.request_bytes;
+        let inbound = Streaming::new_request(
+            Requests::<W>(PhantomData),
+            request.into_body(),
+            None,
+            Some(most),
+        );
+        let receiver = self.0.open::<W>(caller, inbound)?;
+        let body = Responses {
+            receiver,
+            pieces: Vec::new().into_iter(),
+            ended: false,
+        };
+        let mut response = http::Response::new(tonic::body::Body::new(body));
+        let kind = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        Ok(response)
+    }
+}
+
+struct Requests<W>(PhantomData<fn() -> W>);
+
+impl<W: Wire> Decoder for Requests<W> {
+    type Item = W::Request;
+    type Error = Status;
+
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<W::Request>, Status> {
+        let read = W::Request::decode(bytes.copy_to_bytes(bytes.remaining()));
+        read.map(Some)
+            .map_err(|error| Status::invalid_argument(format!("not a discovery request: {error}")))
+    }
+}
+
+/// The body of a stream.
+struct Responses {
+    receiver: mpsc::Receiver<Pieces>,
+    pieces: std::vec::IntoIter<Bytes>,
+    ended: bool,
+}
+
+impl Body for Responses {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(piece) = self.pieces.next() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match poll_ready!(self.receiver.poll_recv(context)) {
+                Some(Ok(pieces)) => self.pieces = pieces.into_iter(),
+                end => {
+                    self.ended = true;
+                    let status = match end {
+                        Some(Err(status)) => status,
+                        _ => Status::ok(""),
+                    };
+                    let mut trailers = HeaderMap::new();
+                    status.add_header(&mut trailers)?;
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+            }
+        }
+    }
+}
