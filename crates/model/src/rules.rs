@@ -159,6 +159,21 @@ impl DestinationRule {
         (namespace, host, self.selector.clone())
     }
 
+    /// Whether any policy of it places requests by a hash of them.
+    pub fn hashes(&self) -> bool {
+        let subsets = self.subsets.iter().map(|subset| &subset.traffic_policy);
+        let policies = subsets.chain([&self.traffic_policy]).flatten();
+        policies
+            .flat_map(|policy| {
+                let ports = policy.port_level_settings.iter();
+                ports
+                    .map(|port| &port.load_balancer)
+                    .chain([&policy.load_balancer])
+            })
+            .flatten()
+            .any(|lb| lb.consistent_hash.is_some())
+    }
+
     /// The subset of this name.
     pub fn subset(&self, name: &str) -> Option<&api::destination_rule::Subset> {
         self.subsets.iter().find(|subset| subset.name == name)
@@ -199,6 +214,8 @@ pub struct DestinationRules {
     namespaces: RedBlackTreeMapSync<String, usize>,
     /// How many merged rules are for some clients only.
     selecting: usize,
+    /// How many merged rules place requests by a hash.
+    hashing: usize,
 }
 
 impl DestinationRules {
@@ -252,7 +269,11 @@ impl DestinationRules {
             rules.for_each(|younger| oldest.merge(younger));
             oldest
         });
-        let known = self.merged.contains_key(key);
+        let known = self.merged.get(key);
+        let hashed = known.is_some_and(|known| known.hashes());
+        let hashes = merged.as_ref().is_some_and(DestinationRule::hashes);
+        let known = known.is_some();
+        self.hashing = (self.hashing + usize::from(hashes)).saturating_sub(usize::from(hashed));
         let Some(merged) = merged else {
             if known {
                 self.merged.remove_mut(key);
@@ -272,6 +293,11 @@ impl DestinationRules {
     /// Whether any rule is for some clients only.
     pub fn select_clients(&self) -> bool {
         self.selecting > 0
+    }
+
+    /// Whether any rule places requests by a hash of them.
+    pub fn hash(&self) -> bool {
+        self.hashing > 0
     }
 
     fn count(&mut self, (namespace, _, selector): &RuleKey, more: bool) {
@@ -339,8 +365,12 @@ impl DestinationRules {
         service_namespace: &str,
         root_namespace: &str,
     ) -> Option<&Arc<DestinationRule>> {
-        [client.namespace, service_namespace, root_namespace]
-            .iter()
+        let own = client.namespace;
+        let others = [service_namespace, root_namespace];
+        let others = others.into_iter().filter(|other| *other != own);
+        std::iter::once(own)
+            .chain(others)
+            .filter(|namespace| self.namespaces.contains_key(*namespace))
             .find_map(|namespace| self.most_specific(namespace, service_host, client))
     }
 

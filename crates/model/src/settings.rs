@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_api::MeshConfig;
-use lateen_api::destination_rule::LocalityLoadBalancerSetting;
+use lateen_api::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
 use lateen_api::mesh_config::{
     AccessLogEncoding, ExtensionProvider, ForwardClientCertDetails, MinTlsVersion, Normalization,
     TlsConfig,
@@ -157,6 +157,8 @@ pub struct MeshSettings {
     pub mesh_tls: TlsSettings,
     /// For all other TLS.
     pub tls_defaults: TlsSettings,
+    /// Probes on connections to upstreams where a DestinationRule says nothing.
+    pub tcp_keepalive: Option<Arc<TcpKeepalive>>,
     /// `exportTo` of objects that say nothing; empty is everywhere.
     pub service_export_to: Vec<String>,
     pub virtual_service_export_to: Vec<String>,
@@ -185,6 +187,7 @@ impl Default for MeshSettings {
             auto_mtls: true,
             mesh_tls: TlsSettings::default(),
             tls_defaults: TlsSettings::default(),
+            tcp_keepalive: None,
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),
             destination_rule_export_to: Vec::new(),
@@ -212,6 +215,9 @@ impl MeshSettings {
             &config.protocol_detection_timeout,
         );
         set(&mut self.dns_refresh_rate, &config.dns_refresh_rate);
+        if let Some(keepalive) = &config.tcp_keepalive {
+            self.tcp_keepalive = Some(Arc::new(keepalive.clone()));
+        }
         let mode = config.outbound_traffic_policy.as_ref();
         if let Some(mode) = mode.and_then(|policy| policy.mode) {
             self.outbound_policy = OutboundPolicy::of(mode);

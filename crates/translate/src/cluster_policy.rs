@@ -27,7 +27,8 @@ pub fn connection_pool(made: &mut cluster::Cluster, policy: &Policy, mesh: &Mesh
         policy.pool(),
         policy.retry_budget.as_ref(),
     ));
-    if let Some(keepalive) = tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()) {
+    let keepalive = tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref());
+    if let Some(keepalive) = keepalive.or(mesh.tcp_keepalive.as_deref()) {
         made.upstream_connection_options = Some(cluster::UpstreamConnectionOptions {
             tcp_keepalive: Some(tcp_keepalive(keepalive)),
             ..Default::default()

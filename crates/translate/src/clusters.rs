@@ -2,7 +2,6 @@
 //! one for each port of its own workload.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
 
 use lateen_api::destination_rule::H2UpgradePolicy;
 use lateen_model::{
@@ -22,9 +21,6 @@ use crate::upstream_tls::Transport;
 use crate::cluster_policy::UpstreamProtocol;
 
 use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
-
-/// How often names are resolved again when their answer carries no time to live.
-const DNS_REFRESH: Duration = Duration::from_secs(60);
 
 /// What a cluster depends on of the proxy that gets it.
 pub struct Client<'a> {
@@ -52,8 +48,7 @@ pub fn outbound(
     let labels = labels
         .map(|subset| subset.labels.clone())
         .unwrap_or_default();
-    let discovery = (client.resolution, client.placement);
-    discover(&mut made, service, port, &labels, discovery);
+    discover(&mut made, service, port, &labels, client, mesh);
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
     cluster_policy::balancer(&mut made, &policy, mesh);
     let transport = Transport::of(&policy, client.kind, service);
@@ -145,18 +140,24 @@ fn discover(
     service: &Service,
     port: &ServicePort,
     labels: &BTreeMap<String, String>,
-    (resolution, placement): (Resolution, &Placement),
+    client: &Client<'_>,
+    mesh: &MeshSettings,
 ) {
     let dns = |kind: DiscoveryType, made: &mut cluster::Cluster| {
         made.cluster_discovery_type = Some(ClusterDiscoveryType::Type(kind as i32));
         made.load_assignment = Some(endpoints::dns_assignment(
-            &made.name, service, port, labels, placement,
+            &made.name,
+            service,
+            port,
+            labels,
+            client.placement,
         ));
         made.dns_lookup_family = cluster::cluster::DnsLookupFamily::V4Only as i32;
-        made.dns_refresh_rate = Some(envoy::duration(DNS_REFRESH));
+        // Where an answer carries no time to live.
+        made.dns_refresh_rate = Some(envoy::duration(mesh.dns_refresh_rate));
         made.respect_dns_ttl = true;
     };
-    match resolution {
+    match client.resolution {
         Resolution::Endpoints => {
             made.cluster_discovery_type =
                 Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));

@@ -28,11 +28,14 @@ pub fn hashed<'a>(
     hosts: impl IntoIterator<Item = &'a str>,
 ) -> Hashed {
     let mut hashed = Hashed::new();
+    if !snapshot.rules_hash() {
+        return hashed;
+    }
     for host in hosts {
         let rule = snapshot
             .service(host)
             .and_then(|service| snapshot.destination_rule_for(proxy, service));
-        if let Some(rule) = rule.filter(|rule| hashes(rule)) {
+        if let Some(rule) = rule.filter(|rule| rule.hashes()) {
             hashed.insert(host.to_string(), ById(Arc::clone(rule)));
         }
     }
@@ -46,26 +49,14 @@ pub fn hashed_destinations<'a>(
     rule_namespace: &str,
     destinations: impl Iterator<Item = &'a Destination>,
 ) -> Hashed {
+    if !snapshot.rules_hash() {
+        return Hashed::new();
+    }
     let domain = &snapshot.settings.domain_suffix;
     let hosts: Vec<String> = destinations
         .map(|to| hostname::resolve(&to.host, rule_namespace, domain))
         .collect();
     hashed(snapshot, proxy, hosts.iter().map(String::as_str))
-}
-
-/// Whether any policy of a rule hashes.
-fn hashes(rule: &DestinationRule) -> bool {
-    let subsets = rule.subsets.iter().map(|subset| &subset.traffic_policy);
-    let policies = subsets.chain([&rule.traffic_policy]).flatten();
-    policies
-        .flat_map(|policy| {
-            let ports = policy.port_level_settings.iter();
-            ports
-                .map(|port| &port.load_balancer)
-                .chain([&policy.load_balancer])
-        })
-        .flatten()
-        .any(|lb| lb.consistent_hash.is_some())
 }
 
 /// Adds hash policies to the routes whose clusters hash. Tries again at the same endpoint are what

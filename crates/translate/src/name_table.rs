@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lateen_model::{MeshSnapshot, Proxy, Service, ServiceEndpoints, Source};
+use lateen_model::{MeshSnapshot, Proxy, Service, ServiceEndpoints, Source, Workload};
 use lateen_proto::nds::{self, NameInfo, NameTable};
 
 use crate::cache::ById;
@@ -38,7 +38,12 @@ impl NameTableKey {
 
 /// The table. Names without any address are left out: somebody else may know them.
 pub fn name_table(key: &NameTableKey) -> NameTable {
-    let named = key.services.iter().filter_map(|(service, endpoints)| {
+    let services = key.services.iter();
+    let workloads = services.clone().filter_map(|(service, endpoints)| {
+        let endpoints = endpoints.as_ref()?;
+        Some(ready_workloads(service, endpoints).map(|workload| of_workload(service, workload)))
+    });
+    let named = services.filter_map(|(service, endpoints)| {
         let ips = match endpoints {
             Some(endpoints) => ready_addresses(service, endpoints),
             None => virtual_addresses(service, key.auto),
@@ -62,7 +67,7 @@ pub fn name_table(key: &NameTableKey) -> NameTable {
         Some((service.hostname.to_string(), info))
     });
     NameTable {
-        table: named.collect(),
+        table: workloads.flatten().chain(named).collect(),
     }
 }
 
@@ -76,15 +81,33 @@ fn virtual_addresses(service: &Service, auto: Option<bool>) -> Vec<String> {
     ips.cloned().collect()
 }
 
-/// As Kubernetes answers for a headless service: the endpoints of its first port that are ready.
-fn ready_addresses(service: &Service, endpoints: &ServiceEndpoints) -> Vec<String> {
-    let Some(port) = service.ports.first() else {
-        return Vec::new();
+/// `NAME.SERVICE.NAMESPACE.svc.SUFFIX`: one workload of a headless service, as the pods of a
+/// StatefulSet are called.
+fn of_workload(service: &Service, workload: &Workload) -> (String, NameInfo) {
+    let info = NameInfo {
+        ips: vec![workload.address.clone()],
+        registry: nds::KUBERNETES.to_string(),
+        shortname: format!("{}.{}", workload.name, service.name),
+        namespace: service.namespace.clone(),
     };
+    (format!("{}.{}", workload.name, service.hostname), info)
+}
+
+/// As Kubernetes answers for a headless service: the endpoints of its first port that are ready.
+fn ready_workloads<'a>(
+    service: &Service,
+    endpoints: &'a ServiceEndpoints,
+) -> impl Iterator<Item = &'a Workload> + use<'a> {
+    let port = service.ports.first().map(|port| port.number);
+    let all = port.map(|port| endpoints.of_port(port)).unwrap_or_default();
+    let all = all.iter().map(|endpoint| &*endpoint.workload);
+    all.filter(|workload| workload.healthy && is_ip(&workload.address))
+}
+
+fn ready_addresses(service: &Service, endpoints: &ServiceEndpoints) -> Vec<String> {
     let mut ips: Vec<String> = Vec::new();
-    for endpoint in endpoints.of_port(port.number) {
-        let workload = &endpoint.workload;
-        if workload.healthy && is_ip(&workload.address) && !ips.contains(&workload.address) {
+    for workload in ready_workloads(service, endpoints) {
+        if !ips.contains(&workload.address) {
             ips.push(workload.address.clone());
         }
     }

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
@@ -52,6 +52,8 @@ pub struct Clients {
     round: u64,
     bytes: Arc<AtomicU64>,
     messages: Arc<AtomicU64>,
+    /// Clients that have been given something of every type.
+    ready: Arc<AtomicUsize>,
 }
 
 impl Clients {
@@ -59,7 +61,7 @@ impl Clients {
     pub async fn connect(xds: SocketAddr, count: usize, services: usize) -> Result<Clients> {
         let (wanted, receiver) = watch::channel((0, None));
         let (sender, done) = mpsc::channel(count.max(1) * 4);
-        let (bytes, messages) = (Arc::default(), Arc::default());
+        let (bytes, messages, ready) = (Arc::default(), Arc::default(), Arc::default());
         for index in 0..count {
             let client = Client {
                 index,
@@ -68,6 +70,8 @@ impl Clients {
                 done: sender.clone(),
                 bytes: Arc::clone(&bytes),
                 messages: Arc::clone(&messages),
+                ready: Arc::clone(&ready),
+                types: BTreeSet::new(),
                 seen: Seen::default(),
                 round: 0,
                 told: 0,
@@ -89,16 +93,18 @@ impl Clients {
             round: 0,
             bytes,
             messages,
+            ready,
         })
     }
 
-    /// Waits until nothing has come for a while.
+    /// Waits until each client has been given something of every type, and then nothing more came
+    /// for a while.
     pub async fn settle(&self) {
         let mut before = 0;
         loop {
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             let now = self.messages.load(Ordering::Relaxed);
-            if now == before && now > 0 {
+            if now == before && self.ready.load(Ordering::Relaxed) >= self.count {
                 return;
             }
             before = now;
@@ -158,6 +164,9 @@ struct Client {
     done: mpsc::Sender<(u64, Instant)>,
     bytes: Arc<AtomicU64>,
     messages: Arc<AtomicU64>,
+    ready: Arc<AtomicUsize>,
+    /// Types something of which has come.
+    types: BTreeSet<String>,
     seen: Seen,
     round: u64,
     /// The last round that was told to be complete.
@@ -213,6 +222,12 @@ impl Client {
     async fn note(&mut self, response: &Skimmed) {
         self.bytes.fetch_add(response.bytes, Ordering::Relaxed);
         self.messages.fetch_add(1, Ordering::Relaxed);
+        const TYPES: usize = 4;
+        if self.types.len() < TYPES && self.types.insert(response.type_url.clone()) {
+            let complete = self.types.len() == TYPES;
+            self.ready
+                .fetch_add(usize::from(complete), Ordering::Relaxed);
+        }
         let (round, wanted) = self.wanted.borrow_and_update().clone();
         if round != self.round {
             self.round = round;

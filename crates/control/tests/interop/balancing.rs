@@ -313,6 +313,46 @@ async fn shares_of_localities_can_be_given(plane: Plane) {
     pool.until_only("d").await;
 }
 
+async fn the_mesh_can_give_shares_to_localities(plane: Plane) {
+    let test = "the_mesh_can_give_shares_to_localities";
+    let policy = "loadBalancer: {simple: ROUND_ROBIN}";
+    let Some(pool) = Pool::start(plane, test, FAR, policy).await else {
+        return;
+    };
+    assert_eq!(pool.split(40).await.len(), 4);
+    let settings = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |-
+    localityLbSetting: {distribute: [{from: r1/z1/*, to: {r1/z1/*: 70, 'r2/*': 30}}]}
+";
+    pool.mesh.apply(settings).await;
+    pool.mesh.distributed(1).await;
+    eventually("only a and c answer", async || {
+        let counts = pool.split(40).await;
+        match counts.keys().all(|name| name == "a" || name == "c") {
+            true => Ok(()),
+            false => Err(format!("{counts:?}")),
+        }
+    })
+    .await;
+    let counts = pool.split(1000).await;
+    assert_share(counts["a"], 1000, 0.7);
+    // A rule that says something itself is asked alone.
+    pool.set_policy("loadBalancer: {simple: ROUND_ROBIN, localityLbSetting: {enabled: false}}")
+        .await;
+    eventually("all answer again", async || {
+        let counts = pool.split(40).await;
+        match counts.len() {
+            4 => Ok(()),
+            _ => Err(format!("{counts:?}")),
+        }
+    })
+    .await;
+}
+
 async fn traffic_fails_over_to_the_next_nearest_locality(plane: Plane) {
     let test = "traffic_fails_over_to_the_next_nearest_locality";
     let outlier = "outlierDetection: {consecutive5xxErrors: 2, interval: 1s, baseEjectionTime: 60s, maxEjectionPercent: 100}";
@@ -451,6 +491,7 @@ on_both!(
     clients_are_told_apart_by_their_address,
     connections_of_one_client_go_to_one_endpoint,
     shares_of_localities_can_be_given,
+    the_mesh_can_give_shares_to_localities,
     traffic_fails_over_to_the_next_nearest_locality,
     traffic_fails_over_by_labels,
     endpoints_get_requests_by_their_weight,

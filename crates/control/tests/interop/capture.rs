@@ -110,11 +110,11 @@ data:
 ";
 
 /// Everything a test has.
-struct Scene {
-    mesh: Mesh,
-    front: Workload,
-    web: Workload,
-    outside: Workload,
+pub struct Scene {
+    pub mesh: Mesh,
+    pub front: Workload,
+    pub web: Workload,
+    pub outside: Workload,
     proxies: Vec<Envoy>,
     _http: Vec<Echo>,
     _tcp: Vec<TcpEcho>,
@@ -122,7 +122,11 @@ struct Scene {
     _network: Network,
 }
 
-fn start<F: Future<Output = ()>>(test: &str, plane: Plane, body: impl FnOnce(Scene) -> F + Send) {
+pub fn start<F: Future<Output = ()>>(
+    test: &str,
+    plane: Plane,
+    body: impl FnOnce(Scene) -> F + Send,
+) {
     netns::run(test, async |network| {
         if let Some(scene) = Scene::new(test, plane, network).await {
             body(scene).await;
@@ -201,7 +205,7 @@ impl Scene {
     }
 
     /// Nothing that was sent was refused.
-    async fn accepted(&self) {
+    pub async fn accepted(&self) {
         for proxy in &self.proxies {
             assert!(proxy.rejected().await.is_empty(), "{}", proxy.log());
         }
@@ -219,7 +223,12 @@ async fn relay_to(listener: TcpListener, to: SocketAddr) {
 }
 
 /// What an application gets for `GET http://HOST/PATH`, having looked the host up.
-async fn get(from: &Workload, to: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
+pub async fn get(
+    from: &Workload,
+    to: SocketAddr,
+    host: &str,
+    path: &str,
+) -> Result<Answer, String> {
     let stream = connect(from, to)?;
     Client::over(stream)
         .await?
@@ -227,13 +236,13 @@ async fn get(from: &Workload, to: SocketAddr, host: &str, path: &str) -> Result<
         .await
 }
 
-fn connect(from: &Workload, to: SocketAddr) -> Result<TcpStream, String> {
+pub fn connect(from: &Workload, to: SocketAddr) -> Result<TcpStream, String> {
     let stream = from.connect(to).map_err(|e| format!("{to}: {e}"))?;
     TcpStream::from_std(stream).map_err(|e| e.to_string())
 }
 
 /// Reads as much as `expected` has, and says what came if it is something else.
-async fn hears(stream: &mut TcpStream, expected: &[u8]) -> Result<(), String> {
+pub async fn hears(stream: &mut TcpStream, expected: &[u8]) -> Result<(), String> {
     let mut have = Vec::new();
     let mut limited = stream.take(expected.len() as u64);
     let read = limited.read_to_end(&mut have);

@@ -53,7 +53,10 @@ mod authorized_gateway;
 mod balancing;
 mod bindings;
 #[cfg(target_os = "linux")]
+#[macro_use]
 mod capture;
+#[cfg(target_os = "linux")]
+mod capture_destinations;
 mod changes;
 mod claims;
 mod client_certificates;

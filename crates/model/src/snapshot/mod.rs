@@ -217,6 +217,11 @@ impl MeshSnapshot {
         self.labelled_rules > 0 || self.destination_rules.select_clients()
     }
 
+    /// Whether any DestinationRule places requests by a hash of them.
+    pub fn rules_hash(&self) -> bool {
+        self.destination_rules.hash()
+    }
+
     /// Gateways whose selector picks a proxy with these labels, oldest first.
     pub fn gateways_for<'a>(
         &'a self,

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Notify, mpsc, watch};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::service::Pieces;
+use super::service::{Pieces, Requests};
 use super::wire::Wire;
 use super::{Caller, Inner, Source};
 use crate::session::{Answer, Gate, Request, Response, Session, View};
@@ -146,7 +146,7 @@ pub(super) struct Stream<S: Source, W: Wire> {
 }
 
 impl<S: Source, W: Wire> Stream<S, W> {
-    pub(super) async fn run(mut self, mut inbound: Streaming<W::Request>) {
+    pub(super) async fn run(mut self, mut inbound: Requests<W>) {
         let outcome = self.serve(&mut inbound).await;
         if let Err(status) = outcome {
             tracing::debug!(connection = self.connection.id, %status, "stream ended");
@@ -159,7 +159,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
         }
     }
 
-    async fn serve(&mut self, inbound: &mut Streaming<W::Request>) -> Result<(), End> {
+    async fn serve(&mut self, inbound: &mut Requests<W>) -> Result<(), End> {
         let mut shutdown = self.server.shutdown.subscribe();
         loop {
             let due = self.advance().await?;

@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::metrics::Metrics;
 use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
 use connection::{Connection, Pace, Stream};
 pub use listen::Caller;
-use service::Pieces;
 pub use service::Service;
+use service::{Pieces, Requests};
 use wire::Wire;
 
 /// What the server asks of the control plane.
@@ -184,7 +184,7 @@ impl<S: Source> Server<S> {
     fn open<W: Wire>(
         &self,
         caller: Option<Caller>,
-        inbound: Streaming<W::Request>,
+        inbound: Requests<W>,
     ) -> Result<mpsc::Receiver<Pieces>, Status> {
         // Two: one response on its way, one being made; more would only grow old here.
         let (outbound, responses) = mpsc::channel(2);

@@ -2,21 +2,20 @@
 //! are. (tonic's own server encodes a message into a buffer of its stream and keeps the buffer.)
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready as poll_ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame};
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::codec::{DecodeBuf, Decoder};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::wire::{Delta, Sotw, Wire};
+use super::wire::{Delta, HEADER, Sotw, Wire};
 use super::{Caller, Server, Source};
 
 const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
@@ -79,12 +78,12 @@ impl<S: Source> Service<S> {
         }
         let caller = request.extensions().get::<Caller>().cloned();
         let most = self.0.inner.limits.request_bytes;
-        let inbound = Streaming::new_request(
-            Requests::<W>(PhantomData),
-            request.into_body(),
-            None,
-            Some(most),
-        );
+        let inbound = Requests {
+            body: tonic::body::Body::new(request.into_body()),
+            unread: Vec::new(),
+            most,
+            of: PhantomData,
+        };
         let receiver = self.0.open::<W>(caller, inbound)?;
         let body = Responses {
             receiver,
@@ -98,16 +97,57 @@ impl<S: Source> Service<S> {
     }
 }
 
-struct Requests<W>(PhantomData<fn() -> W>);
+/// The requests of a stream. What is read is forgotten at once: a client subscribes to thousands
+/// of names in one request and then says little for hours.
+pub(super) struct Requests<W> {
+    body: tonic::body::Body,
+    unread: Vec<u8>,
+    most: usize,
+    of: PhantomData<fn() -> W>,
+}
 
-impl<W: Wire> Decoder for Requests<W> {
-    type Item = W::Request;
-    type Error = Status;
+impl<W: Wire> Requests<W> {
+    /// The next request; `None` when the client has ended its side. May be dropped while it waits.
+    pub(super) async fn message(&mut self) -> Result<Option<W::Request>, Status> {
+        loop {
+            if let Some(request) = self.whole()? {
+                return Ok(Some(request));
+            }
+            match poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await {
+                Some(frame) => {
+                    if let Ok(data) = frame?.into_data() {
+                        self.unread.extend_from_slice(&data);
+                    }
+                }
+                None if self.unread.is_empty() => return Ok(None),
+                None => return Err(Status::internal("the stream ended within a request")),
+            }
+        }
+    }
 
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<W::Request>, Status> {
-        let read = W::Request::decode(bytes.copy_to_bytes(bytes.remaining()));
-        read.map(Some)
-            .map_err(|error| Status::invalid_argument(format!("not a discovery request: {error}")))
+    /// A request that has come as a whole.
+    fn whole(&mut self) -> Result<Option<W::Request>, Status> {
+        let Some(([compressed, length @ ..], rest)) = self.unread.split_first_chunk::<HEADER>()
+        else {
+            return Ok(None);
+        };
+        if *compressed != 0 {
+            return Err(Status::unimplemented("requests must not be compressed"));
+        }
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > self.most {
+            let most = self.most;
+            return Err(Status::out_of_range(format!(
+                "a request of {length} bytes is too large; this control plane takes {most}"
+            )));
+        }
+        let Some(bytes) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let request = W::Request::decode(bytes)
+            .map_err(|error| Status::invalid_argument(format!("not a request: {error}")))?;
+        self.unread = self.unread.split_off(HEADER + length);
+        Ok(Some(request))
     }
 }
 

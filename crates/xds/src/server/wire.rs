@@ -18,7 +18,7 @@ use crate::{Protocol, Resource};
 const SHARED: usize = 4096;
 
 /// Compression flag and length (gRPC over HTTP/2, "Length-Prefixed-Message").
-const HEADER: usize = 5;
+pub(super) const HEADER: usize = 5;
 
 /// What differs between the two protocols.
 pub(super) trait Wire: Send + 'static {

@@ -34,11 +34,17 @@ pub(super) struct Watch {
 
 /// One resource at the client. There is one for each name and client, so it is kept small.
 pub(super) struct Held {
-    pub(super) sent: Arc<str>,
-    acked: Option<Arc<str>>,
-    rejected: Option<Box<str>>,
+    sent: Arc<str>,
+    /// Nothing where what was sent was also accepted.
+    unsettled: Option<Box<Unsettled>>,
     /// Kept only where a later response must repeat it (state of the world, clusters).
     pub(super) resource: Option<Arc<Resource>>,
+}
+
+#[derive(Default)]
+struct Unsettled {
+    acked: Option<Arc<str>>,
+    rejected: Option<Box<str>>,
 }
 
 /// One response on its way.
@@ -69,17 +75,12 @@ impl Watch {
     pub(super) fn adopt(&mut self, versions: impl IntoIterator<Item = (String, String)>) {
         self.held
             .extend(versions.into_iter().map(|(name, version)| {
-                let version: Arc<str> = version.into();
-                let acked = Some(version.clone());
-                (
-                    name.into(),
-                    Held {
-                        sent: version,
-                        acked,
-                        rejected: None,
-                        resource: None,
-                    },
-                )
+                let held = Held {
+                    sent: version.into(),
+                    unsettled: None,
+                    resource: None,
+                };
+                (name.into(), held)
             }));
     }
 
@@ -101,9 +102,7 @@ impl Watch {
     }
 
     fn is_refused(&self, name: &str) -> bool {
-        self.held
-            .get(name)
-            .is_some_and(|held| held.rejected.is_some())
+        self.held.get(name).is_some_and(Held::is_refused)
     }
 
     /// Notes a response that leaves now. `keep`: keep the resources for later repetition.
@@ -122,19 +121,16 @@ impl Watch {
             let kept = keep.then(|| resource.clone());
             match self.held.get_mut(&resource.name) {
                 Some(held) => {
-                    held.sent = resource.version.clone();
-                    held.rejected = None;
+                    held.send(&resource.version);
                     held.resource = kept;
                 }
                 None => {
                     if self.names.contains(&resource.name) {
                         self.names.replace(resource.name.clone());
                     }
-                    let sent = resource.version.clone();
                     let held = Held {
-                        sent,
-                        acked: None,
-                        rejected: None,
+                        sent: resource.version.clone(),
+                        unsettled: Some(Box::default()),
                         resource: kept,
                     };
                     self.held.insert(resource.name.clone(), held);
@@ -195,10 +191,7 @@ impl Watch {
 
     fn accept(&mut self, name: &str, version: &Arc<str>) {
         if let Some(held) = self.held.get_mut(name) {
-            held.acked = Some(version.clone());
-            if held.sent == *version {
-                held.rejected = None;
-            }
+            held.accept(version);
         }
     }
 
@@ -235,7 +228,7 @@ impl Watch {
         if let Some(held) = self.held.get_mut(name)
             && *held.sent == *version
         {
-            held.rejected = Some(reason.into());
+            held.refuse(reason);
         }
     }
 
@@ -245,7 +238,7 @@ impl Watch {
             (Some(nack), Some(acked)) => acked.at >= nack.at,
             _ => false,
         };
-        if answered_since && self.held.values().all(|held| held.rejected.is_none()) {
+        if answered_since && !self.held.values().any(Held::is_refused) {
             self.nack = None;
         }
     }
@@ -269,15 +262,58 @@ impl Watch {
 }
 
 impl Held {
+    fn acked(&self) -> Option<&Arc<str>> {
+        match &self.unsettled {
+            None => Some(&self.sent),
+            Some(unsettled) => unsettled.acked.as_ref(),
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        let unsettled = self.unsettled.as_ref();
+        unsettled.is_some_and(|unsettled| unsettled.rejected.is_some())
+    }
+
+    fn send(&mut self, version: &Arc<str>) {
+        let acked = self.acked().cloned();
+        self.sent = version.clone();
+        self.unsettled = (acked.as_ref() != Some(version)).then(|| {
+            let rejected = None;
+            Box::new(Unsettled { acked, rejected })
+        });
+    }
+
+    fn accept(&mut self, version: &Arc<str>) {
+        match &mut self.unsettled {
+            unsettled if self.sent == *version => *unsettled = None,
+            Some(unsettled) => unsettled.acked = Some(version.clone()),
+            None => {
+                let (acked, rejected) = (Some(version.clone()), None);
+                self.unsettled = Some(Box::new(Unsettled { acked, rejected }));
+            }
+        }
+    }
+
+    fn refuse(&mut self, reason: &str) {
+        let acked = self.acked().cloned();
+        let rejected = Some(reason.into());
+        self.unsettled = Some(Box::new(Unsettled { acked, rejected }));
+    }
+
     fn status(&self) -> ResourceStatus {
-        let state = match (&self.rejected, &self.acked) {
+        let acked = self.acked();
+        let rejected = self
+            .unsettled
+            .as_ref()
+            .and_then(|one| one.rejected.as_ref());
+        let state = match (rejected, acked) {
             (Some(reason), _) => ResourceState::Rejected(reason.to_string()),
             (None, Some(acked)) if *acked == self.sent => ResourceState::Acked,
             _ => ResourceState::Sent,
         };
         ResourceStatus {
             sent: self.sent.to_string(),
-            acked: self.acked.as_deref().map(str::to_owned),
+            acked: acked.map(|acked| acked.to_string()),
             state,
         }
     }
