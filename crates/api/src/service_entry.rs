@@ -56,6 +56,6 @@ choice! {
         effective Static = "STATIC",
         effective Dns = "DNS",
         effective DnsRoundRobin = "DNS_ROUND_ROBIN",
-        pending DynamicDns = "DYNAMIC_DNS",
+        effective DynamicDns = "DYNAMIC_DNS",
     }
 }

@@ -76,6 +76,6 @@ choice! {
         effective RegistryOnly = "REGISTRY_ONLY",
         #[default]
         effective AllowAny = "ALLOW_ANY",
-        pending AllowAnyDynamicDns = "ALLOW_ANY_DYNAMIC_DNS",
+        effective AllowAnyDynamicDns = "ALLOW_ANY_DYNAMIC_DNS",
     }
 }

@@ -13,7 +13,7 @@ message! {
         /// Name of a service port to the number the workload listens on.
         effective ports: BTreeMap<String, u32>,
         effective labels: BTreeMap<String, String>,
-        pending network: String,
+        effective network: String,
         /// `region/zone/subzone`.
         effective locality: String,
         effective weight: Option<u32>,

@@ -100,7 +100,8 @@ pub fn service_entry(
 ) -> Vec<Registered> {
     use api::service_entry::{Location as ApiLocation, Resolution as ApiResolution};
     let resolution = match spec.resolution.unwrap_or_default() {
-        ApiResolution::None | ApiResolution::DynamicDns => Resolution::None,
+        ApiResolution::None => Resolution::None,
+        ApiResolution::DynamicDns => Resolution::ByRequest,
         ApiResolution::Static => Resolution::Endpoints,
         ApiResolution::Dns => Resolution::Dns,
         ApiResolution::DnsRoundRobin => Resolution::DnsRoundRobin,
@@ -171,7 +172,7 @@ fn dns_targets(host: &str, spec: &api::ServiceEntry, resolution: Resolution) -> 
         Resolution::Dns | Resolution::DnsRoundRobin => true,
         // A host that a client names has an address of its own.
         Resolution::None => spec.endpoints.is_empty() && !host.starts_with('*'),
-        Resolution::Endpoints => false,
+        Resolution::Endpoints | Resolution::ByRequest => false,
     };
     if !by_name {
         return Vec::new();
@@ -251,7 +252,7 @@ pub fn endpoints(
     let service = &registered.service;
     if matches!(
         service.resolution,
-        Resolution::Dns | Resolution::DnsRoundRobin
+        Resolution::Dns | Resolution::DnsRoundRobin | Resolution::ByRequest
     ) {
         return ServiceEndpoints::default();
     }

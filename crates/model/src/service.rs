@@ -17,6 +17,8 @@ pub enum Resolution {
     Dns,
     /// The proxy resolves a name and uses one address at a time.
     DnsRoundRobin,
+    /// The proxy resolves the host that a request names (wildcard hosts).
+    ByRequest,
     /// The connection goes where the client was going.
     None,
 }

@@ -78,6 +78,8 @@ pub fn default_access_log_json() -> serde_json::Map<String, serde_json::Value> {
 pub enum OutboundPolicy {
     #[default]
     AllowAny,
+    /// HTTP requests go to whatever their host's name leads to; the rest as with `AllowAny`.
+    AllowAnyDynamicDns,
     RegistryOnly,
 }
 
@@ -317,9 +319,8 @@ impl OutboundPolicy {
     pub fn of(mode: OutboundTrafficMode) -> OutboundPolicy {
         match mode {
             OutboundTrafficMode::RegistryOnly => OutboundPolicy::RegistryOnly,
-            OutboundTrafficMode::AllowAny | OutboundTrafficMode::AllowAnyDynamicDns => {
-                OutboundPolicy::AllowAny
-            }
+            OutboundTrafficMode::AllowAny => OutboundPolicy::AllowAny,
+            OutboundTrafficMode::AllowAnyDynamicDns => OutboundPolicy::AllowAnyDynamicDns,
         }
     }
 }

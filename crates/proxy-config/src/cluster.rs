@@ -92,6 +92,12 @@ pub enum ClusterKind {
         family: DnsFamily,
         refresh: Duration,
     },
+    /// The address that the host of the request leads to (Envoy's dynamic forward proxy).
+    ByRequest {
+        family: DnsFamily,
+        /// For how long an address is used.
+        refresh: Duration,
+    },
     /// The address the connection was going to.
     OriginalDst {
         /// Take the address from this request header (`x-envoy-original-dst-host` by default).

@@ -41,6 +41,8 @@ pub enum Outcome {
     NoCluster,
     /// The cluster has no endpoint that may be used.
     NoHealthyUpstream,
+    /// The name that a request asks for leads nowhere.
+    NameNotFound,
     /// A circuit breaker of the cluster is open.
     Overflow,
     /// The endpoint refused the connection.
@@ -172,6 +174,7 @@ impl Outcome {
         Outcome::NoRouteTable,
         Outcome::NoCluster,
         Outcome::NoHealthyUpstream,
+        Outcome::NameNotFound,
         Outcome::Overflow,
         Outcome::ConnectRefused,
         Outcome::ConnectFailure,
@@ -235,6 +238,12 @@ impl Outcome {
                 row(503, "UH", "no_healthy_upstream", "no healthy upstream")
                     .cluster(C::UpstreamCxNoneHealthy)
             }
+            Outcome::NameNotFound => row(
+                503,
+                "DF",
+                "dns_resolution_failure",
+                "DNS resolution failure",
+            ),
             Outcome::Overflow => row(
                 503,
                 "UO",

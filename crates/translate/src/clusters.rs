@@ -9,6 +9,7 @@ use lateen_model::{
 };
 
 use crate::auto_mtls::MeshPeers;
+use crate::by_name;
 use crate::cluster_policy;
 use crate::endpoints;
 use crate::envoy::{self, cluster};
@@ -51,6 +52,9 @@ pub fn outbound(
     discover(&mut made, service, port, &labels, client, mesh);
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
     cluster_policy::balancer(&mut made, &policy, mesh);
+    if client.resolution == Resolution::ByRequest {
+        by_name::discover(&mut made, mesh);
+    }
     let transport = Transport::of(&policy, client.kind, service);
     let protocol = upstream_protocol(port.protocol, &policy);
     transport.apply(&mut made, protocol == UpstreamProtocol::Http2, mesh);
@@ -101,6 +105,19 @@ pub fn passthrough(mesh: &MeshSettings) -> cluster::Cluster {
     let policy = Policy::default();
     let mut made = base(names::PASSTHROUGH_CLUSTER.to_string(), &policy, mesh);
     cluster_policy::original_destination(&mut made);
+    made.typed_extension_protocol_options = typed_options(
+        UpstreamProtocol::AsDownstream,
+        &policy,
+        &Transport::default(),
+    );
+    made
+}
+
+/// HTTP requests go to the name they ask for.
+pub fn any_name(mesh: &MeshSettings) -> cluster::Cluster {
+    let policy = Policy::default();
+    let mut made = base(names::ANY_NAME_CLUSTER.to_string(), &policy, mesh);
+    by_name::discover(&mut made, mesh);
     made.typed_extension_protocol_options = typed_options(
         UpstreamProtocol::AsDownstream,
         &policy,
@@ -169,6 +186,8 @@ fn discover(
         Resolution::Dns => dns(DiscoveryType::StrictDns, made),
         Resolution::DnsRoundRobin => dns(DiscoveryType::LogicalDns, made),
         Resolution::None => cluster_policy::original_destination(made),
+        // When the balancer is there.
+        Resolution::ByRequest => {}
     }
 }
 

@@ -9,6 +9,7 @@
 mod affected;
 mod authorization;
 mod auto_mtls;
+mod by_name;
 pub mod cache;
 mod capture;
 mod cluster_policy;

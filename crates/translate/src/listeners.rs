@@ -11,6 +11,7 @@
 
 use lateen_model::{MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort};
 
+use crate::by_name;
 use crate::capture;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, route, tcp};
@@ -24,15 +25,19 @@ use crate::{names, tls_context};
 use tcp::tcp_proxy::ClusterSpecifier;
 
 /// The outbound HTTP proxy listener of a sidecar.
-pub fn http_proxy(proxy: &Proxy, port: u16, mesh: &MeshSettings) -> listener::Listener {
+pub fn http_proxy(
+    scope: &Scope<'_>,
+    proxy: &Proxy,
+    port: u16,
+    mesh: &MeshSettings,
+) -> listener::Listener {
     let name = names::listener(&proxy.bind, u32::from(port));
     let routes = Routes::Rds(names::HTTP_PROXY_ROUTES.to_string());
-    let manager = connection::http(
-        Side::SidecarOutbound,
-        format!("outbound_{name}"),
-        routes,
-        mesh,
-    );
+    let prefix = format!("outbound_{name}");
+    let mut manager = connection::http(Side::SidecarOutbound, prefix, routes, mesh);
+    if by_name::is_used(scope) {
+        by_name::add_filter(&mut manager, mesh);
+    }
     one_chain(
         name,
         &proxy.bind,
@@ -114,12 +119,15 @@ pub fn egress(
         return Some(made);
     }
     let name = names::listener(&port.bind, number);
-    let manager = connection::http(
+    let mut manager = connection::http(
         Side::SidecarOutbound,
         format!("outbound_{name}"),
         Routes::Rds(name.clone()),
         &snapshot.settings,
     );
+    if by_name::is_used(scope) {
+        by_name::add_filter(&mut manager, &snapshot.settings);
+    }
     Some(one_chain(
         name,
         &port.bind,

@@ -75,6 +75,9 @@ pub const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
 /// Connections whose destination nobody knows are closed.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 
+/// Where HTTP requests for hosts nobody registered go by the name they ask for (Istio).
+pub const ANY_NAME_CLUSTER: &str = "AllowAnyDynamicDNSCluster";
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -383,6 +383,10 @@ pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: &Rest) -> Vec<
         Rest::PassUnknownHosts => vec![allow_any(crate::route_action::pass_to(
             crate::names::PASSTHROUGH_CLUSTER.to_string(),
         ))],
+        Rest::UnknownNames | Rest::PassUnknownNames => {
+            let to = crate::names::ANY_NAME_CLUSTER.to_string();
+            vec![allow_any(crate::route_action::pass_to(to))]
+        }
         Rest::IgnorePorts | Rest::Nothing => Vec::new(),
     };
     let table = route::RouteConfiguration {
@@ -390,9 +394,12 @@ pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: &Rest) -> Vec<
         ignore_port_in_host_matching: match rest {
             Rest::IgnorePorts
             | Rest::PassUnknownHosts
+            | Rest::PassUnknownNames
             | Rest::PassToEgressProxy(_)
             | Rest::RefuseUnknownHosts => true,
-            Rest::BlockUnknownHosts | Rest::EgressProxy(_) | Rest::Nothing => false,
+            Rest::BlockUnknownHosts | Rest::EgressProxy(_) | Rest::UnknownNames | Rest::Nothing => {
+                false
+            }
         },
         virtual_hosts: Vec::new(),
         validate_clusters: crate::envoy::bool_value(false),
@@ -417,11 +424,15 @@ pub enum Rest {
     BlockUnknownHosts,
     /// Hosts nobody knows go to this cluster.
     EgressProxy(String),
+    /// Hosts nobody knows are looked up.
+    UnknownNames,
     /// The port in the Host header does not matter.
     IgnorePorts,
     /// Neither does it here; hosts nobody knows get what they asked for where the client was going
     /// (fact 17).
     PassUnknownHosts,
+    /// Neither does it here; hosts nobody knows are looked up.
+    PassUnknownNames,
     /// Neither does it here; hosts nobody knows go to this cluster.
     PassToEgressProxy(String),
     /// Neither does it here; hosts nobody knows are answered 502.

@@ -100,6 +100,7 @@ enum InboundClusterKey {
     },
     InboundPassthrough(ById<MeshSettings>),
     Passthrough(ById<MeshSettings>),
+    AnyName(ById<MeshSettings>),
     BlackHole(ById<MeshSettings>),
 }
 
@@ -335,6 +336,9 @@ impl<R> Translator<R> {
         let mut keys = vec![InboundClusterKey::BlackHole(mesh.clone())];
         if proxy.kind == ProxyKind::Sidecar {
             keys.push(InboundClusterKey::Passthrough(mesh.clone()));
+            if snapshot.scope(proxy).outbound_policy() == OutboundPolicy::AllowAnyDynamicDns {
+                keys.push(InboundClusterKey::AnyName(mesh.clone()));
+            }
             if proxy.interception == Interception::Redirect {
                 keys.push(InboundClusterKey::InboundPassthrough(mesh.clone()));
             }
@@ -372,6 +376,7 @@ impl<R> Translator<R> {
                         capture::clusters::inbound_passthrough(mesh)
                     }
                     InboundClusterKey::Passthrough(mesh) => clusters::passthrough(mesh),
+                    InboundClusterKey::AnyName(mesh) => clusters::any_name(mesh),
                     InboundClusterKey::BlackHole(mesh) => clusters::black_hole(mesh),
                 };
                 self.wrap(key.name(), type_url::CLUSTER, cluster.encode_to_vec())
@@ -473,10 +478,11 @@ impl<R> Translator<R> {
                 }
             }
             ProxyKind::Sidecar => {
-                if let Some(port) = proxy.http_proxy_port {
-                    made.push(listeners::http_proxy(proxy, port, &snapshot.settings));
-                }
                 let scope = snapshot.scope(proxy);
+                if let Some(port) = proxy.http_proxy_port {
+                    let mesh = &snapshot.settings;
+                    made.push(listeners::http_proxy(&scope, proxy, port, mesh));
+                }
                 let inbound = sidecar::inbound_ports(snapshot, proxy, scope.sidecar());
                 let guards = Guards::of(snapshot, proxy);
                 if proxy.interception == Interception::Redirect {
@@ -566,6 +572,7 @@ impl InboundClusterKey {
                 names::INBOUND_PASSTHROUGH_CLUSTER.to_string()
             }
             InboundClusterKey::Passthrough(_) => names::PASSTHROUGH_CLUSTER.to_string(),
+            InboundClusterKey::AnyName(_) => names::ANY_NAME_CLUSTER.to_string(),
             InboundClusterKey::BlackHole(_) => names::BLACK_HOLE_CLUSTER.to_string(),
         }
     }
@@ -597,7 +604,9 @@ fn wanted(names: Names<'_>, name: impl FnOnce() -> String) -> bool {
 /// gateway has but the endpoints that are written down (as in Istio).
 fn resolution_for(proxy: &Proxy, service: &Service) -> Resolution {
     match (service.resolution, proxy.kind, proxy.interception) {
-        (Resolution::None, ProxyKind::Gateway, _) => Resolution::Endpoints,
+        // As in Istio, only sidecars look names up (and gRPC libraries nothing).
+        (Resolution::None | Resolution::ByRequest, ProxyKind::Gateway, _) => Resolution::Endpoints,
+        (Resolution::ByRequest, ..) if proxy.generator == Generator::Grpc => Resolution::Endpoints,
         (Resolution::None, ProxyKind::Sidecar, Interception::None)
             if !service.dns_targets.is_empty() =>
         {

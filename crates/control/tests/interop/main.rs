@@ -52,6 +52,7 @@ mod authorization;
 mod authorized_gateway;
 mod balancing;
 mod bindings;
+mod by_name;
 #[cfg(target_os = "linux")]
 #[macro_use]
 mod capture;

@@ -119,11 +119,13 @@ async fn a_service_entry_selects_workload_entries_with_their_weights(plane: Plan
         Echo::start("heavy").await,
         Echo::start("stranger").await,
     );
+    // Networks that no gateway leads to are reached directly.
     let workload = |name: &str, app: &str, port: u16, weight: u32| {
         format!(
             "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
              metadata: {{name: {name}, namespace: default}}\nspec:\n  address: 127.0.0.1\n  \
-             ports: {{http: {port}}}\n  labels: {{app: {app}}}\n  weight: {weight}\n---\n"
+             ports: {{http: {port}}}\n  labels: {{app: {app}}}\n  weight: {weight}\n  \
+             network: of-{name}\n---\n"
         )
     };
     let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\

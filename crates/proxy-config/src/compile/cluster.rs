@@ -201,10 +201,7 @@ impl Discovery {
             None => DiscoveryType::Static,
             Some(ClusterDiscoveryType::Type(kind)) => known(kind, at.field("type"))?,
             Some(ClusterDiscoveryType::ClusterType(custom)) => {
-                return Err(at.field("cluster_type").error(format!(
-                    "the cluster type '{}' is not supported yet",
-                    custom.name
-                )));
+                return super::by_name::cluster(custom, at.field("cluster_type"));
             }
         };
         if self.eds.is_some() && kind != DiscoveryType::Eds {

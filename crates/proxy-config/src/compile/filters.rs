@@ -44,6 +44,7 @@ const FAULT: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
 const JWT_AUTHN: &str = "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const CORS: &str = "envoy.extensions.filters.http.cors.v3.Cors";
 const SET_FILTER_STATE: &str = "envoy.extensions.filters.http.set_filter_state.v3.Config";
+const BY_NAME: &str = "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig";
 const CORS_POLICY: &str = "envoy.extensions.filters.http.cors.v3.CorsPolicy";
 /// Names under which routes speak of these filters. A route's word is for the filter of that name,
 /// so another name is refused rather than guessed.
@@ -157,6 +158,7 @@ fn http_filter(message: hcm::HttpFilter, at: At<'_>) -> Result<Option<HttpFilter
         SET_FILTER_STATE if !in_struct => {
             request_alpn::set_filter_state(decode(bytes, at)?, at).map(|()| None)
         }
+        BY_NAME if !in_struct => super::by_name::filter(decode(bytes, at)?, at).map(|()| None),
         kind => observer_or_error(&name, kind, is_optional, at).map(|()| None),
     }
 }

@@ -67,11 +67,15 @@ pub(crate) fn lb_policy(
         return Ok(lb);
     }
     lb.policy = enum_policy(policy, lb_config, key, at)?;
-    let original_dst = matches!(kind, ClusterKind::OriginalDst { .. });
-    if original_dst != (lb.policy == LbPolicy::ClusterProvided) {
-        return Err(at
-            .field("lb_policy")
-            .error("CLUSTER_PROVIDED is for clusters of type ORIGINAL_DST, and they need it"));
+    let provided = matches!(
+        kind,
+        ClusterKind::OriginalDst { .. } | ClusterKind::ByRequest { .. }
+    );
+    if provided != (lb.policy == LbPolicy::ClusterProvided) {
+        return Err(at.field("lb_policy").error(
+            "CLUSTER_PROVIDED is for clusters of type ORIGINAL_DST and dynamic forward proxies, \
+                 and they need it",
+        ));
     }
     Ok(lb)
 }

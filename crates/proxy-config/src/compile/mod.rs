@@ -8,6 +8,7 @@
 )]
 
 mod access_log;
+mod by_name;
 mod cluster;
 mod dns;
 mod endpoint;

@@ -136,14 +136,18 @@ async fn tries<D: Downstream>(
     loop {
         x.tries += u32::from(!fresh);
         let reselections = retries.reselections();
-        let host = select(
-            x,
-            cluster,
-            reselections,
-            &retries.other_priorities(),
-            |host| retries.was_tried(host.address),
-        )
-        .ok_or(Outcome::NoHealthyUpstream)?;
+        let host = match cluster.config.kind {
+            // Boxed, since it is rare.
+            ClusterKind::ByRequest { .. } => Box::pin(by_name(x, down, cluster, due)).await?,
+            _ => select(
+                x,
+                cluster,
+                reselections,
+                &retries.other_priorities(),
+                |host| retries.was_tried(host.address),
+            )
+            .ok_or(Outcome::NoHealthyUpstream)?,
+        };
         retries.note(&host);
         x.host = Some(host.clone());
         count_tries(x, routed, to);
@@ -279,6 +283,19 @@ fn discard(x: &mut Exchange, cluster: &Rc<ActiveCluster>, answer: Answer) {
         conn.finish_if_complete(&mut x.worker.scratch.borrow_mut());
         cluster.release(&x.worker, conn);
     }
+}
+
+/// The endpoint that the host of the request leads to.
+async fn by_name<D: Downstream>(
+    x: &Exchange,
+    down: &mut D,
+    cluster: &Rc<ActiveCluster>,
+    due: &Due,
+) -> Result<Rc<Host>, Outcome> {
+    let found = cluster.host_by_name(x.request.authority_bytes());
+    until(&x.worker, down, due, found)
+        .await?
+        .ok_or(Outcome::NameNotFound)
 }
 
 /// The endpoint of the next try.

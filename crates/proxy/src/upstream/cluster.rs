@@ -3,6 +3,7 @@
 use super::Host;
 use super::connect::{HostTransport, same_transports, transports};
 use super::hosts::HostSet;
+use super::names::{self, KnownNames};
 use super::wait::WaitLine;
 use crate::stats::{Page, Scope};
 use crate::worker::limits::ClusterLimits;
@@ -38,6 +39,8 @@ pub(crate) struct ActiveCluster {
     hosts: RefCell<Rc<HostSet>>,
     /// Endpoints that requests named themselves (original destination).
     named: RefCell<HashMap<SocketAddr, Rc<Host>>>,
+    /// What the names led to that requests brought.
+    names: KnownNames,
     /// Requests that wait for a connection because of the connection limit.
     pub(super) waiting: WaitLine,
     pub(super) shared: Arc<crate::worker::Shared>,
@@ -72,6 +75,24 @@ impl ActiveCluster {
             .entry(address)
             .or_insert_with(|| Host::new(address, Box::default()))
             .clone()
+    }
+
+    /// The endpoint that an authority leads to. `None`: it leads nowhere.
+    pub(crate) async fn host_by_name(&self, authority: &[u8]) -> Option<Rc<Host>> {
+        let ClusterKind::ByRequest { family, refresh } = &self.config.kind else {
+            return None;
+        };
+        let default_port = match self.config.transport.tls {
+            Some(_) => 443,
+            None => 80,
+        };
+        let (name, port) = names::split(authority, default_port)?;
+        let name = name.to_ascii_lowercase();
+        let address = match self.names.get(&name, *refresh) {
+            Some(address) => address,
+            None => self.names.look_up(&name, *family).await?,
+        };
+        Some(self.host_at(SocketAddr::new(address, port)))
     }
 
     /// Forgets endpoints that requests named, and that nobody is connected or connecting to.
@@ -218,6 +239,7 @@ fn activate(
         limits: worker.shared.limits.of(&config.name),
         hosts: RefCell::new(Rc::new(hosts)),
         named: RefCell::default(),
+        names: KnownNames::default(),
         waiting: WaitLine::default(),
         shared: worker.shared.clone(),
         transports: transports(&config, &worker.shared.tls),

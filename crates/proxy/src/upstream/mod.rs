@@ -9,6 +9,7 @@
 //! | `priority.rs` | how priorities and localities share the requests |
 //! | `balance.rs` | which endpoint of a locality a request takes |
 //! | `schedule.rs`, `hash_table.rs` | weighted turns; consistent hashing |
+//! | `names.rs` | names in place of addresses |
 //! | `pool.rs` | connections: from the pool, new, or wait for one |
 //! | `connect.rs` | a new connection: socket, PROXY header, TLS |
 //! | `ticket.rs` | guards that count connections and requests |
@@ -23,6 +24,7 @@ pub(crate) mod connect;
 mod hash_table;
 pub(crate) mod health;
 pub(crate) mod hosts;
+pub(crate) mod names;
 pub(crate) mod outlier;
 pub(crate) mod pool;
 mod priority;

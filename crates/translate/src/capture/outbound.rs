@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use lateen_model::{MeshSnapshot, OutboundPolicy, Protocol, Proxy, Scope, Service, ServicePort};
 
 use super::{OUTBOUND_PORT, WILDCARD, plain_http};
+use crate::by_name;
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, tcp};
 use crate::l4::{self, ConnectionRules};
@@ -28,6 +29,7 @@ pub fn listeners(
     let mut ports = Ports {
         snapshot,
         rules: ConnectionRules::of(scope),
+        by_name: by_name::is_used(scope),
         proxy,
         made: BTreeMap::new(),
     };
@@ -124,6 +126,8 @@ struct Ports<'a> {
     snapshot: &'a MeshSnapshot,
     proxy: &'a Proxy,
     rules: ConnectionRules<'a>,
+    /// Whether hosts of requests are looked up.
+    by_name: bool,
     made: BTreeMap<(String, u32), Entry>,
 }
 
@@ -138,7 +142,7 @@ impl Ports<'_> {
                 // Only this service is behind the listener.
                 false => format!("{}:{}", service.hostname, port.number),
             };
-            http_chain(&name, routes, self.snapshot)
+            http_chain(&name, routes, self.snapshot, self.by_name)
         };
         let mut chains = Vec::new();
         if !port.protocol.is_http() {
@@ -199,13 +203,21 @@ fn server_first(protocol: Protocol) -> bool {
     matches!(protocol, Protocol::Mysql | Protocol::Mongo)
 }
 
-fn http_chain(name: &str, routes: String, snapshot: &MeshSnapshot) -> listener::FilterChain {
-    let manager = connection::http(
+fn http_chain(
+    name: &str,
+    routes: String,
+    snapshot: &MeshSnapshot,
+    by_name: bool,
+) -> listener::FilterChain {
+    let mut manager = connection::http(
         Side::SidecarOutbound,
         format!("outbound_{name}"),
         Routes::Rds(routes),
         &snapshot.settings,
     );
+    if by_name {
+        by_name::add_filter(&mut manager, &snapshot.settings);
+    }
     listener::FilterChain {
         filter_chain_match: Some(plain_http(None)),
         filters: vec![envoy::network_filter(
@@ -296,7 +308,7 @@ fn virtual_outbound(snapshot: &MeshSnapshot, scope: &Scope<'_>) -> listener::Lis
 /// The chain for destinations that nobody registered (fact 17).
 fn unknown_traffic(snapshot: &MeshSnapshot, scope: &Scope<'_>) -> listener::FilterChain {
     let cluster = match scope.outbound_policy() {
-        OutboundPolicy::AllowAny => names::PASSTHROUGH_CLUSTER,
+        OutboundPolicy::AllowAny | OutboundPolicy::AllowAnyDynamicDns => names::PASSTHROUGH_CLUSTER,
         OutboundPolicy::RegistryOnly => names::BLACK_HOLE_CLUSTER,
     };
     to_cluster(cluster, snapshot)

@@ -64,6 +64,7 @@ impl<R> Translator<R> {
         };
         let rest = match unknown_hosts(scope) {
             Rest::EgressProxy(cluster) => Rest::PassToEgressProxy(cluster),
+            Rest::UnknownNames => Rest::PassUnknownNames,
             _ if scope.outbound_policy() == OutboundPolicy::AllowAny => Rest::PassUnknownHosts,
             _ => Rest::RefuseUnknownHosts,
         };
@@ -191,10 +192,11 @@ fn unknown_hosts(scope: &Scope<'_>) -> Rest {
         .and_then(|sidecar| sidecar.spec.outbound_traffic_policy.as_ref());
     let proxy = policy.and_then(|policy| policy.egress_proxy.as_ref());
     match (scope.outbound_policy(), proxy) {
-        (OutboundPolicy::AllowAny, Some(to)) => {
+        (OutboundPolicy::AllowAny | OutboundPolicy::AllowAnyDynamicDns, Some(to)) => {
             let port = to.port.as_ref().map_or(0, |port| port.number);
             Rest::EgressProxy(names::outbound_cluster(port, &to.subset, &to.host))
         }
+        (OutboundPolicy::AllowAnyDynamicDns, None) => Rest::UnknownNames,
         _ => Rest::BlockUnknownHosts,
     }
 }

@@ -92,7 +92,7 @@ impl Config {
             ClusterKind::StrictDns { .. } | ClusterKind::LogicalDns { .. } => {
                 self.cluster_endpoints.get(name).cloned()
             }
-            ClusterKind::OriginalDst { .. } => None,
+            ClusterKind::OriginalDst { .. } | ClusterKind::ByRequest { .. } => None,
         };
         if let Some(endpoints) = endpoints {
             self.give_endpoints(name, endpoints, out);
@@ -102,7 +102,9 @@ impl Config {
 
     fn has_endpoints(&self, cluster: &Cluster) -> bool {
         match &cluster.kind {
-            ClusterKind::Static(_) | ClusterKind::OriginalDst { .. } => true,
+            ClusterKind::Static(_)
+            | ClusterKind::OriginalDst { .. }
+            | ClusterKind::ByRequest { .. } => true,
             ClusterKind::StrictDns { .. } | ClusterKind::LogicalDns { .. } => {
                 self.wait.resolved.contains(&cluster.name)
             }
