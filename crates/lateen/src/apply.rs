@@ -4,6 +4,7 @@
 //! only if it takes every object are they written, in one request and one revision, so that no
 //! request meets a half-applied set.
 
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Method, StatusCode};
@@ -195,23 +196,31 @@ impl Applying<'_> {
         } else {
             Value::Null
         };
-        for finding in found.as_array().into_iter().flatten() {
-            let text = |pointer: &str| finding.pointer(pointer).and_then(Value::as_str);
-            let (code, message) = (
-                text("/code").unwrap_or("?"),
-                text("/message").unwrap_or("?"),
+        let mut applied: HashMap<_, Vec<_>> = HashMap::new();
+        for (source, parsed) in &self.documents.objects {
+            let object = &parsed.object;
+            let key = (
+                object.kind.info().name,
+                object.meta.namespace.as_str(),
+                object.meta.name.as_str(),
             );
-            for (source, parsed) in &self.documents.objects {
-                let object = &parsed.object;
-                if text("/subject/kind") == Some(object.kind.info().name)
-                    && text("/subject/namespace") == Some(object.meta.namespace.as_str())
-                    && text("/subject/name") == Some(object.meta.name.as_str())
-                {
-                    let message = format!("[{code}] {message}");
-                    let warning = at_path(text("/path").unwrap_or_default(), &message, parsed);
-                    let source = &self.documents.sources[*source].text;
-                    anstream::eprint!("{}", warning.render(source, colour()));
-                }
+            applied.entry(key).or_default().push((*source, parsed));
+        }
+        for finding in found.as_array().into_iter().flatten() {
+            let text = |pointer: &str| {
+                let value = finding.pointer(pointer).and_then(Value::as_str);
+                value.unwrap_or_default()
+            };
+            let key = (
+                text("/subject/kind"),
+                text("/subject/namespace"),
+                text("/subject/name"),
+            );
+            let message = format!("[{}] {}", text("/code"), text("/message"));
+            for (source, parsed) in applied.get(&key).into_iter().flatten() {
+                let warning = at_path(text("/path"), &message, parsed);
+                let source = &self.documents.sources[*source].text;
+                anstream::eprint!("{}", warning.render(source, colour()));
             }
         }
         Ok(())
