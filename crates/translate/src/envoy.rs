@@ -16,8 +16,8 @@ pub use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3 as
 pub use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 pub use envoy_types::pb::envoy::extensions::filters::common::set_filter_state::v3 as set_filter_state;
 pub use envoy_types::pb::envoy::extensions::filters::http::cors::v3 as cors;
-pub use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as ext_authz;
 pub use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as by_name_filter;
+pub use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as ext_authz;
 pub use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
 pub use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt;
 pub use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as http_rbac;
