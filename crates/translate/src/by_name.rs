@@ -20,11 +20,15 @@ pub fn is_used(scope: &Scope<'_>) -> bool {
             .any(|service| service.resolution == Resolution::ByRequest)
 }
 
-/// Makes a cluster one whose endpoint is the host of the request.
+/// Makes a cluster, complete but for its endpoints, one whose endpoint is the host of the request.
+///
+/// Envoy refuses such a cluster unless certificates are checked against that host, or somebody says
+/// that this is not wanted: it is not where there is no TLS.
 pub fn discover(made: &mut cluster::Cluster, mesh: &MeshSettings) {
     use by_name_cluster::cluster_config::ClusterImplementationSpecifier::DnsCacheConfig;
     let config = by_name_cluster::ClusterConfig {
         cluster_implementation_specifier: Some(DnsCacheConfig(cache(mesh))),
+        allow_insecure_cluster_options: made.transport_socket.is_none(),
         ..Default::default()
     };
     made.lb_policy = LbPolicy::ClusterProvided as i32;

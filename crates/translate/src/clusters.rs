@@ -52,13 +52,13 @@ pub fn outbound(
     discover(&mut made, service, port, &labels, client, mesh);
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
     cluster_policy::balancer(&mut made, &policy, mesh);
-    if client.resolution == Resolution::ByRequest {
-        by_name::discover(&mut made, mesh);
-    }
     let transport = Transport::of(&policy, client.kind, service);
     let protocol = upstream_protocol(port.protocol, &policy);
     transport.apply(&mut made, protocol == UpstreamProtocol::Http2, mesh);
     made.typed_extension_protocol_options = typed_options(protocol, &policy, &transport);
+    if client.resolution == Resolution::ByRequest {
+        by_name::discover(&mut made, mesh);
+    }
     if let Some(rule) = rule
         && let Some(origin) = rule.origins.first()
     {
@@ -186,7 +186,7 @@ fn discover(
         Resolution::Dns => dns(DiscoveryType::StrictDns, made),
         Resolution::DnsRoundRobin => dns(DiscoveryType::LogicalDns, made),
         Resolution::None => cluster_policy::original_destination(made),
-        // When the balancer is there.
+        // Last, since it depends on balancer and transport: `by_name`.
         Resolution::ByRequest => {}
     }
 }

@@ -32,7 +32,8 @@ pub(crate) fn cluster(message: CustomClusterType, at: At<'_>) -> Result<ClusterK
         cluster_implementation_specifier,
     } = decode(bytes, at)?;
     report!(at, "connections are shared by address"; allow_coalesced_connections);
-    reject!(at; allow_insecure_cluster_options);
+    // About combinations of other fields, which say themselves what is checked.
+    let _ = allow_insecure_cluster_options;
     match cluster_implementation_specifier {
         Some(Specifier::DnsCacheConfig(config)) => cache(config, at.field("dns_cache_config")),
         Some(Specifier::SubClustersConfig(_)) => {
