@@ -36,13 +36,34 @@ async fn document_17_authorizationpolicy_productpage_authz(plane: Plane) {
     };
     let edge = who("edge", "istio-system", "istio-ingressgateway");
     let edge = mesh.member_as(plane, test, edge).await.unwrap();
-    let app = mesh.member_as(plane, test, who("app", "app", "app")).await.unwrap();
+    let app = mesh
+        .member_as(plane, test, who("app", "app", "app"))
+        .await
+        .unwrap();
     let other = mesh.member(plane, test, "other").await.unwrap();
     let host = "productpage.default";
     expect(&other, host, &[("GET", "/", 200)]).await;
     assert_eq!(offered(&mesh, "17").await.0, 201, "{}", read("17").1);
-    expect(&edge, host, &[("GET", "/", 200), ("GET", "/api/v1", 200), ("POST", "/", 403)]).await;
-    expect(&app, host, &[("GET", "/api/v1", 200), ("GET", "/", 403), ("POST", "/api/v1", 403)]).await;
+    expect(
+        &edge,
+        host,
+        &[
+            ("GET", "/", 200),
+            ("GET", "/api/v1", 200),
+            ("POST", "/", 403),
+        ],
+    )
+    .await;
+    expect(
+        &app,
+        host,
+        &[
+            ("GET", "/api/v1", 200),
+            ("GET", "/", 403),
+            ("POST", "/api/v1", 403),
+        ],
+    )
+    .await;
     expect(&other, host, &[("GET", "/", 403), ("GET", "/api/v1", 403)]).await;
 }
 
@@ -60,7 +81,11 @@ async fn document_18_authorizationpolicy_httpbin_policy(plane: Plane) {
     let other = mesh.member(plane, test, "other").await.unwrap();
     expect(&other, "httpbin", &[("DELETE", "/x", 200)]).await;
     assert_eq!(offered(&mesh, "18").await.0, 201, "{}", read("18").1);
-    let read = [("GET", "/get", 200), ("GET", "/status/200", 200), ("GET", "/x", 403)];
+    let read = [
+        ("GET", "/get", 200),
+        ("GET", "/status/200", 200),
+        ("GET", "/x", 403),
+    ];
     expect(&other, "httpbin", &read).await;
     expect(&admin, "httpbin", &read).await;
     let written = |status| ["POST", "PUT", "DELETE"].map(|method| (method, "/x", status));

@@ -4,6 +4,7 @@
 //! A test is named after its file in crates/api/tests/user-documents. Documents about security and
 //! installation have their tests elsewhere.
 
+mod authorization;
 mod balancing;
 mod canary;
 mod external;
