@@ -179,6 +179,10 @@ async fn permissive_ports_pass_foreign_tls_on_where_it_may_be_the_applications(p
     // A port that is HTTP takes no foreign TLS.
     mesh.apply(&policy("mtls: {mode: PERMISSIVE}")).await;
     mesh.distributed(1).await;
+    settles("plain requests are taken again", async || {
+        http(cart.http, Dial::Plain).await.map(|_| ())
+    })
+    .await;
     let clients = Clients::new(&mesh.authority);
     let foreign = Dial::Tls(Some(&clients.right), &["h2", "http/1.1"]);
     assert!(http(cart.http, foreign).await.is_err());
@@ -307,8 +311,7 @@ async fn workloads_speak_mutual_tls(test: &str, client: Plane, server: Plane) {
         }
     })
     .await;
-    // Those that came before the change was there.
-    assert!(served <= 16 * 64 && cart.app.hits("/refused") == served);
+    assert_eq!(cart.app.hits("/refused"), served);
 }
 
 mod pairs {
@@ -461,8 +464,8 @@ async fn the_mesh_says_versions_ciphers_and_trust_domains(plane: Plane) {
     );
     let pem = pem.to_str().unwrap().to_owned();
     let agreed = async |arguments: &[&str]| {
-        let certificate = ["-cert", &pem, "-key", &pem];
-        let all = [arguments, &certificate].concat();
+        let certificate = ["-cert", pem.as_str(), "-key", pem.as_str()];
+        let all = [arguments, certificate.as_slice()].concat();
         s_client(cart.http, "", &all).await.text
     };
     settles("TLS 1.2 with forward secrecy, and 1.3", async || {
@@ -470,7 +473,7 @@ async fn the_mesh_says_versions_ciphers_and_trust_domains(plane: Plane) {
         let new = agreed(&["-tls1_3"]).await;
         let weak = agreed(&["-tls1_2", "-cipher", "AES128-SHA"]).await;
         match old.contains("TLSv1.2")
-            && old.contains("ECDHE-ECDSA-AES")
+            && old.contains("ECDHE-")
             && new.contains("TLSv1.3")
             && !weak.contains("CONNECTION ESTABLISHED")
         {
