@@ -9,7 +9,7 @@
     reason = "`max_grpc_timeout` is what Istio sends, see `setTimeout` in its route.go"
 )]
 
-use lateen_model::{MeshSettings, MeshSnapshot, Proxy, Scope, Service, ServicePort};
+use lateen_model::{MeshSettings, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort};
 
 use crate::by_name;
 use crate::capture;

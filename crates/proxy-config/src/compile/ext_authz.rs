@@ -303,11 +303,14 @@ fn http_service(message: pb::HttpService, at: At<'_>) -> Result<Http, ConfigErro
     Ok((service, cluster, timeout, allowed))
 }
 
+/// Names and values of headers.
+type Headers = Vec<(Box<str>, Box<str>)>;
+
 fn header_values(
     messages: Vec<core::HeaderValue>,
     field: &str,
     at: At<'_>,
-) -> Result<Vec<(Box<str>, Box<str>)>, ConfigError> {
+) -> Result<Headers, ConfigError> {
     let items = messages.into_iter().enumerate();
     items
         .map(|(i, message)| {
