@@ -179,7 +179,7 @@ impl Resolver {
 
     fn start_due(&mut self, now: Instant) {
         for (source, entry) in &mut self.entries {
-            if !entry.due.is_some_and(|due| due <= now) {
+            if entry.due.is_none_or(|due| due > now) {
                 continue;
             }
             entry.due = None;

@@ -29,6 +29,7 @@ async fn document_17_authorizationpolicy_productpage_authz(plane: Plane) {
         return;
     };
     let who = |name, namespace, account| Who {
+        lifetime: std::time::Duration::from_secs(24 * 3600),
         name,
         namespace,
         account,

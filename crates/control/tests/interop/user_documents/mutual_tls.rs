@@ -23,7 +23,7 @@ async fn document_07_destinationrule_reviews(plane: Plane) {
     let identity = mesh
         .authority
         .issue("reviews", &["spiffe://cluster.local/ns/default/sa/reviews"]);
-    let config = identity.server(Some(&*mesh.authority), &["h2", "http/1.1"]);
+    let config = identity.server(Some(&mesh.authority), &["h2", "http/1.1"]);
     let mut objects = crate::mesh::service("reviews", "http", 80);
     let mut servers = Vec::new();
     for version in ["v1", "v2", "v3"] {
