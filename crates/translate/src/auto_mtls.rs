@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use lateen_api::destination_rule::{ClientTlsMode, SimpleLb};
 use lateen_model::{
-    Generator, Location, MeshSettings, MeshSnapshot, MtlsMode, Protocol, Proxy, Resolution,
-    Service, ServiceEndpoints, ServicePort, TargetPort,
+    Generator, Interception, Location, MeshSettings, MeshSnapshot, MtlsMode, Protocol, Proxy,
+    Resolution, Service, ServiceEndpoints, ServicePort, TargetPort,
 };
 
 use crate::cluster_policy::UpstreamProtocol;
@@ -52,7 +52,7 @@ impl MeshPeers {
             return MeshPeers::default();
         }
         let endpoints = snapshot.endpoints(&service.hostname);
-        if by_rule.is_none() && !is_inferred(snapshot, service, &endpoints, policy) {
+        if by_rule.is_none() && !is_inferred(snapshot, proxy, service, &endpoints, policy) {
             return MeshPeers::default();
         }
         MeshPeers {
@@ -144,11 +144,14 @@ pub fn endpoint_metadata() -> core::Metadata {
 /// (`BestEffortInferServiceMTLSMode`).
 fn is_inferred(
     snapshot: &MeshSnapshot,
+    proxy: &Proxy,
     service: &Service,
     endpoints: &ServiceEndpoints,
     policy: &Policy,
 ) -> bool {
-    let chosen_by_client = service.is_headless()
+    // Where traffic is not intercepted the proxy chooses among the endpoints of any service.
+    let intercepted = proxy.interception != Interception::None;
+    let chosen_by_client = (intercepted && service.is_headless())
         || service.resolution == Resolution::None
         || policy.simple_balancer() == SimpleLb::Passthrough;
     (!chosen_by_client || endpoints.all_take_mtls)

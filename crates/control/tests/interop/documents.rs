@@ -89,6 +89,10 @@ async fn all_that_is_made_of_users_documents_is_accepted(plane: Plane) {
                 namespace => namespace,
             };
             let mut json = object.to_json();
+            // These proxies have no identity; document 07 has a test with one.
+            if json.to_string().contains("ISTIO_MUTUAL") {
+                continue;
+            }
             let mut hosts = BTreeSet::new();
             short_hosts(&json["spec"], &mut hosts);
             let mut all = vec![object.clone()];

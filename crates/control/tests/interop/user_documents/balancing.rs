@@ -20,7 +20,7 @@ async fn document_35_destinationrule_product_service(plane: Plane) {
     // One server is busy with slow requests when another one comes.
     let slow: Vec<_> = (0..20)
         .map(|_| {
-            let call = Call::through_proxy(host, "/slow/8000");
+            let call = Call::through_proxy(host, "/slow/20000");
             let proxy = scene.proxy;
             tokio::spawn(async move { call.send(proxy).await.unwrap() })
         })
@@ -34,7 +34,14 @@ async fn document_35_destinationrule_product_service(plane: Plane) {
     })
     .await;
     let scene = scene.with_service_version(host, "v2").await;
-    scene.answers(host, &[], "product-service-v2").await;
+    lateen_testkit::eventually("v2 answers", async || {
+        let answer = scene.get(host, "/", &[]).await;
+        match answer.name() == "product-service-v2" {
+            true => Ok(()),
+            false => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
     let shares = scene.shares(host, 400).await;
     assert!(
         slow.iter().all(|request| !request.is_finished()),

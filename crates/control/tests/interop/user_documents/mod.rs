@@ -212,7 +212,18 @@ fn read(document: &str) -> (String, String) {
 async fn offered(mesh: &Mesh, document: &str) -> (u16, String) {
     let (_, text) = read(document);
     let lenient = lateen_api::parse(document, &text, lateen_api::Mode::AllowUnknown);
-    let path = object_path(&lenient.objects[0].object);
+    let path = match lenient.objects.first() {
+        Some(one) => object_path(&one.object),
+        // Kinds of security are not read with unknown fields.
+        None => {
+            let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name));
+            let [version, kind, name] =
+                ["apiVersion:", "kind:", "name:"].map(|f| field(f).unwrap());
+            let plural = format!("{}s", kind.trim().to_lowercase());
+            let (version, name) = (version.trim(), name.trim());
+            format!("/apis/{version}/namespaces/default/{plural}/{name}")
+        }
+    };
     let call = Call::get("127.0.0.1", &path)
         .method("PATCH")
         .header("content-type", "application/apply-patch+yaml");
