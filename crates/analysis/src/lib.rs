@@ -89,9 +89,14 @@ pub fn findings_of(snapshot: &MeshSnapshot, subject: &Subject) -> Vec<Finding> {
         "VirtualService" => {
             let rules = virtual_services::of(snapshot, subject);
             let routes = servers::tls_routes_of(snapshot, subject);
-            rules.into_iter().chain(routes).collect()
+            let claims = request_authentications::of_routes(snapshot, subject);
+            rules.into_iter().chain(routes).chain(claims).collect()
         }
-        "DestinationRule" => destination_rules::of(snapshot, subject),
+        "DestinationRule" => {
+            let mut found = destination_rules::of(snapshot, subject);
+            found.extend(mtls::of(snapshot, subject));
+            found
+        }
         "Service" | "ServiceEntry" => services::of(snapshot, subject),
         // Nobody is told anything about workloads.
         "WorkloadEntry" | "Namespace" | "Secret" => Vec::new(),

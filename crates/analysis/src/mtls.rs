@@ -11,6 +11,16 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     rules.flat_map(|rule| conflicts(snapshot, rule)).collect()
 }
 
+/// The same of one rule.
+pub fn of(snapshot: &MeshSnapshot, subject: &Subject) -> Vec<Finding> {
+    let its = |rule: &DestinationRule| {
+        let mut origins = rule.origins.iter();
+        origins.any(|o| o.name == subject.name && o.namespace == subject.namespace)
+    };
+    let rules = snapshot.destination_rules().filter(|rule| its(rule));
+    rules.flat_map(|rule| conflicts(snapshot, rule)).collect()
+}
+
 fn conflicts(snapshot: &MeshSnapshot, rule: &DestinationRule) -> Vec<Finding> {
     let (Some(policy), Some(origin)) = (&rule.traffic_policy, rule.origins.first()) else {
         return Vec::new();

@@ -47,6 +47,15 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found
 }
 
+/// What is said of one VirtualService.
+pub fn of_routes(snapshot: &MeshSnapshot, subject: &Subject) -> Option<Finding> {
+    let mut rules = snapshot.virtual_services();
+    let its = |rule: &VirtualService| {
+        rule.origin.name == subject.name && rule.origin.namespace == subject.namespace
+    };
+    claims_without_tokens(snapshot, rules.find(|rule| its(rule))?)
+}
+
 /// Istio has no code for it: there the log of istiod says it.
 const KEYS_NOT_FETCHED: &str = "LAT0001";
 

@@ -92,7 +92,11 @@ fn names_are_virtual_addresses_ready_endpoints_and_allocated_ones() {
         expect![[r#"
             *.fixed.test = 10.9.0.1 fd00::9 (External)
             auto.test = 240.240.205.100 (External)
+            istio-ingressgateway.istio-ingressgateway.istio-system.svc.cluster.local = 127.0.0.1 (Kubernetes istio-ingressgateway.istio-ingressgateway istio-system)
             istio-ingressgateway.istio-system.svc.cluster.local = 127.0.0.1 (Kubernetes istio-ingressgateway istio-system)
+            reviews-v1.reviews.default.svc.cluster.local = 127.0.0.1 (Kubernetes reviews-v1.reviews default)
+            reviews-v2.reviews.default.svc.cluster.local = 127.0.0.1 (Kubernetes reviews-v2.reviews default)
+            reviews-v4.reviews.default.svc.cluster.local = 10.0.0.4 (Kubernetes reviews-v4.reviews default)
             reviews.default.svc.cluster.local = 127.0.0.1 10.0.0.4 (Kubernetes reviews default)
             vip.other.svc.cluster.local = 10.96.0.7 (Kubernetes vip other)
         "#]],
@@ -101,11 +105,15 @@ fn names_are_virtual_addresses_ready_endpoints_and_allocated_ones() {
         &snapshot,
         &proxy("false"),
         expect![[r#"
-        *.fixed.test = 10.9.0.1 fd00::9 (External)
-        istio-ingressgateway.istio-system.svc.cluster.local = 127.0.0.1 (Kubernetes istio-ingressgateway istio-system)
-        reviews.default.svc.cluster.local = 127.0.0.1 10.0.0.4 (Kubernetes reviews default)
-        vip.other.svc.cluster.local = 10.96.0.7 (Kubernetes vip other)
-    "#]],
+            *.fixed.test = 10.9.0.1 fd00::9 (External)
+            istio-ingressgateway.istio-ingressgateway.istio-system.svc.cluster.local = 127.0.0.1 (Kubernetes istio-ingressgateway.istio-ingressgateway istio-system)
+            istio-ingressgateway.istio-system.svc.cluster.local = 127.0.0.1 (Kubernetes istio-ingressgateway istio-system)
+            reviews-v1.reviews.default.svc.cluster.local = 127.0.0.1 (Kubernetes reviews-v1.reviews default)
+            reviews-v2.reviews.default.svc.cluster.local = 127.0.0.1 (Kubernetes reviews-v2.reviews default)
+            reviews-v4.reviews.default.svc.cluster.local = 10.0.0.4 (Kubernetes reviews-v4.reviews default)
+            reviews.default.svc.cluster.local = 127.0.0.1 10.0.0.4 (Kubernetes reviews default)
+            vip.other.svc.cluster.local = 10.96.0.7 (Kubernetes vip other)
+        "#]],
     );
 }
 

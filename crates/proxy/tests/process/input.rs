@@ -54,6 +54,14 @@ async fn a_proxy_without_control_plane_serves_what_the_file_says() {
     }
 }
 
+/// A listener of its own and the cluster behind it.
+fn serving() -> Value {
+    json!({
+        "listeners": [listener(lateen_testkit::ports::reserve())],
+        "clusters": [cluster("STATIC", "127.0.0.1", 1)],
+    })
+}
+
 /// Standard error of a proxy that does not start.
 fn refusal(file: &std::path::Path) -> String {
     let output = command(file).stdin(Stdio::null()).output().unwrap();
@@ -91,7 +99,9 @@ fn a_bad_bootstrap_is_refused_with_file_field_and_remedy() {
             "static_resources.clusters has no cluster \"xds-grpc\"",
         ],
     );
-    let misspelt = static_bootstrap(json!({"clusters": [{"name": "a", "conect_timeout": "1s"}]}));
+    let mut misspelt = serving();
+    misspelt["clusters"] = json!([{"name": "a", "conect_timeout": "1s"}]);
+    let misspelt = static_bootstrap(misspelt);
     check(
         &misspelt.to_string(),
         &["static_resources", "clusters[0]", "conect_timeout"],
@@ -110,7 +120,7 @@ async fn a_taken_port_stops_the_start_and_is_named() {
     let expect = format!("127.0.0.1:{} is taken", echo.port());
     assert!(proxy.log().contains(&expect), "{}", proxy.log());
 
-    let mut bootstrap = static_bootstrap(json!({}));
+    let mut bootstrap = static_bootstrap(serving());
     bootstrap["admin"]["address"]["socket_address"]["port_value"] = json!(echo.port());
     let mut proxy = Proxy::start(&bootstrap);
     assert_eq!(proxy.ended(Duration::from_secs(10)).await.code(), Some(1));
@@ -123,7 +133,7 @@ async fn a_taken_port_stops_the_start_and_is_named() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fields_without_effect_are_reported_at_the_start() {
-    let mut bootstrap = static_bootstrap(json!({}));
+    let mut bootstrap = static_bootstrap(serving());
     bootstrap["tracing"] = json!({});
     let proxy = Proxy::start(&bootstrap);
     proxy.ready().await;
