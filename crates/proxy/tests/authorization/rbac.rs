@@ -196,18 +196,13 @@ fn on_the_wire(line: &str, headers: &[&str]) -> String {
         false => "host: h\r\n",
     };
     let headers: String = headers.iter().map(|h| format!("{h}\r\n")).collect();
-    format!("{line} HTTP/1.1\r\n{host}{headers}connection: close\r\n\r\n").replacen(
-        "connection: close\r\n\r\n",
-        match headers.contains("connection:") {
-            true => "\r\n",
-            false => "connection: close\r\n\r\n",
-        },
-        1,
-    )
+    // A second header of this name where the request has one itself: both count.
+    format!("{line} HTTP/1.1\r\n{host}{headers}connection: close\r\n\r\n")
 }
 
 fn log_fields() -> Value {
     json!({
+        "nth": "%REQ(X-NTH)%",
         "code": "%RESPONSE_CODE%",
         "details": "%RESPONSE_CODE_DETAILS%",
         "from": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
@@ -247,8 +242,10 @@ async fn requests_are_allowed_and_denied_as_by_envoy() {
     let mut answers: Vec<Vec<(u16, bool)>> = Vec::new();
     for plane in &planes {
         let mut of_plane = Vec::new();
-        for (line, headers, allow) in REQUESTS {
-            let (status, body) = plane.http(0, &on_the_wire(line, headers));
+        for (i, (line, headers, allow)) in REQUESTS.iter().enumerate() {
+            let nth = format!("x-nth: {i}");
+            let sent: Vec<&str> = headers.iter().copied().chain([nth.as_str()]).collect();
+            let (status, body) = plane.http(0, &on_the_wire(line, &sent));
             let denied = status == 403 && body == "RBAC: access denied";
             let malformed = status == 400;
             assert_eq!(
@@ -263,15 +260,30 @@ async fn requests_are_allowed_and_denied_as_by_envoy() {
     }
     let mut logs = Vec::new();
     for plane in &planes {
-        logs.push(plane.lines("log", REQUESTS.len()).await);
+        logs.push(by_request(plane.lines("log", REQUESTS.len()).await));
     }
     if let ([one, other], [theirs, ours]) = (&answers[..], &logs[..]) {
         for (i, (line, headers, _)) in REQUESTS.iter().enumerate() {
             assert_eq!(one[i], other[i], "{line} {headers:?}");
-            assert_eq!(theirs[i], ours[i], "{line} {headers:?}");
+        }
+        assert_eq!(theirs.len(), ours.len());
+        for (theirs, ours) in theirs.iter().zip(ours) {
+            assert_eq!(theirs, ours);
         }
     }
     counted_alike(&planes, "http.in.rbac.").await;
+}
+
+/// Lines in the order of the requests: each worker writes its own, so theirs says nothing. Of a
+/// request that could not be read nothing is known but its answer.
+fn by_request(mut lines: Vec<Value>) -> Vec<Value> {
+    for line in &mut lines {
+        if line["code"] == 400 {
+            line["nth"] = Value::Null;
+        }
+    }
+    lines.sort_by_key(|line| (line["nth"].as_str().map(str::to_owned), line.to_string()));
+    lines
 }
 
 /// The counters of both planes below a prefix are the same, and not zero.
@@ -307,11 +319,12 @@ async fn the_policy_that_denies_is_named_in_the_log_only() {
     .await;
     for plane in &planes {
         for (path, status) in [("/a", 403), ("/b", 403), ("/c", 200)] {
-            let (answer, body) = plane.http(0, &on_the_wire(&format!("GET {path}"), &[]));
+            let nth = format!("x-nth: {path}");
+            let (answer, body) = plane.http(0, &on_the_wire(&format!("GET {path}"), &[&nth]));
             assert_eq!(answer, status, "{:?} {path}: {body}", plane.plane);
             assert!(!body.contains("policy["), "{body}");
         }
-        let lines = plane.lines("log", 3).await;
+        let lines = by_request(plane.lines("log", 3).await);
         let details: Vec<_> = lines.iter().map(|line| line["details"].clone()).collect();
         let expect = [
             "rbac_access_denied_matched_policy[ns[a]-policy[p]]",
@@ -546,10 +559,13 @@ async fn a_connection_that_is_denied_is_closed_and_nothing_of_it_gets_through() 
             (0, "denied", "rbac_access_denied_matched_policy[by_port]"),
             (2, "nobody", "rbac_access_denied_matched_policy[none]"),
         ] {
-            assert_eq!(
-                plane.raw(listener, hello).as_deref(),
-                Some(&b""[..]),
-                "{:?}",
+            let got = plane.raw(listener, hello);
+            // Envoy decides on the first bytes of the client, when its TCP proxy has a connection
+            // already: what the server says first may be through by then. Ours decides before.
+            let early = plane.plane == Plane::StockEnvoy && got.as_deref() == Some(b"tcp\n");
+            assert!(
+                got.as_deref() == Some(b"") || early,
+                "{:?}: {got:?}",
                 plane.plane
             );
             let lines = plane.lines(file, 1).await;

@@ -243,13 +243,14 @@ async fn ask<D: Downstream>(
 fn allow(x: &mut Exchange, filter: &ExtAuthz, changes: Changes) {
     take_metadata(x, filter, changes.metadata);
     let headers = &mut x.request.headers;
-    for name in &changes.remove {
-        headers.remove_name(name.as_bytes());
-    }
     changes
         .request
         .iter()
         .for_each(|change| change.apply(headers));
+    // Last, as in Envoy: what the server wants gone is gone.
+    for name in &changes.remove {
+        headers.remove_name(name.as_bytes());
+    }
     if !changes.response.is_empty() {
         x.marks.get_or_insert_default().response = changes.response;
     }
