@@ -2,7 +2,7 @@
 
 use super::access_log::access_logs;
 use super::hcm::http_connection_manager;
-use super::rbac::network_rbac;
+use super::rbac::{deny_all, network_rbac};
 use super::scope::{At, reject, report};
 use super::transport;
 use super::values::{
@@ -183,6 +183,8 @@ fn network(
     Ok((guards, terminal))
 }
 
+const NETWORK_EXT_AUTHZ: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
+
 /// What a network filter is.
 enum Found {
     Terminal(Network),
@@ -204,6 +206,11 @@ fn network_filter(name: &str, config: &Any, at: At<'_>) -> Result<Found, ConfigE
         )),
         ("envoy.extensions.filters.network.rbac.v3.RBAC", bytes) => {
             Ok(Found::Guard(network_rbac(decode(bytes, at)?, at)?))
+        }
+        // Refusing the listener would leave the one in force that asks nobody.
+        (NETWORK_EXT_AUTHZ, _) => {
+            at.notice("nobody can be asked about a connection yet, so every one is denied");
+            Ok(Found::Guard(deny_all("ext_authz")))
         }
         (kind, _) => match OBSERVERS.iter().find(|(observer, _)| *observer == kind) {
             Some((_, what)) => {

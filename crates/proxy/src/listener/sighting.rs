@@ -41,6 +41,7 @@ impl Source for Refused<'_> {
     fn value(&self, field: Field) -> Value<'_> {
         let Refused(sighting) = self;
         match field {
+            Field::UpstreamRequestAttemptCount => Value::Number(0),
             Field::StartTime => Value::Time(SystemTime::now()),
             Field::ResponseCode | Field::BytesReceived | Field::BytesSent | Field::Duration => {
                 Value::Number(0)
