@@ -12,13 +12,17 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use lateen_testkit::tools;
 use serde_json::Value;
-use support::{eventually, lateen};
+use support::{PATIENCE, eventually, lateen};
 
 const GATEWAY: &str = "http://127.0.0.1:8080";
+/// A mesh that does not get ready says so by itself before this.
+const START: Duration = Duration::from_secs(90);
 
 /// A network namespace in the place of this machine, with a DNS server that knows one name. It
 /// ends with its shell, the shell with us.
@@ -56,6 +60,11 @@ impl Machine {
                 &["--net", "true"][..],
                 "root, which makes network namespaces,",
             ),
+            (
+                "setpriv",
+                &["--pdeathsig", "TERM", "true"],
+                "setpriv (util-linux)",
+            ),
             ("nft", &["--version"], "nftables"),
             ("ip", &["-V"], "iproute2"),
             ("curl", &["--version"], "curl"),
@@ -76,26 +85,25 @@ impl Machine {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = [0; 3];
-        shell
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut said)
-            .unwrap();
+        let up = first_line(shell.stdout.take().unwrap());
         let mut machine = Self {
             shell,
             names: None,
             _files: files,
         };
+        let said = up.recv_timeout(PATIENCE);
+        assert_eq!(said.as_deref(), Ok("up\n"), "the namespace is not set up");
         let mut names = machine.command("python3");
         machine.names = Some(names.args(["-c", NAMES]).spawn().unwrap());
         Some(machine)
     }
 
+    /// A program on this machine, which ends with the test, however that ends: a mesh that stayed
+    /// would keep our standard error open, and whoever reads that would wait for ever.
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "TERM", "nsenter"])
             .args([
                 "--net",
                 "--mount",
@@ -109,14 +117,15 @@ impl Machine {
 
     /// What a program prints that must succeed.
     fn run(&self, words: &[&str]) -> String {
-        let output = self.command(words[0]).args(&words[1..]).output().unwrap();
-        text(words, output)
+        let mut command = self.command(words[0]);
+        command.args(&words[1..]);
+        text(words, output(command))
     }
 
     fn try_curl(&self, url: &str) -> String {
-        let arguments = ["-s", "--max-time", "5", url];
-        let output = self.command("curl").args(arguments).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        let mut command = self.command("curl");
+        command.args(["-s", "--max-time", "5", url]);
+        String::from_utf8_lossy(&output(command).stdout).into_owned()
     }
 
     /// Starts a mesh and waits until it is up.
@@ -133,17 +142,16 @@ impl Machine {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        let summary: Value = serde_json::from_str(&line).unwrap();
-        Mesh {
+        let line = first_line(child.stdout.take().unwrap()).recv_timeout(START);
+        let mut mesh = Mesh {
             machine: self,
             child,
-            summary,
+            summary: Value::Null,
             run_dir,
-        }
+        };
+        let summary = line.ok().and_then(|line| serde_json::from_str(&line).ok());
+        mesh.summary = summary.unwrap_or_else(|| panic!("the mesh says nothing in {START:?}"));
+        mesh
     }
 
     /// Nothing of a mesh is left: no interface, no rule, no forwarding.
@@ -189,7 +197,8 @@ impl Mesh<'_> {
         let mut command = self.machine.command(lateen().get_program());
         command.args(["exec", workload, "--run-dir"]);
         command.arg(self.run_dir).arg("--").args(words);
-        command.env_remove("HTTP_PROXY").output().unwrap()
+        command.env_remove("HTTP_PROXY");
+        output(command)
     }
 
     /// An unmodified curl where a workload runs: status and headers, and the body.
@@ -203,14 +212,14 @@ impl Mesh<'_> {
 
     fn lateen(&self, words: &[&str]) -> String {
         let mut command = self.machine.command(lateen().get_program());
-        let output = command.args(words).output().unwrap();
-        text(words, output)
+        command.args(words);
+        text(words, output(command))
     }
 
     /// Ends it as Ctrl-C does.
     fn stop(mut self) {
         support::signal("TERM", self.pid());
-        assert!(self.child.wait().unwrap().success());
+        assert!(ended(&mut self.child, Instant::now(), "the mesh").success());
     }
 }
 
@@ -220,8 +229,77 @@ impl Drop for Mesh<'_> {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("{:#}", self.summary);
+            for log in std::fs::read_dir(self.run_dir.join("logs"))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                let lines = std::fs::read_to_string(log.path()).unwrap_or_default();
+                let last = lines.lines().last().unwrap_or("nothing");
+                eprintln!("{} says last: {last}", log.file_name().display());
+            }
         }
     }
+}
+
+/// What a program prints and how it ends, which it does in time.
+fn output(mut command: Command) -> Output {
+    let what = format!("{command:?}");
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = everything(child.stdout.take().unwrap());
+    let stderr = everything(child.stderr.take().unwrap());
+    // Mostly the end of what it prints is its own end, which is then not waited for.
+    let stdout = stdout.recv_timeout(PATIENCE);
+    let status = ended(&mut child, start, &what);
+    let open = |_| panic!("{what} has ended and left a process that holds its output");
+    Output {
+        status,
+        stdout: stdout.unwrap_or_else(open),
+        stderr: stderr.recv_timeout(PATIENCE).unwrap_or_else(open),
+    }
+}
+
+/// Waits for the end of a process, but not for ever: then it is killed.
+fn ended(child: &mut Child, start: Instant, what: &str) -> ExitStatus {
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("{what} does not end");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// All that is read, at its end.
+fn everything(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = from.read_to_end(&mut bytes);
+        let _ = sender.send(bytes);
+    });
+    receiver
+}
+
+/// The first line that is read, as soon as it is there.
+fn first_line(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = BufReader::new(from).read_line(&mut line);
+        let _ = sender.send(line);
+    });
+    receiver
 }
 
 fn text(words: &[&str], output: Output) -> String {
@@ -499,13 +577,13 @@ fn without_root_the_flag_says_what_is_missing() {
     assert!(copied.unwrap().success());
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), all).unwrap();
-    let output = Command::new("setpriv")
+    let mut command = Command::new("setpriv");
+    command
         .args(["--reuid", "65534", "--clear-groups"])
         .arg(&copy)
         .args(["demo", "--transparent", "--run-dir"])
-        .arg(run_dir.path())
-        .output()
-        .unwrap();
+        .arg(run_dir.path());
+    let output = output(command);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(
