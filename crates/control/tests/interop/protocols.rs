@@ -27,7 +27,8 @@ async fn say(to: SocketAddr, bytes: &str) -> (String, bool) {
     let mut stream = TcpStream::connect(to).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
     let mut all = Vec::new();
-    let limit = std::time::Duration::from_secs(1);
+    // Envoy closes a second after its last word.
+    let limit = std::time::Duration::from_secs(10);
     let closed = loop {
         match tokio::time::timeout(limit, stream.read_buf(&mut all)).await {
             Ok(Ok(0) | Err(_)) => break true,
