@@ -57,12 +57,13 @@ fn main() -> ExitCode {
 /// What a task returns: nothing, or a sentence that says what is wrong.
 type Result<T = ()> = std::result::Result<T, String>;
 
-/// The root of the repository.
+/// The root of the repository: of the checkout this runs in, though the binary may have been built in
+/// another one that shares its target directory.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map(Path::to_path_buf)
-        .unwrap_or_default()
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    xtask.parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// The directory cargo builds into.

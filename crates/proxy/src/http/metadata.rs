@@ -24,7 +24,6 @@ impl DynamicMetadata {
     }
 
     /// Sets one value in a namespace, in place of the one under the same key.
-    #[allow(dead_code, reason = "the filters that set single values follow")]
     pub(crate) fn set(&mut self, namespace: &str, key: &str, value: Value) {
         self.merge(namespace, [(key.to_owned(), value)]);
     }

@@ -231,7 +231,20 @@ fn verifier(
             reason: "names and revocation can only be verified with a trusted_ca".to_owned(),
         });
     }
-    Ok(Verifier::new(trusted, rules, algorithms))
+    let verifier = Verifier::new(trusted, rules, algorithms);
+    // Who names a secret to verify peers by means to verify them: one that holds nothing to do so
+    // is a mistake, and must not let everybody pass.
+    let discovered = matches!(
+        tls.validation,
+        ValidationSource::Secret(_) | ValidationSource::Combined(..)
+    );
+    if discovered && !verifier.asks() && !verifier.takes_anybody() {
+        return Err(TlsError::Unusable {
+            what: "validation_context",
+            reason: "the secret has neither a trusted_ca nor hashes of certificates".to_owned(),
+        });
+    }
+    Ok(verifier)
 }
 
 /// Who is trusted.
@@ -339,5 +352,48 @@ impl ResolvesServerCert for ByName {
         let best = candidates.iter().find(|e| can(e) && !is_rsa(e));
         let best = best.or_else(|| candidates.iter().find(|e| can(e)));
         Some(best.or(candidates.first())?.identity.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lateen_proxy_config::{SecretRef, SecretSource};
+
+    fn verified_by(validation: Validation) -> Result<Verifier, TlsError> {
+        let whose = SecretRef {
+            name: "ROOTCA".into(),
+            source: SecretSource::Ads,
+        };
+        let secret = Arc::new(Secret {
+            name: whose.name.clone(),
+            kind: SecretKind::Validation(Arc::new(validation)),
+        });
+        let tls = CommonTls {
+            min_version: TlsVersion::V12,
+            max_version: TlsVersion::V13,
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+            alpn: Vec::new(),
+            certificates: Vec::new(),
+            validation: ValidationSource::Secret(whose.clone()),
+        };
+        let algorithms = provider(&tls).signature_verification_algorithms;
+        verifier(&tls, &Secrets::from([(whose, secret)]), algorithms)
+    }
+
+    #[test]
+    fn a_secret_that_can_verify_nobody_lets_nobody_pass() {
+        assert!(verified_by(Validation::default()).is_err());
+        let pinned = Validation {
+            certificate_hashes: vec![[7; 32]],
+            ..Validation::default()
+        };
+        assert!(verified_by(pinned).is_ok());
+        let anybody = Validation {
+            accept_untrusted: true,
+            ..Validation::default()
+        };
+        assert!(verified_by(anybody).is_ok());
     }
 }

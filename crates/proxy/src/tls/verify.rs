@@ -78,6 +78,11 @@ impl Verifier {
         self.trusted.is_some() || self.pinned()
     }
 
+    /// Whether the configuration says that nobody has to prove anything.
+    pub(super) fn takes_anybody(&self) -> bool {
+        self.rules.accept_untrusted
+    }
+
     fn pinned(&self) -> bool {
         !self.rules.spki_hashes.is_empty() || !self.rules.certificate_hashes.is_empty()
     }
