@@ -2,10 +2,11 @@
 //!
 //! `test` is what continuous integration runs; it sets up the programs the tests drive. `tidy`
 //! holds the rules of the code base that no compiler knows. `bench` measures us against peers, `diff`
-//! shows where our proxy is not like stock Envoy.
+//! shows where our proxy is not like stock Envoy, `fuzz` looks for inputs that break us.
 
 mod bench;
 mod diff;
+mod fuzz;
 mod setup;
 mod test;
 mod tidy;
@@ -31,6 +32,8 @@ enum Task {
     Bench(bench::Args),
     /// Our proxy beside stock Envoy: the same rules and requests, and what differs.
     Diff(diff::Args),
+    /// Looks for inputs that break what reads bytes from outside.
+    Fuzz(fuzz::Args),
     /// The rules no compiler knows: crate directions, module docs, file lengths, the feature table.
     Tidy,
     /// Install the programs that tests and benchmarks drive, and nothing else.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Diff(args) => diff::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Tidy => tidy::run(),
         Task::Setup => setup::run().map(|_| ()),
     };

@@ -22,11 +22,15 @@ mod decode;
 mod diagnostic;
 mod duration;
 mod field;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod kind;
 pub mod node;
 mod object;
 mod parse;
 mod path;
+#[cfg(test)]
+mod properties;
 mod schema;
 mod suggest;
 mod validate;

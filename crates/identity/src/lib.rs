@@ -15,6 +15,8 @@
 mod authority;
 mod ca;
 mod certificate;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod key;
 mod pieces;
 mod request;

@@ -25,6 +25,8 @@ pub mod compile;
 mod endpoint;
 mod error;
 mod ext_authz;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod headers;
 mod http;
 mod http_filter;

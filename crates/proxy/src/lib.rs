@@ -15,6 +15,8 @@
 mod access_log;
 mod admin;
 pub mod dns;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod http;
 mod http1;
 mod http2;

@@ -40,7 +40,7 @@ mod strings;
 mod tls;
 mod transport;
 mod upstream_http;
-mod uri_template;
+pub(crate) mod uri_template;
 mod values;
 
 use crate::route::RouteTable;

@@ -11,7 +11,7 @@ const MAX_VARIABLES: usize = 5;
 const MAX_NAME: usize = 16;
 
 /// The regex of a template.
-pub(super) fn regex(template: &str) -> Result<String, String> {
+pub(crate) fn regex(template: &str) -> Result<String, String> {
     let wrong = |what: &str| Err(format!("'{template}' is no URI template: {what}"));
     let Some(mut rest) = template.strip_prefix('/') else {
         return wrong("it must begin with '/'");

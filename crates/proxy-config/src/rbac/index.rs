@@ -172,11 +172,12 @@ fn header_values<R: RequestView>(request: &R, name: &str, mut see: impl FnMut(&[
 fn namespaces(name: &[u8], mut see: impl FnMut(&[u8])) {
     let mut rest = name;
     while let Some(at) = rest.windows(NAMESPACE.len()).position(|w| w == NAMESPACE) {
-        rest = &rest[at + NAMESPACE.len()..];
-        if let Some(end) = rest.iter().position(|b| *b == b'/') {
-            see(&rest[..end]);
+        let named = &rest[at + NAMESPACE.len()..];
+        if let Some(end) = named.iter().position(|b| *b == b'/') {
+            see(&named[..end]);
         }
-        // The slash that ends one may begin the next.
+        // The slash that ends one `/ns/` may begin the next: `/ns/ns/a/` is of `a`, too.
+        rest = &rest[at + NAMESPACE.len() - 1..];
     }
 }
 

@@ -15,6 +15,8 @@
 
 mod index;
 mod ip_set;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod reference;
 mod rule;
 #[cfg(test)]
 mod tests;

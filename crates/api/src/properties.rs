@@ -1,50 +1,14 @@
 //! For every input: no panic, an end, and errors that lie within the text. For every object: YAML and
 //! JSON give it back.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "the helpers of tests may stop a test, too"
-)]
-
 use std::path::Path;
 use std::sync::OnceLock;
 
-use lateen_api::{Mode, Object, ObjectMeta, Spec, parse};
+use crate::fuzzing::{accepted_objects_survive, errors_lie_within};
+use crate::{Mode, Object, ObjectMeta, Spec, parse};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::Value as Json;
-
-/// Lines as YAML ends them.
-fn lines(text: &str) -> Vec<String> {
-    text.replace("\r\n", "\n")
-        .replace('\r', "\n")
-        .split('\n')
-        .map(str::to_owned)
-        .collect()
-}
-
-fn errors_lie_within(text: &str) {
-    for mode in [Mode::Strict, Mode::AllowUnknown] {
-        let parsed = parse("f.yaml", text, mode);
-        let lines = lines(text);
-        for found in &parsed.diagnostics {
-            let line = lines.get((found.line as usize).wrapping_sub(1));
-            let width = line.map_or(0, |line| line.chars().count());
-            assert!(
-                line.is_some() && (1..=width + 1).contains(&(found.column as usize)),
-                "{found:?} in {text:?}"
-            );
-            found.render(text, true);
-        }
-        for parsed in &parsed.objects {
-            assert!(
-                text.get(parsed.text.clone()).is_some(),
-                "{:?} in {text:?}",
-                parsed.text
-            );
-        }
-    }
-}
 
 fn user_documents() -> &'static [String] {
     static DOCUMENTS: OnceLock<Vec<String>> = OnceLock::new();
@@ -147,8 +111,18 @@ fn json() -> impl Strategy<Value = Json> {
     })
 }
 
+/// `PROPTEST_CASES` makes it more.
+fn config() -> ProptestConfig {
+    let usual = ProptestConfig::default();
+    ProptestConfig {
+        cases: usual.cases.max(1500),
+        failure_persistence: None,
+        ..usual
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_text_ends_with_errors_within_it(tokens in vec(token(), 0..40)) {
@@ -177,7 +151,7 @@ proptest! {
     #[test]
     fn any_json_survives_yaml(status in json()) {
         let meta = ObjectMeta { name: "a".to_owned(), ..ObjectMeta::default() };
-        let mut object = Object::new(meta, Spec::from(lateen_api::Namespace::default()));
+        let mut object = Object::new(meta, Spec::from(crate::Namespace::default()));
         object.status = Some(status);
         let yaml = object.to_yaml();
         let parsed = parse("f.yaml", &yaml, Mode::Strict);
@@ -197,24 +171,19 @@ proptest! {
             chars[at] = changed;
         }
         let text: String = chars.into_iter().collect();
-        for parsed in parse("f.yaml", &text, Mode::AllowUnknown).objects {
-            let object = parsed.object;
-            let again = parse("again.yaml", &object.to_yaml(), Mode::Strict);
-            prop_assert_eq!(&again.objects[0].object, &object);
-            prop_assert_eq!(Object::from_json(&object.to_json()), Ok(object));
-        }
+        accepted_objects_survive(&text);
     }
 
     #[test]
     fn a_duration_that_is_written_reads_back(nanos in 0_u64..=i64::MAX as u64, unit in 0_usize..4) {
         let scale = [1, 1_000, 1_000_000, 1_000_000_000][unit];
         let duration = std::time::Duration::from_nanos(nanos / scale * scale);
-        let text = lateen_api::format_duration(duration);
-        prop_assert_eq!(lateen_api::parse_duration(&text), Ok(duration), "{}", text);
+        let text = crate::format_duration(duration);
+        prop_assert_eq!(crate::parse_duration(&text), Ok(duration), "{}", text);
     }
 
     #[test]
     fn any_text_is_a_duration_or_an_error(text in "[0-9.+a-zµ-]{0,12}") {
-        let _ = lateen_api::parse_duration(&text);
+        let _ = crate::parse_duration(&text);
     }
 }
