@@ -18,6 +18,7 @@
 
 pub mod authorization_policy;
 pub mod certificate;
+mod closed;
 mod decode;
 mod diagnostic;
 mod duration;

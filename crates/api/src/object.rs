@@ -16,6 +16,8 @@ pub struct Object {
     pub meta: ObjectMeta,
     pub spec: Spec,
     pub status: Option<Json>,
+    /// It stands for one that cannot be read, see [`Object::closed_for`].
+    pub closed: bool,
 }
 
 impl Object {
@@ -29,6 +31,7 @@ impl Object {
             meta,
             spec,
             status: None,
+            closed: false,
         }
     }
 

@@ -454,6 +454,7 @@ fn decode_object(
         meta,
         spec,
         status,
+        closed: false,
     })
 }
 

@@ -9,6 +9,8 @@ use lateen_api::{Diagnostic, Mode, Object};
 use lateen_model::{MeshSettings, MeshSnapshot};
 use serde_json::Value;
 
+use crate::stored;
+
 /// What is wrong between the objects of `stored` with those of `proposed` in their place, and what
 /// each stored one has to say about itself. (Whoever proposes has parsed the documents, and knows
 /// their lines.)
@@ -17,16 +19,26 @@ use serde_json::Value;
 pub fn findings(stored: &[Value], proposed: &[Value]) -> Vec<Finding> {
     let mut objects = BTreeMap::new();
     let mut about_themselves = BTreeMap::new();
+    let mut unreadable = Vec::new();
     for (document, is_stored) in stored
         .iter()
         .map(|document| (document, true))
         .chain(proposed.iter().map(|document| (document, false)))
     {
-        // What was stored once was valid then; what is proposed was parsed strictly before.
-        let (Some(object), said) = Object::from_json_with(document, Mode::AllowUnknown) else {
-            continue;
+        // What is proposed was parsed strictly before.
+        let (object, said) = match Object::from_json_with(document, Mode::AllowUnknown) {
+            (Some(object), said) => (object, said),
+            (None, said) if is_stored => {
+                unreadable.extend(stored::unreadable(document, said));
+                match Object::closed_for(document) {
+                    Some(object) => (object, Vec::new()),
+                    None => continue,
+                }
+            }
+            (None, _) => continue,
         };
         let subject = subject(&object);
+        unreadable.retain(|finding: &Finding| is_stored || finding.subject != subject);
         match is_stored {
             true => drop(about_themselves.insert(subject.clone(), said)),
             false => drop(about_themselves.remove(&subject)),
@@ -39,6 +51,7 @@ pub fn findings(stored: &[Value], proposed: &[Value]) -> Vec<Finding> {
     for (subject, said) in about_themselves {
         found.extend(said.into_iter().map(|said| finding(&subject, said)));
     }
+    found.extend(unreadable);
     found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
     found
 }

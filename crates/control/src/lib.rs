@@ -22,6 +22,7 @@ mod plane;
 mod rest;
 mod secure;
 mod source;
+mod stored;
 mod trust;
 
 pub use error::ControlError;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lateen_api::{Mode, Object};
+use lateen_api::Object;
 use lateen_model::{Changes, KeySets, MeshSettings, MeshSnapshot, ObjectChange};
 use lateen_store::{Event, ObjectKey, Revision, Store, Stored};
 use lateen_xds::debounce::{self, Settings};
@@ -13,6 +13,7 @@ use lateen_xds::{Changed, Push, Server};
 
 use crate::jwks::Keys;
 use crate::source::Discovery;
+use crate::stored;
 
 /// Builds snapshots of what the store holds.
 pub(crate) struct Mesh {
@@ -127,8 +128,10 @@ impl Mesh {
             .into_iter()
             .map(|(key, after)| {
                 let before = state.objects.get(key).map(|(_, object)| object.clone());
-                let after =
-                    after.and_then(|stored| Some((stored.resource_version, typed(stored)?)));
+                let after = after.and_then(|now| {
+                    let object = stored::object(now, before.as_ref())?;
+                    Some((now.resource_version, object))
+                });
                 (key, before, after)
             })
             .collect();
@@ -158,15 +161,14 @@ impl Mesh {
         let (revision, stored) = self.store.list(|_| true);
         let mut objects = BTreeMap::new();
         for stored in stored {
-            let known = state.objects.remove(&stored.key);
-            let object = match known.filter(|(version, _)| *version == stored.resource_version) {
-                Some(known) => known,
-                None => match typed(&stored) {
-                    Some(object) => (stored.resource_version, object),
-                    None => continue,
-                },
+            let version = stored.resource_version;
+            let object = match state.objects.remove(&stored.key) {
+                Some((known, object)) if known == version => Some(object),
+                before => stored::object(&stored, before.as_ref().map(|(_, object)| object)),
             };
-            objects.insert(stored.key.clone(), object);
+            if let Some(object) = object {
+                objects.insert(stored.key.clone(), (version, object));
+            }
         }
         state.objects = objects;
         state.snapshot = Arc::new(MeshSnapshot::build(
@@ -181,19 +183,6 @@ impl Mesh {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What was stored once was valid then; a program that has become stricter must not lose it.
-fn typed(stored: &Stored) -> Option<Arc<Object>> {
-    match Object::from_json_with(&stored.document(), Mode::AllowUnknown) {
-        (Some(object), _) => Some(Arc::new(object)),
-        (None, errors) => {
-            let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            let errors = errors.join("; ");
-            tracing::error!(object = %stored.key, errors, "a stored object is left out");
-            None
-        }
     }
 }
 

@@ -26,6 +26,9 @@ const TAKES_MUTUAL_TLS: &str = "istio";
 pub struct PeerAuthentication {
     pub origin: Origin,
     pub spec: Arc<api::PeerAuthentication>,
+    /// It stands for one that cannot be read: before any other, and without a selector for every
+    /// workload of its namespace.
+    pub closed: bool,
 }
 
 /// What a port takes.
@@ -75,7 +78,7 @@ impl WorkloadMtls {
 /// What holds in one namespace, where the rules that select workloads still have to be asked.
 pub struct NamespaceMtls<'a> {
     mode: MtlsMode,
-    /// Those of the namespace that select workloads, oldest first.
+    /// Those of the namespace that select workloads, in the order in which they count.
     selecting: Vec<&'a Arc<PeerAuthentication>>,
 }
 
@@ -103,7 +106,7 @@ impl NamespaceMtls<'_> {
     pub fn of_workload(&self, labels: &BTreeMap<String, String>) -> WorkloadMtls {
         let selects = |rule: &&&Arc<PeerAuthentication>| {
             let selector = rule.spec.selector.as_ref();
-            selector.is_some_and(|selector| labels_match(&selector.match_labels, labels))
+            selector.is_none_or(|selector| labels_match(&selector.match_labels, labels))
         };
         let Some(rule) = self.selecting.iter().find(selects) else {
             return WorkloadMtls {
@@ -129,19 +132,22 @@ impl MeshSnapshot {
     pub fn mtls_in<'a>(&'a self, namespace: &'a str) -> NamespaceMtls<'a> {
         let root = self.settings.root_namespace.as_str();
         let default_of = |namespace: &'a str| {
-            let mut rules = self.peer_authentications_in(namespace);
-            let default = rules.find(|rule| rule.spec.is_default());
+            let defaults = || {
+                let rules = self.peer_authentications_in(namespace);
+                rules.filter(|rule| rule.spec.is_default())
+            };
+            let default = defaults().find(|rule| rule.closed);
+            let default = default.or_else(|| defaults().next());
             default.and_then(|rule| MtlsMode::of(rule.spec.mtls.as_ref()))
         };
         let own = (namespace != root).then(|| default_of(namespace)).flatten();
         let mode = own.or_else(|| default_of(root)).unwrap_or_default();
-        let selecting = self
+        let mut selecting: Vec<_> = self
             .peer_authentications_in(namespace)
-            .filter(|rule| namespace != root && !rule.spec.is_default());
-        NamespaceMtls {
-            mode,
-            selecting: selecting.collect(),
-        }
+            .filter(|rule| namespace != root && (rule.closed || !rule.spec.is_default()))
+            .collect();
+        selecting.sort_by_key(|rule| !rule.closed);
+        NamespaceMtls { mode, selecting }
     }
 
     /// What holds for the workload of a proxy.

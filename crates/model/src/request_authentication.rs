@@ -19,6 +19,8 @@ use crate::snapshot::MeshSnapshot;
 pub struct RequestAuthentication {
     pub origin: Origin,
     pub spec: Arc<api::RequestAuthentication>,
+    /// It stands for one that cannot be read: requests are refused.
+    pub closed: bool,
 }
 
 impl RequestAuthentication {

@@ -279,3 +279,43 @@ fn a_port_of_the_workload_may_have_a_mode_of_its_own() {
     assert_eq!(mode(&rules, "shop", 8082), Permissive);
     assert_eq!(mode(&rules, "shop", 80), Strict);
 }
+
+/// STRICT stands for what cannot be read: before what is older, and for everybody where nobody knows
+/// whom it was for.
+#[test]
+fn a_peer_authentication_that_cannot_be_read_comes_before_all_others() {
+    use MtlsMode::{Disable, Permissive, Strict};
+    let of = |rest: &str, closed: &str| {
+        let rules = [
+            peer("old", "shop", 1, "mtls: {mode: DISABLE}"),
+            peer("w", "shop", 1, &format!("{SELECTS}, {rest}")),
+            closed.to_owned(),
+        ];
+        let mut objects: Vec<_> = lateen_api::parse("t", &rules.concat(), lateen_api::Mode::Strict)
+            .objects
+            .into_iter()
+            .map(|one| one.object)
+            .collect();
+        for object in &mut objects {
+            object.closed = object.meta.name == "closed";
+        }
+        let settings = Arc::new(MeshSettings::default());
+        let snapshot = MeshSnapshot::build(objects.iter(), 1, settings, None);
+        let mode = |app: &str| {
+            let labels = [("app".to_owned(), app.to_owned())].into();
+            snapshot.mtls_in("shop").of_workload(&labels).of_port([80])
+        };
+        [mode("a"), mode("b")]
+    };
+    let permissive = "mtls: {mode: PERMISSIVE}";
+    assert_eq!(of(permissive, ""), [Permissive, Disable]);
+    let of_all = peer("closed", "shop", 2, "mtls: {mode: STRICT}");
+    assert_eq!(of(permissive, &of_all), [Strict, Strict]);
+    let of_a = peer(
+        "closed",
+        "shop",
+        2,
+        &format!("{SELECTS}, mtls: {{mode: STRICT}}"),
+    );
+    assert_eq!(of(permissive, &of_a), [Strict, Disable]);
+}

@@ -98,6 +98,7 @@ mod sidecar;
 mod sniffing;
 mod tokens;
 mod tunnels;
+mod unreadable;
 mod upgrades;
 mod user_documents;
 mod wire;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lateen_api::{Mode, Object};
 use lateen_control::{Control, KeyOptions, Options};
+use lateen_store::{Author, Change, Draft, Limits, ObjectKey, Source, Store, Write};
 use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
@@ -78,6 +79,36 @@ impl Mesh {
         let control = Control::start(options).await.unwrap();
         self.api = control.addresses().api;
         self.control = Some(control);
+    }
+
+    /// Puts a document into the store as another version may have left it there: unread. Then the
+    /// control plane starts on it.
+    pub async fn restart_with(&mut self, document: Value) {
+        self.stop().await;
+        let path = self.directory().join("data/store.redb");
+        let text = |pointer| document.pointer(pointer).unwrap().as_str().unwrap();
+        let (group, _) = text("/apiVersion").split_once('/').unwrap();
+        let key = ObjectKey {
+            group: group.to_owned(),
+            kind: text("/kind").to_owned(),
+            namespace: text("/metadata/namespace").to_owned(),
+            name: text("/metadata/name").to_owned(),
+        };
+        let change = Change {
+            author: Author::default(),
+            id: String::new(),
+            source: Source::Api,
+        };
+        let draft = Draft {
+            key,
+            body: document,
+            expected: None,
+            file: None,
+        };
+        let store = Store::open(&path, Limits::default()).unwrap();
+        store.commit(&change, vec![Write::Apply(draft)]).unwrap();
+        drop(store);
+        self.restart().await;
     }
 
     pub async fn stop(&mut self) {

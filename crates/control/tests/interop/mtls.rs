@@ -41,8 +41,8 @@ const ALL: [Shows; 6] = [
     Shows::ForeignDomain,
 ];
 
-struct Clients {
-    right: Pair,
+pub struct Clients {
+    pub right: Pair,
     stranger: Pair,
     expired: Pair,
     foreign: Pair,
@@ -51,7 +51,7 @@ struct Clients {
 const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
 
 impl Clients {
-    fn new(authority: &Authority) -> Self {
+    pub fn new(authority: &Authority) -> Self {
         Clients {
             right: authority.issue("client", &[CLIENT]),
             stranger: Authority::new("stranger").issue("client", &[CLIENT]),
@@ -76,7 +76,7 @@ impl Clients {
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n";
 
 /// What cart's application got to know of the client of a request: the whole answer.
-async fn http(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String> {
+pub async fn http(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String> {
     let whole = |answer: &[u8]| answer.ends_with(b"}");
     let answer = ask(to, dial, REQUEST, whole).await?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
@@ -86,7 +86,7 @@ async fn http(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String
     }
 }
 
-async fn tcp(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String> {
+pub async fn tcp(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String> {
     let answer = ask(to, dial, b"hello\n", |answer| answer.ends_with(b"hello\n")).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }

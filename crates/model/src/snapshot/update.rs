@@ -294,8 +294,11 @@ impl<'a> Update<'a> {
             Spec::PeerAuthentication(spec) => {
                 let namespace = origin.namespace.clone();
                 let key = (namespace.clone(), origin.clone());
-                let spec = spec.clone();
-                let mut rule = Arc::new(PeerAuthentication { origin, spec });
+                let mut rule = Arc::new(PeerAuthentication {
+                    origin,
+                    spec: spec.clone(),
+                    closed: object.closed,
+                });
                 let before = self.previous.and_then(|p| p.peer_authentications.get(&key));
                 keep(&mut rule, before);
                 self.next.peer_authentications.insert_mut(key, rule);
@@ -314,8 +317,11 @@ impl<'a> Update<'a> {
             }
             Spec::RequestAuthentication(spec) => {
                 let key = (origin.namespace.clone(), origin.clone());
-                let spec = spec.clone();
-                let mut policy = Arc::new(RequestAuthentication { origin, spec });
+                let mut policy = Arc::new(RequestAuthentication {
+                    origin,
+                    spec: spec.clone(),
+                    closed: object.closed,
+                });
                 let before = self.previous;
                 let before = before.and_then(|p| p.request_authentications.get(&key));
                 keep(&mut policy, before);

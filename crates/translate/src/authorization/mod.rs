@@ -93,10 +93,28 @@ impl<'a> Authorization<'a> {
         numbers: &[u16],
     ) -> Option<RuleSets> {
         let mut sets = RuleSets::new(decision);
+        if decision == Decision::Deny && layer == Layer::Http {
+            sets.refuse(self.unreadable());
+        }
         for policy in self.with(action) {
             sets.add(self.compiled(policy, decision, layer, numbers), policy);
         }
         (sets.enforced.is_some() || sets.shadow.is_some()).then_some(sets)
+    }
+
+    /// What refuses every request where a RequestAuthentication cannot be read: nobody knows which
+    /// tokens it lets pass, and which headers are made of them.
+    fn unreadable(&self) -> BTreeMap<String, rbac::Policy> {
+        let (namespace, labels) = (&self.proxy.namespace, &self.proxy.labels);
+        let all = self.snapshot.request_authentications(namespace, labels);
+        let closed = all.into_iter().filter(|one| one.closed);
+        closed
+            .map(|one| {
+                let (namespace, name) = (&one.origin.namespace, &one.origin.name);
+                let name = format!("ns[{namespace}]-request-authentication[{name}]-unreadable");
+                (name, everything())
+            })
+            .collect()
     }
 
     /// The rules of a policy by name, without those that cannot be matched here.
@@ -146,6 +164,14 @@ fn never() -> rbac::Policy {
     }
 }
 
+fn everything() -> rbac::Policy {
+    rbac::Policy {
+        permissions: vec![rule::any_permission()],
+        principals: vec![rule::any_principal()],
+        ..Default::default()
+    }
+}
+
 /// What an action's policies enforce, and what those in a dry run only count.
 struct RuleSets {
     decision: Decision,
@@ -159,6 +185,15 @@ impl RuleSets {
             decision,
             enforced: None,
             shadow: None,
+        }
+    }
+
+    fn refuse(&mut self, rules: BTreeMap<String, rbac::Policy>) {
+        if !rules.is_empty() {
+            let set = self
+                .enforced
+                .get_or_insert_with(|| RuleSet::new(self.decision));
+            set.policies.extend(rules);
         }
     }
 
