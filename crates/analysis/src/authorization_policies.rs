@@ -1,9 +1,10 @@
 //! AuthorizationPolicies that protect nothing, or name what is not there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lateen_api::authorization_policy::Action;
-use lateen_model::{AuthorizationPolicy, MeshSnapshot, labels_match};
+use lateen_model::{AuthorizationPolicy, MeshSnapshot, Origin, Service, labels_match};
 
 use crate::{Finding, Level, Subject, not_found};
 
@@ -16,6 +17,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
         provider(snapshot, policy, &mut found);
     }
     several_providers(snapshot, &mut found);
+    out_of_scope(snapshot, &mut found);
     found
 }
 
@@ -143,4 +145,55 @@ fn several_providers(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Workloads whose Sidecar does not import the service of their authorizer: it cannot be asked, which
+/// denies what the policy matches.
+fn out_of_scope(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
+    let mut told = BTreeSet::new();
+    for workload in snapshot.workloads() {
+        // Gateways have no Sidecar.
+        if snapshot.gateways_for(&workload.labels).next().is_some() {
+            continue;
+        }
+        let Some(sidecar) = snapshot.sidecar_for(&workload.namespace, &workload.labels) else {
+            continue;
+        };
+        let policies = snapshot.authorization_policies(&workload.namespace, &workload.labels);
+        for policy in policies.filter(|policy| policy.action() == Action::Custom) {
+            let Some(service) = authorizer(snapshot, policy, &workload.namespace) else {
+                continue;
+            };
+            let scope = snapshot.scope_with(&workload.namespace, Some(sidecar));
+            if scope.admits(service) || !told.insert(policy.origin.clone()) {
+                continue;
+            }
+            let Origin {
+                namespace, name, ..
+            } = &sidecar.origin;
+            let what = format!(
+                "host of the extension provider in the egress hosts of Sidecar {namespace}/{name} \
+                 (all that the policy matches for {:?} is denied)",
+                workload.name
+            );
+            let path = "spec.provider.name".to_string();
+            found.push(not_found(&subject(policy), &what, &service.hostname, path));
+        }
+    }
+}
+
+fn authorizer<'a>(
+    snapshot: &'a MeshSnapshot,
+    policy: &AuthorizationPolicy,
+    seen_from: &str,
+) -> Option<&'a Arc<Service>> {
+    let name = &policy.spec.provider.as_ref()?.name;
+    let mut providers = snapshot.settings.extension_providers.iter();
+    let provider = providers.find(|one| one.name == *name)?;
+    let http = provider.envoy_ext_authz_http.as_ref();
+    let http = http.map(|one| (&one.service, &one.port));
+    let grpc = provider.envoy_ext_authz_grpc.as_ref();
+    let (service, port) = http.or(grpc.map(|one| (&one.service, &one.port)))?;
+    let (service, _) = snapshot.authorizer(service, port, seen_from)?;
+    Some(service)
 }

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lateen_api as api;
-use lateen_api::Object;
 use lateen_api::authorization_policy::{Action, DRY_RUN, Rule, parse_switch};
+use lateen_api::mesh_config::ext_authz_port;
+use lateen_api::{IntOrString, Object};
 
 use crate::rules::Origin;
-use crate::service::labels_match;
+use crate::service::{Service, labels_match};
 use crate::snapshot::MeshSnapshot;
 
 /// An AuthorizationPolicy.
@@ -72,6 +73,25 @@ impl MeshSnapshot {
         namespaces
             .flat_map(|namespace| self.authorization_policies_in(namespace))
             .filter(|policy| policy.selects(labels))
+    }
+
+    /// The service of an external authorizer (`host` or `namespace/host`) that a namespace sees, and
+    /// its port.
+    pub fn authorizer(
+        &self,
+        service: &str,
+        port: &IntOrString,
+        seen_from: &str,
+    ) -> Option<(&Arc<Service>, u32)> {
+        let (namespace, host) = match service.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, service),
+        };
+        let service = self.service(&host.to_ascii_lowercase())?;
+        let there = namespace.is_none_or(|namespace| service.namespace == namespace)
+            && service.visibility.reaches(seen_from);
+        let port = u32::from(ext_authz_port(port)?);
+        (there && service.port(port).is_some()).then_some((service, port))
     }
 
     fn authorization_policies_in<'a>(

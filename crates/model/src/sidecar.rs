@@ -171,9 +171,18 @@ impl MeshSnapshot {
         if proxy.kind != ProxyKind::Sidecar {
             return None;
         }
-        let own = || self.sidecars_in(&proxy.namespace);
+        self.sidecar_for(&proxy.namespace, &proxy.labels)
+    }
+
+    /// The Sidecar of a workload with a sidecar.
+    pub fn sidecar_for<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&'a Arc<Sidecar>> {
+        let own = || self.sidecars_in(namespace);
         own()
-            .find(|sidecar| sidecar.selects(&proxy.labels))
+            .find(|sidecar| sidecar.selects(labels))
             .or_else(|| own().find(|sidecar| sidecar.is_default()))
             .or_else(|| {
                 self.sidecars_in(&self.settings.root_namespace)
@@ -183,10 +192,19 @@ impl MeshSnapshot {
 
     /// What a proxy sees.
     pub fn scope<'a>(&'a self, proxy: &'a Proxy) -> Scope<'a> {
+        self.scope_with(&proxy.namespace, self.sidecar_of(proxy))
+    }
+
+    /// What somebody in a namespace sees whose Sidecar is this.
+    pub fn scope_with<'a>(
+        &'a self,
+        namespace: &'a str,
+        sidecar: Option<&'a Arc<Sidecar>>,
+    ) -> Scope<'a> {
         let mut scope = Scope {
             snapshot: self,
-            namespace: &proxy.namespace,
-            sidecar: self.sidecar_of(proxy),
+            namespace,
+            sidecar,
             led_to: BTreeSet::new(),
         };
         if scope

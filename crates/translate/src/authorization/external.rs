@@ -9,10 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lateen_api::IntOrString;
 use lateen_api::mesh_config::{
-    ExtAuthzGrpcProvider, ExtAuthzHttpProvider, ExtAuthzRequestBody, ext_authz_port,
-    ext_authz_status,
+    ExtAuthzGrpcProvider, ExtAuthzHttpProvider, ExtAuthzRequestBody, ext_authz_status,
 };
 use lateen_model::AuthorizationPolicy;
 
@@ -128,11 +126,14 @@ impl<'a> Authorizer<'a> {
             Asked::Http(one) => (&one.service, &one.port),
             Asked::Grpc(one) => (&one.service, &one.port),
         };
-        let (host, port) = lookup(of, service, port)?;
+        let seen_from = &of.proxy.namespace;
+        let (service, port) = of.snapshot.authorizer(service, port, seen_from)?;
         Some(Authorizer {
-            cluster: names::outbound_cluster(port, "", &host),
+            // As in Istio the cluster is there only if the Sidecar of the workload imports the
+            // service. Without it nobody answers, which denies.
+            cluster: names::outbound_cluster(port, "", &service.hostname),
             asked,
-            host,
+            host: service.hostname.to_string(),
         })
     }
 
@@ -233,19 +234,6 @@ impl<'a> Authorizer<'a> {
             ..Default::default()
         }
     }
-}
-
-/// The host and the port of a service given as `host` or `namespace/host`.
-fn lookup(of: &Authorization<'_>, service: &str, port: &IntOrString) -> Option<(String, u32)> {
-    let (namespace, host) = match service.split_once('/') {
-        Some((namespace, host)) => (Some(namespace), host),
-        None => (None, service),
-    };
-    let service = of.snapshot.service(&host.to_ascii_lowercase())?;
-    let there = namespace.is_none_or(|namespace| service.namespace == namespace)
-        && service.visibility.reaches(&of.proxy.namespace);
-    let port = u32::from(ext_authz_port(port)?);
-    (there && service.port(port).is_some()).then(|| (service.hostname.to_string(), port))
 }
 
 /// What the first filter leaves for the second.
