@@ -77,7 +77,7 @@ impl Control {
             reason: error.to_string(),
         })??;
         let mesh = Arc::new(Mesh::new(store.clone()));
-        let starting = Keys::start(mesh.clone(), &options.keys).await;
+        let starting = Keys::start(mesh.clone(), &options.keys, &options.data_dir).await;
         let (keys, fetching) = starting.map_err(|reason| ControlError::Task {
             task: "fetching the keys of tokens",
             reason,

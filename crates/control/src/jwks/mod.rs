@@ -3,14 +3,17 @@
 //! Istio's way (`pilot/pkg/model/jwks_resolver.go`): the control plane fetches, so proxies need no way
 //! out; keys are refreshed every 20 minutes; a set that was good stays when a refresh fails. What
 //! differs: nothing waits for a fetch, so a slow issuer does not hold up configuration for others.
-//! Until its keys are there, a rule accepts no token.
+//! Until its keys are there, a rule accepts no token. And what was fetched is kept over a restart
+//! ([`kept`]), so that an issuer that cannot be reached then is no outage.
 //!
 //! Invariant: at most [`MAX_SOURCES`] sources are asked, each by one request at a time.
 
 mod fetch;
+mod kept;
 mod uri;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,7 @@ use tokio::task::JoinSet;
 
 pub use fetch::Cidr;
 use fetch::{Fetcher, FetcherError};
+use kept::Kept;
 
 use crate::mesh::Mesh;
 use crate::options::KeyOptions;
@@ -53,7 +57,11 @@ pub(crate) struct Keys {
 impl Keys {
     /// Begins to fetch for a mesh. Keys that can be had soon are there when it returns: a control
     /// plane that starts anew must not take them from the proxies.
-    pub async fn start(mesh: Arc<Mesh>, options: &KeyOptions) -> Result<(Keys, Fetching), String> {
+    pub async fn start(
+        mesh: Arc<Mesh>,
+        options: &KeyOptions,
+        directory: &Path,
+    ) -> Result<(Keys, Fetching), String> {
         let fetcher = Fetcher::new(options.blocked.clone(), options.extra_roots.as_ref())?;
         let settings = Settings {
             refresh: options.refresh,
@@ -70,7 +78,14 @@ impl Keys {
                 tell.notify_one();
             }
         };
-        let task = tokio::spawn(resolve(Arc::new(fetcher), settings, wants, found));
+        let resolving = resolve(
+            Arc::new(fetcher),
+            settings,
+            wants,
+            Kept::in_(directory),
+            found,
+        );
+        let task = tokio::spawn(resolving);
         if first > 0 {
             let all = async {
                 while mesh.snapshot().known_key_sets() < first {
@@ -108,11 +123,13 @@ async fn resolve(
     fetcher: Arc<Fetcher>,
     settings: Settings,
     mut wanted: watch::Receiver<Wanted>,
+    mut kept: Kept,
     found: impl Fn(KeySets),
 ) {
     let mut resolver = Resolver {
         fetcher,
         settings,
+        known: kept.load().await,
         entries: BTreeMap::new(),
         under_way: JoinSet::new(),
         permits: Arc::new(Semaphore::new(PARALLEL)),
@@ -125,6 +142,7 @@ async fn resolve(
         if now != told {
             told.clone_from(&now);
             found(now);
+            kept.save(&told).await;
         }
         let next = resolver.next_due();
         tokio::select! {
@@ -140,6 +158,8 @@ async fn resolve(
 struct Resolver {
     fetcher: Arc<Fetcher>,
     settings: Settings,
+    /// Keys of before the start, until somebody wants them.
+    known: BTreeMap<KeySource, Arc<str>>,
     entries: BTreeMap<KeySource, Entry>,
     under_way: JoinSet<Ended>,
     permits: Arc<Semaphore>,
@@ -166,7 +186,10 @@ impl Resolver {
             let full = self.entries.len() >= MAX_SOURCES;
             let error = full.then(|| Arc::from("there are too many sources of keys"));
             let entry = Entry {
-                set: KeySet { keys: None, error },
+                set: KeySet {
+                    keys: self.known.remove(source),
+                    error,
+                },
                 timeout: *timeout,
                 due: Some(Instant::now()),
                 failures: 0,
@@ -175,6 +198,8 @@ impl Resolver {
                 self.entries.insert(source.clone(), entry);
             }
         }
+        // What the configuration of the start does not name is old.
+        self.known.clear();
     }
 
     fn start_due(&mut self, now: Instant) {

@@ -548,7 +548,49 @@ async fn keys_come_from_a_uri_or_by_discovery_and_rotate(plane: Plane) {
     assert_eq!(gateway.envoy.rejected().await, Default::default());
 }
 
+async fn keys_outlive_a_restart_without_their_issuer(plane: Plane) {
+    let test = "keys_outlive_a_restart_without_their_issuer";
+    let Some((mut mesh, gateway, _reviews)) = gateway(plane, test).await else {
+        return;
+    };
+    let server = KeyServer::start().await;
+    let (known, foreign) = (Issuer::new("known"), Issuer::new("known"));
+    server.page("/keys", 200, &known.jwks());
+    let uri = server.url("/keys");
+    let rule = |name: &str, uri: &str| format!("  - issuer: {name}\n    jwksUri: {uri}\n");
+    mesh.apply(&for_gateway(&rule("known", &uri))).await;
+    let call = |issuer: &Issuer| bearer(Call::get("a.test", "/"), &issuer.token(json!({})));
+    answers(&gateway, &call(&known), 200).await;
+    answers(&gateway, &call(&foreign), 401).await;
+
+    server.page("/keys", 503, "");
+    mesh.restart().await;
+    mesh.distributed(1).await;
+    // Something else changes, so that the proxies have what this control plane makes of it.
+    let other = rule("other", "http://127.0.0.1:1/keys");
+    mesh.apply(&for_gateway(&format!("{}{other}", rule("known", &uri))))
+        .await;
+    mesh.distributed(1).await;
+    lateen_testkit::eventually("the issuer was asked", async || {
+        let findings = mesh.page("/debug/findings").await.to_string();
+        match findings.contains("status 503") {
+            true => Ok(()),
+            false => Err(findings),
+        }
+    })
+    .await;
+    answers(&gateway, &call(&Issuer::new("other")), 401).await;
+    answers(&gateway, &call(&known), 200).await;
+    answers(&gateway, &call(&foreign), 401).await;
+
+    // The issuer is there again, with another key.
+    server.page("/keys", 200, &foreign.jwks());
+    answers(&gateway, &call(&foreign), 200).await;
+    answers(&gateway, &call(&known), 401).await;
+}
+
 on_both!(
+    keys_outlive_a_restart_without_their_issuer,
     a_token_has_to_be_right_and_may_be_missing,
     tokens_are_looked_for_where_the_rule_says,
     several_rules_stand_side_by_side,
