@@ -30,7 +30,7 @@ pub use nack::Rejection;
 pub use node::{Node, NodeId, NodeKind};
 pub use push::{Changed, Names, Push};
 pub use resource::Resource;
-pub use server::{Caller, Limits, Server, Source};
+pub use server::{Caller, Limits, Server, Source, passed};
 pub use status::{
     Nack, Protocol, ProxyStatus, ResourceState, ResourceStatus, Stamp, SyncState, TypeStatus,
 };

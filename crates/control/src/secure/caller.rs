@@ -34,6 +34,16 @@ impl Shown {
     }
 }
 
+impl Shown {
+    /// Until when the certificate proves something.
+    pub fn until(&self) -> Option<SystemTime> {
+        match self {
+            Self::Workload { expires, .. } => Some(*expires),
+            Self::Nothing | Self::Other(_) => None,
+        }
+    }
+}
+
 /// What the caller wants, which decides how far its trust domain counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {

@@ -102,6 +102,7 @@ async fn connection(
         () = &mut leaving => return,
     };
     let shown = Arc::new(Shown::of(stream.get_ref().1.peer_certificates()));
+    let mut expired = std::pin::pin!(lateen_xds::passed(shown.until()));
     let service = hyper::service::service_fn(move |request| {
         let (services, shown) = (services.clone(), shown.clone());
         async move { Ok::<_, Infallible>(answer(services, &shown, peer, request).await) }
@@ -124,6 +125,11 @@ async fn connection(
                 return;
             }
             () = &mut leaving, if !told => {
+                told = true;
+                serving.as_mut().graceful_shutdown();
+            }
+            // Discovery streams end then, and the next connection shows a newer certificate.
+            () = &mut expired, if !told => {
                 told = true;
                 serving.as_mut().graceful_shutdown();
             }
@@ -169,6 +175,7 @@ async fn answer(
             request.extensions_mut().insert(lateen_xds::Caller {
                 address: peer,
                 identity: Some(identity.to_string()),
+                until: shown.until(),
             });
             services.discovery.service().call(request).await
         }

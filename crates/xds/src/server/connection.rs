@@ -161,6 +161,8 @@ impl<S: Source, W: Wire> Stream<S, W> {
 
     async fn serve(&mut self, inbound: &mut Requests<W>) -> Result<(), End> {
         let mut shutdown = self.server.shutdown.subscribe();
+        let until = self.connection.caller.as_ref();
+        let mut expired = std::pin::pin!(passed(until.and_then(|caller| caller.until)));
         loop {
             let due = self.advance().await?;
             tokio::select! {
@@ -171,6 +173,12 @@ impl<S: Source, W: Wire> Stream<S, W> {
                 () = self.connection.wake.notified() => {}
                 () = sleep_until(due) => {}
                 () = self.outbound.closed() => return Ok(()),
+                () = &mut expired => {
+                    return Err(Status::unavailable(
+                        "the client certificate has expired; connect again with the one that \
+                         followed it",
+                    ));
+                }
                 () = stopping(&mut shutdown) => {
                     return Err(Status::unavailable("the control plane is stopping"));
                 }
@@ -326,6 +334,20 @@ impl<S: Source, W: Wire> Stream<S, W> {
 async fn stopping(shutdown: &mut watch::Receiver<bool>) {
     // An error means that the server is gone, which is an end as well.
     let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Completes when this time has passed; the clock is looked at again every so often, since it may
+/// be set.
+pub async fn passed(until: Option<SystemTime>) {
+    const LOOK: Duration = Duration::from_secs(60);
+    let Some(until) = until else {
+        return std::future::pending().await;
+    };
+    while let Ok(left) = until.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,6 +22,8 @@ pub struct Caller {
     pub address: SocketAddr,
     /// The SPIFFE id that was proved; none on a connection without TLS.
     pub identity: Option<String>,
+    /// Until when that proof holds: streams end then, and whoever comes again proves itself anew.
+    pub until: Option<SystemTime>,
 }
 
 /// Streams per TCP connection. A proxy opens one ADS stream; gRPC clients share a connection
@@ -80,6 +82,7 @@ async fn connection<S: Source>(server: Server<S>, socket: TcpStream, peer: Socke
         request.extensions_mut().insert(Caller {
             address: peer,
             identity: None,
+            until: None,
         });
         // A clone of the tonic service is always ready.
         service.clone().call(request)

@@ -20,6 +20,7 @@ use tonic::Status;
 
 use crate::metrics::Metrics;
 use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
+pub use connection::passed;
 use connection::{Connection, Pace, Stream};
 pub use listen::Caller;
 pub use service::Service;
