@@ -324,6 +324,7 @@ mod tests {
                     handshake_timeout: None,
                     network: Network::Close,
                     metadata: None,
+                    content: 0,
                 })
             })
             .collect();

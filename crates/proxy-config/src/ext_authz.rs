@@ -1,4 +1,5 @@
-//! Asking a server who may come in (`envoy.filters.http.ext_authz`), as configuration.
+//! Asking a server who may come in (`envoy.filters.http.ext_authz`, `envoy.filters.network.ext_authz`),
+//! as configuration.
 
 use crate::rbac::MetadataMatcher;
 use crate::route::{Fraction, StringMatcher};
@@ -78,4 +79,25 @@ pub struct ExtAuthzRoute {
     /// For the server, by name.
     pub context: Vec<(Box<str>, Box<str>)>,
     pub without_body: bool,
+}
+
+/// The filter for connections: asked before anything is opened or sent for one.
+#[derive(Clone, Debug)]
+pub struct NetworkAuthz {
+    pub stat_prefix: Arc<str>,
+    /// The `:authority` of the calls.
+    pub authority: Box<str>,
+    /// Headers of the calls.
+    pub call_headers: Vec<(Box<str>, Box<str>)>,
+    pub cluster: Arc<str>,
+    /// For one answer; [`None`]: without limit.
+    pub timeout: Option<Duration>,
+    /// Connections pass when there is no answer.
+    pub failure_mode_allow: bool,
+    /// Only these are asked about.
+    pub enabled_metadata: Option<MetadataMatcher>,
+    /// Namespaces of dynamic metadata that the server gets.
+    pub metadata_namespaces: Vec<Box<str>>,
+    pub peer_certificate: bool,
+    pub tls_session: bool,
 }

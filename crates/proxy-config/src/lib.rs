@@ -49,7 +49,7 @@ pub use cluster::{
 };
 pub use endpoint::{DnsHosts, Endpoint, EndpointSet, HealthStatus, Locality, LocalityEndpoints};
 pub use error::{Compiled, ConfigError, Notice};
-pub use ext_authz::{AuthzBody, AuthzService, ExtAuthz, ExtAuthzRoute, HttpAuthz};
+pub use ext_authz::{AuthzBody, AuthzService, ExtAuthz, ExtAuthzRoute, HttpAuthz, NetworkAuthz};
 pub use headers::{AppendAction, HeaderMutation, HeaderMutations, HeaderOps, HeaderTemplate};
 pub use http::{
     ClientCertDetails, Codec, EscapedSlashes, ForwardClientCert, Http1Options, Http2Options,
@@ -60,9 +60,9 @@ pub use http_filter::{
     RouteFilters, RouterFilter,
 };
 pub use listener::{
-    FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterKind, ListenerFilters,
-    Network, PortPredicate, ProxyProtocol, SourceType, TcpCluster, TcpProxy, TlsInspector,
-    TrafficDirection,
+    FilterChain, FilterChainMatch, Guard, Listener, ListenerFilter, ListenerFilterKind,
+    ListenerFilters, Network, PortPredicate, ProxyProtocol, SourceType, TcpCluster, TcpProxy,
+    TlsInspector, TrafficDirection,
 };
 pub use outlier::{Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection, SuccessRate};
 pub use request::RequestView;

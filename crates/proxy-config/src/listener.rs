@@ -1,5 +1,6 @@
 //! A listener: where connections come in, and which filter chain takes each.
 
+use crate::NetworkAuthz;
 use crate::chain_match::ChainIndex;
 use crate::rbac::NetworkRbac;
 use crate::{
@@ -132,9 +133,18 @@ pub struct FilterChain {
     /// For the TLS handshake; [`None`]: as long as the proxy allows.
     pub handshake_timeout: Option<Duration>,
     /// In order, in front of `network`.
-    pub guards: Vec<Arc<NetworkRbac>>,
+    pub guards: Vec<Arc<Guard>>,
     pub network: Network,
     pub metadata: Option<Arc<Metadata>>,
+    /// The same for chains that say the same.
+    pub content: u64,
+}
+
+/// A network filter that may refuse a connection.
+#[derive(Clone, Debug)]
+pub enum Guard {
+    Rbac(NetworkRbac),
+    ExtAuthz(NetworkAuthz),
 }
 
 /// The terminal network filter of a chain.

@@ -1,14 +1,12 @@
 //! Authorization of connections (`envoy.filters.network.rbac`), and what it shares with that of
 //! requests.
-//!
-//! Envoy decides when the first byte comes. Nothing that its rules see changes between the
-//! connection's begin (the end of its handshake) and then, so here a connection that is refused is
-//! closed before anything is opened or sent for it.
 
+use crate::http::metadata::DynamicMetadata;
 use crate::listener::ConnInfo;
 use crate::stats::{Page, RbacOwner, RbacShadowStat, RbacStat, Scope};
 use crate::worker::state::Worker;
-use lateen_proxy_config::rbac::{Identity, NetworkRbac, RbacFilter, Subject};
+use lateen_proxy_config::rbac::{Identity, RbacFilter, Subject, Verdict};
+use serde_json::Value;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -66,38 +64,56 @@ pub(crate) fn subject<R>(conn: &ConnInfo) -> Subject<'_, R> {
     }
 }
 
-/// The guards of one filter chain.
-#[derive(Default)]
-pub(crate) struct Guards(Vec<(Arc<NetworkRbac>, Counts)>);
-
-impl Guards {
-    pub(crate) fn new(worker: &Rc<Worker>, guards: &[Arc<NetworkRbac>]) -> Guards {
-        let counted = guards.iter().map(|guard| {
-            let owner = RbacOwner::Network(guard.stat_prefix.clone());
-            (guard.clone(), Counts::new(worker, owner, &guard.filter))
-        });
-        Guards(counted.collect())
-    }
-
-    /// Why the connection is refused, if it is.
-    pub(crate) fn refuse(&self, conn: &ConnInfo) -> Option<Arc<str>> {
-        self.0
-            .iter()
-            .find_map(|(guard, counts)| refuse(&guard.filter, counts, conn))
-    }
-}
-
-fn refuse(filter: &RbacFilter, counts: &Counts, conn: &ConnInfo) -> Option<Arc<str>> {
+/// What the rules of one filter say about a connection: why it is refused, if it is. What was found
+/// is noted for the guards that follow.
+pub(crate) fn refuse(
+    filter: &RbacFilter,
+    counts: &Counts,
+    conn: &ConnInfo,
+    notes: &mut DynamicMetadata,
+) -> Option<Arc<str>> {
     use crate::http::head::RequestHead;
-    let subject: Subject<'_, RequestHead> = subject(conn);
+    const NAMESPACE: &str = "envoy.filters.network.rbac";
     if let Some(shadow) = &filter.shadow {
-        counts.would(shadow.decide(&subject).allowed);
+        let subject: Subject<'_, RequestHead> = Subject {
+            metadata: notes.all(),
+            ..subject(conn)
+        };
+        let verdict = shadow.decide(&subject);
+        counts.would(verdict.allowed);
+        note(notes, NAMESPACE, &filter.shadow_prefix, "shadow_", verdict);
     }
-    let verdict = filter.rules.as_ref()?.decide(&subject);
+    let rules = filter.rules.as_ref()?;
+    let subject: Subject<'_, RequestHead> = Subject {
+        metadata: notes.all(),
+        ..subject(conn)
+    };
+    let verdict = rules.decide(&subject);
     counts.decided(verdict.allowed);
     if verdict.allowed {
         return None;
     }
     let by = verdict.policy.map(|policy| policy.details.clone());
     Some(by.unwrap_or_else(|| crate::outcome::Outcome::RbacDenied.row().details.into()))
+}
+
+/// Leaves a verdict for filters that follow, and for logs.
+pub(crate) fn note(
+    notes: &mut DynamicMetadata,
+    namespace: &str,
+    prefix: &str,
+    kind: &str,
+    verdict: Verdict<'_>,
+) {
+    if let Some(policy) = verdict.policy {
+        let name = Value::String(policy.name.to_string());
+        notes.set(
+            namespace,
+            &format!("{prefix}{kind}effective_policy_id"),
+            name,
+        );
+    }
+    let result = if verdict.allowed { "allowed" } else { "denied" };
+    let key = format!("{prefix}{kind}engine_result");
+    notes.set(namespace, &key, Value::from(result));
 }

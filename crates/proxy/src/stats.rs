@@ -248,6 +248,20 @@ stat_set! {
 }
 
 stat_set! {
+    /// `ext_authz.<stat prefix>.*`
+    AuthzStat {
+        Total Counter "total",
+        Disabled Counter "disabled",
+        Ok Counter "ok",
+        Denied Counter "denied",
+        Error Counter "error",
+        FailureModeAllowed Counter "failure_mode_allowed",
+        CxClosed Counter "cx_closed",
+        Active Gauge "active",
+    }
+}
+
+stat_set! {
     /// Per endpoint, as Envoy's `/clusters` shows them.
     EndpointStat {
         CxActive Gauge "cx_active",
@@ -373,6 +387,8 @@ pub enum Scope {
     Rbac(RbacOwner, Arc<str>),
     /// The same of rules without effect.
     RbacShadow(RbacOwner, Arc<str>),
+    /// The `stat_prefix` of a filter that asks about connections.
+    Authz(Arc<str>),
 }
 
 /// Whose decisions are counted.
@@ -398,6 +414,7 @@ impl Scope {
             Scope::Endpoint(..) => EndpointStat::ALL,
             Scope::Rbac(..) => RbacStat::ALL,
             Scope::RbacShadow(..) => RbacShadowStat::ALL,
+            Scope::Authz(_) => AuthzStat::ALL,
         }
     }
 }

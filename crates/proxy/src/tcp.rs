@@ -91,10 +91,15 @@ pub(crate) async fn serve(
 }
 
 /// Counts and logs a connection that nothing was opened for.
-pub(crate) fn refused(service: &TcpService, info: Rc<ConnInfo>, details: Arc<str>) {
+pub(crate) fn refused(
+    service: &TcpService,
+    info: Rc<ConnInfo>,
+    outcome: Outcome,
+    details: Arc<str>,
+) {
     service.stats.inc(TcpStat::DownstreamCxTotal);
     let mut passage = Passage::new(info);
-    passage.outcome = Outcome::RbacDenied;
+    passage.outcome = outcome;
     passage.details = Some(details);
     passage.finish(service);
 }
@@ -173,6 +178,8 @@ enum Ended {
     ByClient,
     ByUpstream,
     Idle,
+    /// What served it is there no more.
+    Drained,
 }
 
 /// Which side of a direction broke.
@@ -211,6 +218,7 @@ async fn copy(
         .map(|d| d.as_millis() as u64);
     let latest = latest.map(|d| worker.timers.now() + d);
     let mut moved = u64::MAX;
+    let (mut leaves, mut idle_at) = (None, None);
     let ended = poll_fn(|cx| {
         let mut scratch = worker.scratch.borrow_mut();
         let sending = to_up.poll(cx, down, up, &mut scratch);
@@ -226,15 +234,20 @@ async fn copy(
             _ => {}
         }
         let now = to_up.bytes + to_down.bytes;
-        if moved != now {
-            moved = now;
-            let due = idle.map(|idle| worker.timers.now() + idle);
-            worker
-                .timers
-                .set(deadline, [due, latest].into_iter().flatten().min());
+        let leaving = passage.info.leaves_at();
+        if moved != now || leaves != leaving {
+            if moved != now {
+                idle_at = idle.map(|idle| worker.timers.now() + idle);
+            }
+            (moved, leaves) = (now, leaving);
+            let due = [idle_at, latest, leaves].into_iter().flatten().min();
+            worker.timers.set(deadline, due);
         }
         if worker.timers.poll(deadline, cx).is_ready() {
-            return Poll::Ready(Ended::Idle);
+            return Poll::Ready(match leaves {
+                Some(at) if at <= worker.timers.now() => Ended::Drained,
+                _ => Ended::Idle,
+            });
         }
         Poll::Pending
     })
@@ -250,6 +263,7 @@ async fn copy(
             passage.flags.push("UR");
         }
         Ended::Idle => return Outcome::StreamIdle,
+        Ended::Drained => passage.details = Some("filter_chain_is_being_removed".into()),
     }
     Outcome::Answered
 }

@@ -69,6 +69,7 @@ fn start() -> Running {
         concurrency: 1,
         log_level: "info".to_owned(),
         max_drain: Duration::from_secs(1),
+        chain_drain: Duration::from_secs(1),
         min_drain: Duration::ZERO,
         exit_with_parent: false,
         identity: Default::default(),

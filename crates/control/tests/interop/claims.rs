@@ -120,6 +120,10 @@ spec:
     when: [{key: 'request.auth.claims[scope]', values: [write]}]
   - to: [{operation: {paths: [/shop]}}]
     when: [{key: request.auth.audiences, values: [shop]}]
+  - to: [{operation: {paths: [/app]}}]
+    when: [{key: request.auth.presenter, values: [app]}]
+  - to: [{operation: {paths: [/carol]}}]
+    when: [{key: request.auth.principal, values: ['https://issuer.test/carol']}]
 ";
 
 async fn authorization_can_ask_for_tokens_and_what_they_say(plane: Plane) {
@@ -178,6 +182,11 @@ async fn authorization_can_ask_for_tokens_and_what_they_say(plane: Plane) {
     )
     .await;
     check("/shop", with(json!({"sub": "bob", "aud": "x"})), 403).await;
+    check("/app", with(json!({"sub": "bob", "azp": "app"})), 200).await;
+    check("/app", with(json!({"sub": "bob", "azp": "other"})), 403).await;
+    check("/app", with(json!({"sub": "bob"})), 403).await;
+    check("/carol", with(json!({"sub": "carol"})), 200).await;
+    check("/carol", with(json!({"sub": "bob"})), 403).await;
     // A wrong token is refused before anybody asks what it may do.
     let wrong = Issuer::new(ISSUER).token(json!({"sub": "alice"}));
     let wrong = bearer(Call::get("a.test", "/public"), &wrong);

@@ -11,10 +11,12 @@ use std::sync::{Arc, Mutex};
 use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::auth::v3 as auth;
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value};
 use envoy_types::pb::google::rpc::Status as RpcStatus;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::{Answer, Call};
-use lateen_testkit::ports;
+use lateen_testkit::{ports, settles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -81,9 +83,9 @@ fn is_whole(text: &str) -> bool {
 
 /// The same over gRPC. Connections, which have no headers, are allowed while `connections` is set.
 #[derive(Clone, Default)]
-struct GrpcAuthorizer {
+pub struct GrpcAuthorizer {
     asked: Asked,
-    connections: Arc<AtomicBool>,
+    pub connections: Arc<AtomicBool>,
 }
 
 #[tonic::async_trait]
@@ -98,6 +100,8 @@ impl auth::authorization_server::Authorization for GrpcAuthorizer {
             None => self.connections.load(Ordering::SeqCst),
             Some(http) => http.headers.get("x-decide").is_some_and(|d| d == "allow"),
         };
+        let team = http.as_ref().and_then(|http| http.headers.get("x-team"));
+        let dynamic_metadata = Some(about(team.map_or("net", String::as_str)));
         let shown = http.map(|http| format!("{} {} {}", http.method, http.path, http.body));
         self.asked
             .lock()
@@ -136,12 +140,27 @@ impl auth::authorization_server::Authorization for GrpcAuthorizer {
                 ..Default::default()
             }),
             http_response: Some(http_response),
-            ..Default::default()
+            dynamic_metadata,
         }))
     }
 }
 
-async fn grpc_authorizer() -> (SocketAddr, GrpcAuthorizer) {
+/// What the authorizer knows of who asks, as dynamic metadata.
+fn about(team: &str) -> Struct {
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    let list = Value {
+        kind: Some(Kind::ListValue(ListValue {
+            values: vec![text("all"), text(team)],
+        })),
+    };
+    Struct {
+        fields: [("team".to_owned(), text(team)), ("teams".to_owned(), list)].into(),
+    }
+}
+
+pub async fn grpc_authorizer() -> (SocketAddr, GrpcAuthorizer) {
     let authorizer = GrpcAuthorizer::default();
     let address = loopback(ports::reserve());
     let service = auth::authorization_server::AuthorizationServer::new(authorizer.clone());
@@ -151,7 +170,12 @@ async fn grpc_authorizer() -> (SocketAddr, GrpcAuthorizer) {
 }
 
 /// The workload `front`, whose authorizer is the service `authorizer` with these settings.
-async fn guarded_by(plane: Plane, test: &str, at: SocketAddr, settings: &str) -> Option<Guarded> {
+pub async fn guarded_by(
+    plane: Plane,
+    test: &str,
+    at: SocketAddr,
+    settings: &str,
+) -> Option<Guarded> {
     let guarded = Guarded::start(plane, test).await?;
     let name = match settings.contains("envoyExtAuthzGrpc") {
         true => "grpc",
@@ -181,9 +205,9 @@ async fn set(guarded: &Guarded, provider: &str) {
     guarded.apply(&text).await;
 }
 
-const SERVICE: &str = "service: authorizer.default.svc.cluster.local, port: '9000'";
+pub const SERVICE: &str = "service: authorizer.default.svc.cluster.local, port: '9000'";
 
-async fn get(guarded: &Guarded, path: &str, headers: &[(&str, &str)]) -> Answer {
+pub async fn get(guarded: &Guarded, path: &str, headers: &[(&str, &str)]) -> Answer {
     let call = Call::get("front", path);
     let add = |call: Call, (name, value): &(&str, &str)| call.header(name, value);
     let call = headers.iter().fold(call, add);
@@ -385,16 +409,121 @@ async fn an_authorizer_over_grpc_decides_about_connections(plane: Plane) {
     );
 }
 
+async fn an_authorizer_of_connections_that_is_not_there_denies_unless_told_otherwise(plane: Plane) {
+    let test = "an_authorizer_of_connections_that_is_not_there_denies_unless_told_otherwise";
+    let nowhere = loopback(ports::reserve());
+    let settings = |more: &str| format!("envoyExtAuthzGrpc: {{{SERVICE}, timeout: 2s{more}}}");
+    let Some(guarded) = guarded_by(plane, test, nowhere, &settings("")).await else {
+        return;
+    };
+    let custom = |provider: &str, port: u16| {
+        policy(
+            "custom",
+            &format!(
+                "action: CUSTOM, provider: {{name: {provider}}}, \
+                 rules: [{{to: [{{operation: {{ports: ['{port}']}}}}]}}]"
+            ),
+        )
+    };
+    guarded.apply(&custom("mine", 7000)).await;
+    assert!(!guarded.connects().await);
+    set(&guarded, &settings(", failOpen: true")).await;
+    assert!(guarded.connects().await);
+    // Of a provider that nobody knows there is no word to go by, and none to go without.
+    guarded.apply(&custom("nobody", 7000)).await;
+    assert!(!guarded.connects().await);
+    guarded.apply(&custom("nobody", 7001)).await;
+    assert!(guarded.connects().await);
+    guarded.mesh.synced(SIDECAR).await;
+    assert_eq!(guarded.sidecar.envoy.rejected().await, Default::default());
+}
+
+/// One that takes its time is not waited for longer than the provider's timeout.
+async fn an_authorizer_of_connections_that_does_not_answer_is_not_there(plane: Plane) {
+    let test = "an_authorizer_of_connections_that_does_not_answer_is_not_there";
+    // Connections are taken, and nothing is ever said.
+    let listener = TcpListener::bind(loopback(0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let silent = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    let settings = |more: &str| format!("envoyExtAuthzGrpc: {{{SERVICE}, timeout: 0.2s{more}}}");
+    let Some(guarded) = guarded_by(plane, test, address, &settings("")).await else {
+        return;
+    };
+    let custom =
+        "action: CUSTOM, provider: {name: mine}, rules: [{to: [{operation: {ports: ['7000']}}]}]";
+    guarded.apply(&policy("custom", custom)).await;
+    assert!(!guarded.connects().await);
+    set(&guarded, &settings(", failOpen: true")).await;
+    assert!(guarded.connects().await);
+    silent.abort();
+}
+
+/// As in Istio, a Sidecar that does not import an authorizer's service leaves nobody to ask.
+async fn an_authorizer_has_to_be_in_the_scope_of_the_sidecar(plane: Plane) {
+    let test = "an_authorizer_has_to_be_in_the_scope_of_the_sidecar";
+    let (address, asked) = http_authorizer().await;
+    let settings =
+        format!("envoyExtAuthzHttp: {{{SERVICE}, includeRequestHeadersInCheck: [x-decide]}}");
+    let Some(guarded) = guarded_by(plane, test, address, &settings).await else {
+        return;
+    };
+    let imports = |host: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+             metadata: {{name: narrow, namespace: default}}\n\
+             spec: {{egress: [{{hosts: ['./{host}']}}]}}\n"
+        )
+    };
+    let allow = [("x-decide", "allow")];
+    let said = async || {
+        let found = guarded.mesh.page("/debug/findings").await;
+        let found = found.as_array().unwrap().iter();
+        let text = |one: &serde_json::Value| one["message"].as_str().unwrap().to_owned();
+        found.map(text).find(|text| text.contains("egress hosts"))
+    };
+    assert_eq!(get(&guarded, "/guarded", &allow).await.status, 200);
+    guarded
+        .apply(&imports("front.default.svc.cluster.local"))
+        .await;
+    let answer = get(&guarded, "/guarded", &allow).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert_eq!(get(&guarded, "/open", &[]).await.status, 200);
+    let message = said().await.unwrap();
+    assert!(message.contains("default/narrow"), "{message}");
+    assert!(
+        message.contains("authorizer.default.svc.cluster.local"),
+        "{message}"
+    );
+
+    guarded
+        .apply(&imports("authorizer.default.svc.cluster.local"))
+        .await;
+    settles("the authorizer can be asked", async || {
+        match get(&guarded, "/guarded", &allow).await.status {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(get(&guarded, "/guarded", &[]).await.status, 401);
+    assert_eq!(said().await, None);
+    assert!(!asked.lock().unwrap().is_empty());
+    guarded.mesh.synced(SIDECAR).await;
+    assert_eq!(guarded.sidecar.envoy.rejected().await, Default::default());
+}
+
 on_both!(
+    an_authorizer_has_to_be_in_the_scope_of_the_sidecar,
     an_authorizer_over_http_decides,
     an_authorizer_sees_the_body,
     an_authorizer_that_is_not_there_denies_unless_told_otherwise,
     an_authorizer_over_grpc_decides,
+    an_authorizer_over_grpc_decides_about_connections,
+    an_authorizer_of_connections_that_is_not_there_denies_unless_told_otherwise,
+    an_authorizer_of_connections_that_does_not_answer_is_not_there,
 );
-
-// Our proxy cannot ask about connections yet and denies them all.
-mod connections {
-    use super::*;
-
-    on_stock_envoy!(an_authorizer_over_grpc_decides_about_connections);
-}

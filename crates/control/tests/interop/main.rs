@@ -34,20 +34,6 @@ macro_rules! on_both {
     };
 }
 
-/// Until our own proxy has the filters.
-macro_rules! on_stock_envoy {
-    ($($name:ident),* $(,)?) => {
-        mod stock_envoy {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name(lateen_testkit::envoy::Plane::StockEnvoy).await;
-                }
-            )*
-        }
-    };
-}
-
 mod authorization;
 mod authorized_gateway;
 mod balancing;
@@ -61,6 +47,7 @@ mod capture_destinations;
 mod changes;
 mod claims;
 mod client_certificates;
+mod conditions;
 mod cors;
 mod delegates;
 mod destination_rules;
@@ -84,6 +71,7 @@ mod mesh;
 mod mesh_settings;
 mod mirrors;
 mod mtls;
+mod open_connections;
 mod origination;
 mod outlier;
 mod pools;

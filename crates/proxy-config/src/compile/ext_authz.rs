@@ -1,4 +1,4 @@
-//! `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`. What would make it ask less, or take an
+//! `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`, and its namesake for connections. What would make it ask less, or take an
 //! answer for more than it says, is refused rather than left out.
 
 use super::rbac::metadata_matcher;
@@ -7,9 +7,12 @@ use super::scope::{At, reject, report};
 use super::strings::string_matcher;
 use super::values::{duration, header_name, header_value, non_empty, required};
 use crate::route::{StringMatcher, StringTest};
-use crate::{AuthzBody, AuthzService, ConfigError, ExtAuthz, ExtAuthzRoute, HttpAuthz};
+use crate::{
+    AuthzBody, AuthzService, ConfigError, ExtAuthz, ExtAuthzRoute, HttpAuthz, NetworkAuthz,
+};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as pb;
+use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as network;
 use envoy_types::pb::envoy::r#type::matcher::v3::ListStringMatcher;
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use std::time::Duration;
@@ -62,16 +65,18 @@ pub(crate) fn ext_authz(message: pb::ExtAuthz, at: At<'_>) -> Result<ExtAuthz, C
     report!(at, "there is no filter state"; filter_metadata, emit_filter_state_stats);
     report!(at, "no more than 1,000 headers are taken"; enforce_response_header_limits);
     report!(at, "spans are not made"; emit_client_span);
-    if !matches!(transport_api_version, 0 | 2) {
-        let at = at.field("transport_api_version");
-        return Err(at.error("only V3 is supported"));
-    }
+    version(transport_api_version, at)?;
     let mut allowed = allowed_headers
         .map(|list| patterns(Some(list), at.field("allowed_headers")))
         .transpose()?;
     let (service, cluster, timeout) = match required(services, at.field("services"))? {
         pb::ext_authz::Services::GrpcService(service) => {
-            grpc_service(service, at.field("grpc_service"))?
+            let grpc = grpc_service(service, at.field("grpc_service"))?;
+            let service = AuthzService::Grpc {
+                authority: grpc.authority,
+                metadata: grpc.headers,
+            };
+            (service, grpc.cluster, grpc.timeout)
         }
         pb::ext_authz::Services::HttpService(service) => {
             let (service, cluster, timeout, of_service) =
@@ -191,9 +196,67 @@ fn patterns(
         .collect()
 }
 
-type Service = (AuthzService, String, Option<Duration>);
+/// The filter for connections.
+pub(crate) fn network_ext_authz(
+    message: network::ExtAuthz,
+    at: At<'_>,
+) -> Result<NetworkAuthz, ConfigError> {
+    let network::ExtAuthz {
+        stat_prefix,
+        grpc_service: service,
+        failure_mode_allow,
+        include_peer_certificate,
+        transport_api_version,
+        filter_enabled_metadata,
+        bootstrap_metadata_labels_key,
+        include_tls_session,
+        send_tls_alert_on_denial,
+        metadata_context_namespaces,
+        typed_metadata_context_namespaces,
+        shadow_mode,
+    } = message;
+    reject!(at; bootstrap_metadata_labels_key, typed_metadata_context_namespaces, shadow_mode);
+    report!(at, "a connection that is denied is closed without an alert"; send_tls_alert_on_denial);
+    version(transport_api_version, at)?;
+    let service_at = at.field("grpc_service");
+    let grpc = grpc_service(required(service, service_at)?, service_at)?;
+    Ok(NetworkAuthz {
+        stat_prefix: non_empty(stat_prefix, at.field("stat_prefix"))?.into(),
+        authority: grpc.authority,
+        call_headers: grpc.headers,
+        cluster: grpc.cluster.into(),
+        timeout: grpc.timeout,
+        failure_mode_allow,
+        enabled_metadata: filter_enabled_metadata
+            .map(|m| metadata_matcher(m, at.field("filter_enabled_metadata")))
+            .transpose()?,
+        metadata_namespaces: metadata_context_namespaces
+            .into_iter()
+            .map(Into::into)
+            .collect(),
+        peer_certificate: include_peer_certificate,
+        tls_session: include_tls_session,
+    })
+}
 
-fn grpc_service(message: core::GrpcService, at: At<'_>) -> Result<Service, ConfigError> {
+fn version(transport_api_version: i32, at: At<'_>) -> Result<(), ConfigError> {
+    match transport_api_version {
+        0 | 2 => Ok(()),
+        _ => Err(at
+            .field("transport_api_version")
+            .error("only V3 is supported")),
+    }
+}
+
+struct Grpc {
+    authority: Box<str>,
+    headers: Headers,
+    cluster: String,
+    /// [`None`]: without limit.
+    timeout: Option<Duration>,
+}
+
+fn grpc_service(message: core::GrpcService, at: At<'_>) -> Result<Grpc, ConfigError> {
     use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
     let core::GrpcService {
         timeout,
@@ -207,7 +270,7 @@ fn grpc_service(message: core::GrpcService, at: At<'_>) -> Result<Service, Confi
         return Err(at.field("google_grpc").not_supported());
     };
     let timeout = duration(timeout, at.field("timeout"))?.unwrap_or(GRPC_TIMEOUT);
-    let metadata = header_values(initial_metadata, "initial_metadata", at)?;
+    let headers = header_values(initial_metadata, "initial_metadata", at)?;
     let at = at.field("envoy_grpc");
     let EnvoyGrpc {
         cluster_name,
@@ -225,12 +288,13 @@ fn grpc_service(message: core::GrpcService, at: At<'_>) -> Result<Service, Confi
         true => cluster.clone(),
         false => authority,
     };
-    let service = AuthzService::Grpc {
+    Ok(Grpc {
         authority: authority.into(),
-        metadata,
-    };
-    // Zero is no limit.
-    Ok((service, cluster, Some(timeout).filter(|t| !t.is_zero())))
+        headers,
+        cluster,
+        // Zero is no limit.
+        timeout: Some(timeout).filter(|t| !t.is_zero()),
+    })
 }
 
 type Http = (HttpAuthz, String, Duration, Option<Vec<StringMatcher>>);

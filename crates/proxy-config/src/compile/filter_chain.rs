@@ -1,22 +1,24 @@
 //! `FilterChain`: its match, its transport, its network filters.
 
 use super::access_log::access_logs;
+use super::ext_authz::network_ext_authz;
 use super::hcm::http_connection_manager;
-use super::rbac::{deny_all, network_rbac};
+use super::rbac::network_rbac;
 use super::scope::{At, reject, report};
 use super::transport;
 use super::values::{
     any, cidr, decode, duration, flag, known, limit, metadata, non_empty, port, required,
 };
-use crate::rbac::NetworkRbac;
 use crate::{
-    CidrRange, ConfigError, FilterChain, FilterChainMatch, Network, SourceType, TcpCluster,
+    CidrRange, ConfigError, FilterChain, FilterChainMatch, Guard, Network, SourceType, TcpCluster,
     TcpProxy,
 };
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ pub(crate) fn filter_chain(
     message: pb::FilterChain,
     at: At<'_>,
 ) -> Result<FilterChain, ConfigError> {
+    let content = content(&message);
     let pb::FilterChain {
         filter_chain_match,
         filters,
@@ -67,7 +70,20 @@ pub(crate) fn filter_chain(
         guards,
         network,
         metadata: metadata(chain_metadata, at.field("metadata"))?,
+        content,
     })
+}
+
+/// A hash of what a chain says. Its metadata, which nothing that is served depends on, is left out: a
+/// map encodes in another order each time.
+fn content(message: &pb::FilterChain) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let without_map = pb::FilterChain {
+        metadata: None,
+        ..message.clone()
+    };
+    hasher.write(&without_map.encode_to_vec());
+    hasher.finish()
 }
 
 fn chain_match(message: pb::FilterChainMatch, at: At<'_>) -> Result<FilterChainMatch, ConfigError> {
@@ -153,7 +169,7 @@ fn ranges(
 fn network(
     filters: Vec<pb::Filter>,
     at: At<'_>,
-) -> Result<(Vec<Arc<NetworkRbac>>, Network), ConfigError> {
+) -> Result<(Vec<Arc<Guard>>, Network), ConfigError> {
     use pb::filter::ConfigType;
     let (mut guards, mut terminal) = (Vec::new(), Network::Close);
     let last = filters.len();
@@ -188,7 +204,7 @@ const NETWORK_EXT_AUTHZ: &str = "envoy.extensions.filters.network.ext_authz.v3.E
 /// What a network filter is.
 enum Found {
     Terminal(Network),
-    Guard(NetworkRbac),
+    Guard(Guard),
     Observer,
 }
 
@@ -205,12 +221,12 @@ fn network_filter(name: &str, config: &Any, at: At<'_>) -> Result<Found, ConfigE
             Network::Tcp(Arc::new(tcp_proxy(decode(bytes, at)?, at)?)),
         )),
         ("envoy.extensions.filters.network.rbac.v3.RBAC", bytes) => {
-            Ok(Found::Guard(network_rbac(decode(bytes, at)?, at)?))
+            let guard = network_rbac(decode(bytes, at)?, at)?;
+            Ok(Found::Guard(Guard::Rbac(guard)))
         }
-        // Refusing the listener would leave the one in force that asks nobody.
-        (NETWORK_EXT_AUTHZ, _) => {
-            at.notice("nobody can be asked about a connection yet, so every one is denied");
-            Ok(Found::Guard(deny_all("ext_authz")))
+        (NETWORK_EXT_AUTHZ, bytes) => {
+            let guard = network_ext_authz(decode(bytes, at)?, at)?;
+            Ok(Found::Guard(Guard::ExtAuthz(guard)))
         }
         (kind, _) => match OBSERVERS.iter().find(|(observer, _)| *observer == kind) {
             Some((_, what)) => {

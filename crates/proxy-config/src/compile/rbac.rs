@@ -84,17 +84,6 @@ pub(crate) fn network_rbac(message: network::Rbac, at: At<'_>) -> Result<Network
     })
 }
 
-/// A filter that lets no connection through: nothing is allowed.
-pub(crate) fn deny_all(stat_prefix: &str) -> NetworkRbac {
-    NetworkRbac {
-        stat_prefix: stat_prefix.into(),
-        filter: RbacFilter {
-            rules: Some(Arc::new(RbacRules::new(RbacAction::Allow, Vec::new()))),
-            ..RbacFilter::default()
-        },
-    }
-}
-
 /// What is decided on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Over {

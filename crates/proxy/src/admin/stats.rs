@@ -49,6 +49,7 @@ impl Stat {
                 RbacOwner::Http(prefix) => StatScope::Http(prefix),
                 RbacOwner::Network(prefix) => StatScope::Process(prefix),
             },
+            Owned::Workers(Scope::Authz(_)) => StatScope::Process("ext_authz"),
             Owned::Workers(Scope::Route(host, prefix)) => StatScope::Route(host, prefix),
             Owned::Workers(Scope::TlsInspector) => StatScope::Process("tls_inspector"),
             Owned::Workers(Scope::HttpInspector) => StatScope::Process("http_inspector"),
@@ -176,6 +177,7 @@ fn from_workers(proxy: &ProxyState) -> Vec<Stat> {
                     let dot = if prefix.is_empty() { "" } else { "." };
                     format!("rbac.{}{dot}{}", prefix.trim_end_matches('.'), value.name)
                 }
+                Owned::Workers(Scope::Authz(prefix)) => format!("{prefix}.{}", value.name),
                 _ => value.name.to_owned(),
             },
             value: Reading::Number(value.kind, value.value),

@@ -1,10 +1,10 @@
 //! One configuration of a listener: its filter chains, ready to serve.
 
+use super::guards::Guards;
 use super::inspect::Inspectors;
 use super::sighting::Sighting;
 use crate::access_log::LogSink;
 use crate::http::service::HttpService;
-use crate::rbac::Guards;
 use crate::stats::{Page, Scope};
 use crate::tcp::TcpService;
 use crate::tls::ServerSlot;
@@ -30,6 +30,8 @@ pub(crate) struct Chain {
     pub(super) tls: Option<ChainTls>,
     pub(super) guards: Guards,
     pub(super) serve: Serve,
+    /// See [`FilterChain::content`].
+    pub(super) content: u64,
 }
 
 /// TLS in front of what a chain serves.
@@ -65,6 +67,7 @@ impl Generation {
                     Network::Tcp(proxy) => Serve::Tcp(Rc::new(TcpService::new(worker, proxy))),
                     Network::Close => Serve::Close,
                 },
+                content: config.content,
             })
         };
         let name = listener.stat_prefix.clone().unwrap_or_else(|| {
@@ -83,6 +86,17 @@ impl Generation {
             inspectors: Inspectors::new(worker, &listener.filters),
             listener,
         }
+    }
+
+    /// Whether connections of TCP proxies here have to go when this is what follows.
+    pub(super) fn loses_tcp(&self, next: &Generation) -> bool {
+        let all = || self.chains.iter().chain(&self.default);
+        let stays = |chain: &&Rc<Chain>| {
+            let mut following = next.chains.iter().chain(&next.default);
+            following.any(|other| other.content == chain.content)
+        };
+        let tcp = |chain: &&Rc<Chain>| matches!(chain.serve, Serve::Tcp(_));
+        all().filter(tcp).any(|chain| !stays(&chain))
     }
 
     /// The chain that takes a connection.

@@ -29,6 +29,8 @@ pub(crate) struct ConnInfo {
     chain: RefCell<Rc<Chain>>,
     /// The newest generation does not take this connection.
     outdated: Cell<bool>,
+    /// When it has to be gone (see [`ConnInfo::leaves_at`]).
+    leaves: Cell<Option<u64>>,
     tls: OnceCell<Box<Peer>>,
     stats: Arc<Page>,
     worker: Rc<Worker>,
@@ -55,6 +57,7 @@ impl ConnInfo {
             generation: RefCell::new(generation.clone()),
             chain: RefCell::new(chain.clone()),
             outdated: Cell::new(false),
+            leaves: Cell::new(None),
             tls: OnceCell::new(),
             stats: generation.stats.clone(),
             worker: worker.clone(),
@@ -133,6 +136,35 @@ impl ConnInfo {
         match &self.chain.borrow().serve {
             Serve::Http(service) => Some(service.clone()),
             Serve::Tcp(_) | Serve::Close => None,
+        }
+    }
+
+    /// When a connection that one chain serves for its life has to be gone: the drain time after an
+    /// update that took the chain away or made it another one.
+    pub(crate) fn leaves_at(&self) -> Option<u64> {
+        if self.leaves.get().is_none() && self.lost_its_chain() {
+            let now = self.worker.timers.now();
+            let drain = self.worker.shared.drain_ms.load(Relaxed);
+            self.leaves.set(Some(now.saturating_add(drain)));
+        }
+        self.leaves.get()
+    }
+
+    fn lost_its_chain(&self) -> bool {
+        if self.slot.removed.get() {
+            return true;
+        }
+        let newest = self.slot.current.borrow();
+        if Rc::ptr_eq(&newest, &self.generation.borrow()) {
+            return false;
+        }
+        *self.generation.borrow_mut() = newest.clone();
+        match newest.chain_for(&self.sighting) {
+            Some(chain) if chain.content == self.chain.borrow().content => {
+                *self.chain.borrow_mut() = chain;
+                false
+            }
+            _ => true,
         }
     }
 

@@ -6,12 +6,15 @@
 //! | `client_hello.rs`, `first_request.rs`, `proxy_header.rs` | what first bytes say; pure |
 //! | `sighting.rs` | what became known, as filter chains match it |
 //! | `chains.rs` | one configuration of a listener, ready to serve |
+//! | `guards.rs` | what may refuse a connection |
 //! | `connection.rs` | a connection while it is served |
 //!
 //! A listener has a slot for its life and a generation per configuration. A connection belongs to
 //! the slot; before each HTTP request it takes the newest generation's chain, so a change reaches
 //! connections that are open without closing them. A connection that the new generation would not
-//! take, and every connection of a removed listener, is asked to go when its request is done.
+//! take, and every connection of a removed listener, is asked to go when its request is done. A TCP
+//! connection is served by one chain for its life: when that is gone or another one, the connection
+//! ends after the drain time, as in Envoy.
 //!
 //! Invariant: an update never closes a listening socket that the new configuration still has.
 
@@ -19,6 +22,7 @@ mod chains;
 pub(crate) mod client_hello;
 mod connection;
 mod first_request;
+mod guards;
 mod inspect;
 mod proxy_header;
 mod sighting;
@@ -32,6 +36,7 @@ use crate::tcp;
 use crate::worker::state::Worker;
 use crate::worker::timers::Deadline;
 use chains::{Chain, Generation, Serve};
+use guards::Refusal;
 use inspect::Inspection;
 use lateen_proxy_config::{Address, Codec, Listener};
 use sighting::{Refused, Sighting};
@@ -81,11 +86,13 @@ impl Listeners {
     ) {
         let name = listener.name.clone();
         let generation = Rc::new(Generation::new(worker, listener.clone()));
+        let mut going = false;
         let slot = {
             let mut slots = self.slots.borrow_mut();
             match slots.get(&name) {
                 Some(slot) => {
                     self.leave_addresses(slot);
+                    going = slot.current.borrow().loses_tcp(&generation);
                     *slot.current.borrow_mut() = generation;
                     slot.clone()
                 }
@@ -106,6 +113,9 @@ impl Listeners {
             sockets
                 .into_iter()
                 .for_each(|socket| slot.accept_on(worker, socket));
+        }
+        if going {
+            self.wake_connections();
         }
     }
 
@@ -361,11 +371,38 @@ async fn encrypted(worker: Rc<Worker>, chain: Rc<Chain>, info: Rc<ConnInfo>, tcp
     }
 }
 
-/// Starts what serves the connection.
-fn begin(worker: &Rc<Worker>, chain: &Chain, info: Rc<ConnInfo>, io: Io, deadline: Rc<Deadline>) {
-    if let Some(details) = chain.guards.refuse(&info) {
+/// Lets the guards judge the connection, and starts what serves it.
+fn begin(
+    worker: &Rc<Worker>,
+    chain: &Rc<Chain>,
+    info: Rc<ConnInfo>,
+    io: Io,
+    deadline: Rc<Deadline>,
+) {
+    if chain.guards.asks {
+        let (worker, chain) = (worker.clone(), chain.clone());
+        spawn_local(async move {
+            let refusal = chain.guards.ask(&worker, &info).await;
+            worker.timers.read();
+            judged(&worker, &chain, info, io, deadline, refusal);
+        });
+        return;
+    }
+    let refusal = chain.guards.refuse(&info);
+    judged(worker, chain, info, io, deadline, refusal);
+}
+
+fn judged(
+    worker: &Rc<Worker>,
+    chain: &Chain,
+    info: Rc<ConnInfo>,
+    io: Io,
+    deadline: Rc<Deadline>,
+    refusal: Option<Refusal>,
+) {
+    if let Some(refusal) = refusal {
         if let Serve::Tcp(service) = &chain.serve {
-            tcp::refused(service, info, details);
+            tcp::refused(service, info, refusal.outcome, refusal.details);
         }
         return;
     }

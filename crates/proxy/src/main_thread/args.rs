@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use lateen_agent::IdentityArgs;
 
+/// Istio's `terminationDrainDuration` and `drainDuration`, in seconds.
+const STOPPING: f64 = 5.0;
+const REPLACED: f64 = 45.0;
+
 /// Run a proxy from an Envoy bootstrap file
 #[derive(Clone, Debug, clap::Args)]
 pub struct ProxyArgs {
@@ -26,9 +30,10 @@ pub struct ProxyArgs {
     #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 
-    /// Seconds that requests in flight may take when the proxy is told to stop
-    #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
-    pub drain_time_s: f64,
+    /// Seconds that requests in flight may take when the proxy is told to stop (default 5), and
+    /// that TCP connections outlive the filter chain that serves them (default 45)
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_time_s: Option<f64>,
 
     /// Seconds the proxy goes on accepting connections after it was told to stop
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
@@ -51,6 +56,8 @@ pub struct Options {
     pub log_level: String,
     /// After this, requests still in flight are cut.
     pub max_drain: Duration,
+    /// For TCP connections whose filter chain is gone.
+    pub chain_drain: Duration,
     /// For this long new connections are still taken, while whoever sends them learns to stop.
     pub min_drain: Duration,
     pub exit_with_parent: bool,
@@ -64,7 +71,8 @@ impl From<ProxyArgs> for Options {
             config_path: args.config_path,
             concurrency: args.concurrency,
             log_level: args.log_level,
-            max_drain: seconds(args.drain_time_s),
+            max_drain: seconds(args.drain_time_s.unwrap_or(STOPPING)),
+            chain_drain: seconds(args.drain_time_s.unwrap_or(REPLACED)),
             min_drain: seconds(args.min_drain_time_s),
             exit_with_parent: args.exit_with_parent,
             identity: args.identity,

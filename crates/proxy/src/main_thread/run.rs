@@ -82,6 +82,7 @@ pub fn run(options: Options) -> Result<(), RunError> {
         options.concurrency
     };
     let workers = Arc::new(Workers::start(concurrency)?);
+    workers.set_drain_time(options.chain_drain);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Only name resolution blocks; two threads with small stacks are enough for it.

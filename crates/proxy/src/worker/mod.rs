@@ -42,11 +42,16 @@ pub(crate) struct Shared {
     pub tls: TlsStore,
     /// Responses ask their client to go away (`Connection: close`, GOAWAY).
     pub draining: AtomicBool,
+    /// How long TCP connections may outlive the filter chain that serves them, in milliseconds.
+    pub drain_ms: AtomicU64,
     /// Downstream connections that are open now.
     pub connections: AtomicU64,
     /// TCP connections being proxied now.
     pub tcp: AtomicU64,
 }
+
+/// Envoy's default of `--drain-time-s`.
+const DRAIN_MS: u64 = 600_000;
 
 /// The data plane's threads.
 pub struct Workers {
@@ -83,6 +88,7 @@ impl Workers {
             access_logs: AccessLogWriters::default(),
             tls: TlsStore::default(),
             draining: AtomicBool::new(false),
+            drain_ms: AtomicU64::new(DRAIN_MS),
             connections: AtomicU64::new(0),
             tcp: AtomicU64::new(0),
         });
@@ -215,6 +221,12 @@ impl Workers {
     /// Whether clients are being asked to go elsewhere.
     pub fn draining(&self) -> bool {
         self.shared.draining.load(Relaxed)
+    }
+
+    /// How long TCP connections may outlive the filter chain that serves them.
+    pub fn set_drain_time(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.shared.drain_ms.store(millis, Relaxed);
     }
 
     /// From now on (or no longer) every HTTP/1 response says `Connection: close` and every HTTP/2

@@ -7,7 +7,7 @@
 //! Invariant: a filter that answers a request itself is the last that sees it on its way in.
 
 mod cors;
-pub(super) mod ext_authz;
+pub(crate) mod ext_authz;
 mod fault;
 mod jwt;
 mod rbac;

@@ -10,8 +10,8 @@ use crate::http::request::Routed;
 use crate::http::stream::Downstream;
 use crate::listener::ConnInfo;
 use crate::outcome::Outcome;
-use crate::rbac::Counts;
-use lateen_proxy_config::rbac::{RbacAction, RbacFilter, Subject, Verdict};
+use crate::rbac::{Counts, note};
+use lateen_proxy_config::rbac::{RbacAction, RbacFilter, Subject};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -36,7 +36,13 @@ pub(super) fn refuses(
         if let Some(counts) = counts {
             counts.would(verdict.allowed);
         }
-        note(x, &format!("{}shadow_", filter.shadow_prefix), verdict);
+        note(
+            &mut x.metadata,
+            NAMESPACE,
+            &filter.shadow_prefix,
+            "shadow_",
+            verdict,
+        );
     }
     let rules = filter.rules.as_ref()?;
     let verdict = rules.decide(&subject(x, routed));
@@ -50,20 +56,14 @@ pub(super) fn refuses(
     if verdict.allowed {
         return None;
     }
-    note(x, &format!("{}enforced_", filter.rules_prefix), verdict);
+    note(
+        &mut x.metadata,
+        NAMESPACE,
+        &filter.rules_prefix,
+        "enforced_",
+        verdict,
+    );
     Some(Refusal(verdict.policy.map(|policy| policy.details.clone())))
-}
-
-/// For filters that follow, and for logs.
-fn note(x: &mut Exchange, prefix: &str, verdict: Verdict<'_>) {
-    if let Some(policy) = verdict.policy {
-        let name = Value::String(policy.name.to_string());
-        let key = format!("{prefix}effective_policy_id");
-        x.metadata.set(NAMESPACE, &key, name);
-    }
-    let result = if verdict.allowed { "allowed" } else { "denied" };
-    let key = format!("{prefix}engine_result");
-    x.metadata.set(NAMESPACE, &key, Value::from(result));
 }
 
 fn subject<'a>(x: &'a Exchange, routed: Option<Routed<'a>>) -> Subject<'a, RequestHead> {

@@ -6,18 +6,21 @@ use super::{Change, Changes, Decision, Denied, Held, How};
 use crate::http::exchange::Exchange;
 use crate::http::head::{BodyLength, Method, RequestHead, Version};
 use crate::http::headers::Known;
+use crate::http::metadata::DynamicMetadata;
 use crate::http1::encode;
+use crate::listener::ConnInfo;
 use crate::tls::peer::Peer;
+use crate::worker::state::Worker;
 use bytes::{BufMut, BytesMut};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::auth::v3 as pb;
 use envoy_types::pb::google::protobuf as wkt;
-use lateen_proxy_config::{ExtAuthz, ExtAuthzRoute, Metadata};
+use lateen_proxy_config::{ExtAuthz, ExtAuthzRoute, Metadata, NetworkAuthz};
 use pb::attribute_context::{HttpRequest, Peer as Side, Request, TlsSession};
 use prost::Message;
 use serde_json::Value;
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const PATH: &[u8] = b"/envoy.service.auth.v3.Authorization/Check";
 /// Flag and length in front of a message.
@@ -33,16 +36,44 @@ pub(super) fn question(
     (authority, metadata): (&str, &Pairs),
 ) -> Question {
     let message = check_request(x, filter, route, held);
+    asked(&x.worker, &message, authority, metadata, filter.timeout)
+}
+
+/// The question about a connection.
+pub(super) fn connection_question(
+    worker: &Worker,
+    conn: &ConnInfo,
+    authz: &NetworkAuthz,
+    notes: &DynamicMetadata,
+) -> Question {
+    let parties = parties(conn, authz.peer_certificate, authz.tls_session);
+    let message = pb::CheckRequest {
+        attributes: Some(pb::AttributeContext {
+            metadata_context: Some(context(&authz.metadata_namespaces, notes)),
+            ..parties
+        }),
+    };
+    let (authority, headers) = (&authz.authority, &authz.call_headers);
+    asked(worker, &message, authority, headers, authz.timeout)
+}
+
+fn asked(
+    worker: &Worker,
+    message: &pb::CheckRequest,
+    authority: &str,
+    metadata: &Pairs,
+    timeout: Option<Duration>,
+) -> Question {
     let mut body = BytesMut::with_capacity(PREFIX + message.encoded_len());
     body.put_u8(0);
     body.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
     // There is room for all of it.
     let _ = message.encode(&mut body);
-    let mut headers = x.worker.block();
+    let mut headers = worker.block();
     headers.set(Known::Host, authority.as_bytes());
     headers.set(Known::ContentType, b"application/grpc");
     headers.set(Known::Te, b"trailers");
-    if let Some(timeout) = filter.timeout {
+    if let Some(timeout) = timeout {
         let limit = format!("{}m", timeout.as_millis().min(99_999_999));
         headers.set_name(b"grpc-timeout", limit.as_bytes());
     }
@@ -67,40 +98,21 @@ fn check_request(
     route: Option<&ExtAuthzRoute>,
     held: &Held,
 ) -> pb::CheckRequest {
-    let tls = x.conn.tls();
-    let certificate = tls.and_then(|tls| tls.certificate.as_deref());
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let metadata = filter.metadata_namespaces.iter().filter_map(|namespace| {
-        match x.metadata.all()?.get(&**namespace)? {
-            Value::Object(values) => Some((namespace.to_string(), to_struct(values))),
-            _ => None,
-        }
+    let extensions = route.map_or(&[][..], |route| &route.context[..]);
+    let parties = parties(&x.conn, filter.peer_certificate, filter.tls_session);
+    let source = parties.source.map(|side| Side {
+        address: match x.remote {
+            Some(ip) => Some(address(SocketAddr::new(ip, 0))),
+            None => side.address,
+        },
+        ..side
     });
-    let context = route.map_or(&[][..], |route| &route.context[..]);
     pb::CheckRequest {
         attributes: Some(pb::AttributeContext {
-            source: Some(Side {
-                address: Some(address(
-                    x.remote.map_or(x.conn.peer, |ip| SocketAddr::new(ip, 0)),
-                )),
-                principal: principal(tls),
-                certificate: match certificate {
-                    Some(shown) if filter.peer_certificate => shown.url_encoded_pem(false),
-                    _ => String::new(),
-                },
-                ..Side::default()
-            }),
-            destination: Some(Side {
-                address: Some(address(x.conn.local)),
-                principal: tls
-                    .and_then(|tls| tls.local.as_deref())
-                    .and_then(|local| local.uris.first().or(local.dns.first()))
-                    .cloned()
-                    .unwrap_or_default(),
-                ..Side::default()
-            }),
+            source,
             request: Some(Request {
                 time: Some(wkt::Timestamp {
                     seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
@@ -108,19 +120,58 @@ fn check_request(
                 }),
                 http: Some(http_request(x, filter, held)),
             }),
-            context_extensions: context
+            context_extensions: extensions
                 .iter()
                 .map(|(name, value)| (name.to_string(), value.to_string()))
                 .collect(),
-            metadata_context: Some(core::Metadata {
-                filter_metadata: metadata.collect(),
-                ..core::Metadata::default()
-            }),
-            tls_session: tls.filter(|_| filter.tls_session).map(|_| TlsSession {
-                sni: x.conn.server_name().to_owned(),
-            }),
-            ..pb::AttributeContext::default()
+            metadata_context: Some(context(&filter.metadata_namespaces, &x.metadata)),
+            ..parties
         }),
+    }
+}
+
+/// Who the ends of a connection are.
+fn parties(conn: &ConnInfo, peer_certificate: bool, tls_session: bool) -> pb::AttributeContext {
+    let tls = conn.tls();
+    let certificate = tls.and_then(|tls| tls.certificate.as_deref());
+    pb::AttributeContext {
+        source: Some(Side {
+            address: Some(address(conn.peer)),
+            principal: principal(tls),
+            certificate: match certificate {
+                Some(shown) if peer_certificate => shown.url_encoded_pem(false),
+                _ => String::new(),
+            },
+            ..Side::default()
+        }),
+        destination: Some(Side {
+            address: Some(address(conn.local)),
+            principal: tls
+                .and_then(|tls| tls.local.as_deref())
+                .and_then(|local| local.uris.first().or(local.dns.first()))
+                .cloned()
+                .unwrap_or_default(),
+            ..Side::default()
+        }),
+        tls_session: tls.filter(|_| tls_session).map(|_| TlsSession {
+            sni: conn.server_name().to_owned(),
+        }),
+        ..pb::AttributeContext::default()
+    }
+}
+
+/// The namespaces of dynamic metadata that the server is to see.
+fn context(namespaces: &[Box<str>], metadata: &DynamicMetadata) -> core::Metadata {
+    let found =
+        namespaces
+            .iter()
+            .filter_map(|namespace| match metadata.all()?.get(&**namespace)? {
+                Value::Object(values) => Some((namespace.to_string(), to_struct(values))),
+                _ => None,
+            });
+    core::Metadata {
+        filter_metadata: found.collect(),
+        ..core::Metadata::default()
     }
 }
 

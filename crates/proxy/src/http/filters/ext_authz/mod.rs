@@ -1,4 +1,5 @@
-//! Asking a server who may come in (`envoy.filters.http.ext_authz`).
+//! Asking a server who may come in (`envoy.filters.http.ext_authz`, and for connections
+//! `envoy.filters.network.ext_authz`).
 //!
 //! | file | holds |
 //! |---|---|
@@ -6,12 +7,14 @@
 //! | `grpc.rs` | `envoy.service.auth.v3.Authorization/Check` |
 //! | `http.rs` | a request like the one in question |
 //! | `body.rs` | the body that is read ahead for the server |
+//! | `connection.rs` | the question about a connection |
 //!
 //! Invariant: a request goes on only after an answer that allows it, or where the configuration says
 //! that it may go on without one.
 
 mod body;
 mod call;
+pub(crate) mod connection;
 mod grpc;
 mod http;
 
