@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::pem::PemObject;
@@ -36,6 +36,9 @@ impl Credentials {
     pub fn make(directory: PathBuf) -> Result<Self> {
         let failed = |error: rcgen::Error| unusable(&error);
         let mut params = CertificateParams::default();
+        // A leaf with its issuer's subject would look self-signed to OpenSSL and BoringSSL.
+        let subject = &mut params.distinguished_name;
+        subject.push(DnType::CommonName, "Lateen benchmark authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().map_err(failed)?;
@@ -93,6 +96,7 @@ fn issue(issuer: &Issuer<'_, KeyPair>, name: &str) -> Result<Pair> {
     let failed = |error: rcgen::Error| unusable(&error);
     let text = |text: &str| text.try_into().map_err(failed);
     let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
     params.subject_alt_names = vec![
         SanType::DnsName(text(name)?),
         SanType::URI(text("spiffe://cluster.local/ns/bench/sa/bench")?),

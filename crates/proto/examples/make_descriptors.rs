@@ -1,4 +1,4 @@
-//! Makes `descriptors.bin.z` from the .proto files that the `envoy-types` crate brings along.
+//! Makes `descriptors.bin.z` and `transport_sockets.bin.z` from the .proto files that the `envoy-types` crate brings along.
 //!
 //! Run in this crate's folder, after `envoy-types` changed its version:
 //! `cargo run -p lateen-proto --example make_descriptors`. Only what a reader of configuration needs
@@ -65,6 +65,12 @@ const ROOTS: &[&str] = &[
     "xds/type/v3/typed_struct.proto",
 ];
 
+/// What a bootstrap says about TLS to the control plane, which every sidecar reads at its start.
+const TRANSPORT_SOCKETS: &[&str] = &[
+    "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
+    "envoy/extensions/transport_sockets/tls/v3/tls.proto",
+];
+
 /// Files that only define annotations.
 const ANNOTATIONS: &[&str] = &[
     "validate/validate.proto",
@@ -77,8 +83,14 @@ const ANNOTATIONS: &[&str] = &[
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let protos = envoy_types_folder()?.join("proto");
+    write("descriptors.bin.z", ROOTS, &protos)?;
+    write("transport_sockets.bin.z", TRANSPORT_SOCKETS, &protos)
+}
+
+/// Packs these files and what they import.
+fn write(name: &str, roots: &[&str], protos: &Path) -> Result<(), Box<dyn Error>> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let includes = [
         "data-plane-api",
         "googleapis",
@@ -95,7 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     compiler
         .include_imports(true)
         .include_source_info(false)
-        .open_files(ROOTS)?;
+        .open_files(roots)?;
     let all = compiler.file_descriptor_set();
     let file: Vec<FileDescriptorProto> = all
         .file
@@ -107,9 +119,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(&bytes)?;
     let packed = encoder.finish()?;
-    std::fs::write(here.join("descriptors.bin.z"), &packed)?;
+    std::fs::write(here.join(name), &packed)?;
     println!(
-        "descriptors.bin.z: {} bytes, {} unpacked",
+        "{name}: {} bytes, {} unpacked",
         packed.len(),
         bytes.len()
     );

@@ -34,9 +34,8 @@ pub fn affected(
     let secured = secured_names(now, changes);
     // What a Sidecar imports decides which clusters a proxy has, and rules lead there.
     // A Gateway may ask for clusters by server name.
-    let scoped = changes.sidecars
-        || changes.gateways
-        || (!changes.virtual_services.is_empty() && now.sidecars().next().is_some());
+    let imported = !changes.virtual_services.is_empty() && now.sidecars().next().is_some();
+    let scoped = changes.sidecars || changes.gateways || imported;
     if own || scoped {
         affected.insert(type_url::ENDPOINT, None);
     } else if !(clusters.is_empty() && secured.is_empty()) {
@@ -63,7 +62,7 @@ pub fn affected(
         let service = now.service(host);
         service.is_some_and(|service| service.is_headless())
     });
-    if own || headless || listeners(now, changes) {
+    if own || headless || imported || listeners(now, changes) {
         affected.insert(type_url::LISTENER, None);
     }
     if headless || routes(changes) {
@@ -72,7 +71,7 @@ pub fn affected(
     if changes.gateways || !changes.secrets.is_empty() || !changes.destination_rules.is_empty() {
         affected.insert(type_url::SECRET, None);
     }
-    if changes.sidecars || headless || !changes.services.is_empty() {
+    if changes.sidecars || imported || headless || !changes.services.is_empty() {
         affected.insert(type_url::NAME_TABLE, None);
     }
     Some(affected)

@@ -255,6 +255,29 @@ fn a_change_of_a_rule_is_a_change_of_its_services_clusters() {
 }
 
 #[test]
+fn under_a_sidecar_resource_a_rule_changes_what_is_listened_for_and_named() {
+    let mesh = |target: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: default, namespace: default}}\n\
+             spec: {{egress: [{{hosts: [\"./*\"]}}]}}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: x, namespace: default}}\n\
+             spec: {{hosts: [reviews], http: [{{route: [{{destination: {{host: {target}}}}}]}}]}}\n"
+        )
+    };
+    let (before, after) = (mesh("reviews"), mesh("ratings.other.svc.cluster.local"));
+    let (old, before, after) = (snapshot(&before), objects(&before), objects(&after));
+    let rule = ObjectChange {
+        before: before.get(1),
+        after: after.get(1),
+    };
+    let (new, changes) = old.updated(&[rule], 2).unwrap();
+    let affected = lateen_translate::affected(&new, &changes, |_| false).unwrap();
+    for url in [type_url::LISTENER, type_url::NAME_TABLE, type_url::CLUSTER] {
+        assert_eq!(affected.get(url), Some(&None), "{url}");
+    }
+}
+
+#[test]
 fn http2_is_spoken_where_declared_or_asked_for() {
     let options = |c: &Cluster| {
         use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;

@@ -202,23 +202,23 @@ fn interface(tag: &str) -> String {
     format!("lateen{tag}")
 }
 
-/// What leaves for the world outside leaves in this machine's name. Where the machine forwarded
-/// nothing before, it forwards nothing else now.
+/// What leaves for the world outside leaves in this machine's name, and nobody out there begins a
+/// connection to a workload. Where the machine forwarded nothing before, it forwards nothing else
+/// now.
 fn host_table(tag: &str, network: Network, forwarded_before: bool) -> String {
     let (uplink, workloads, services) = (interface(tag), network.workloads(), network.services());
     let only_ours = match forwarded_before {
         true => String::new(),
-        false => format!(
-            "    iifname \"lateen*\" accept\n    oifname \"{uplink}\" ct state established,related accept\n    \
-             oifname != \"lateen*\" drop\n"
-        ),
+        false => "    oifname != \"lateen*\" drop\n".to_owned(),
     };
     format!(
         "table ip {TABLES}{tag} {{\n  chain postrouting {{\n    \
          type nat hook postrouting priority 100; policy accept;\n    \
          ip saddr {workloads} oifname != \"{uplink}\" masquerade\n  }}\n  chain forward {{\n    \
          type filter hook forward priority 0; policy accept;\n    \
-         ip daddr {services} reject\n{only_ours}  }}\n}}\n"
+         ip daddr {services} reject\n    iifname \"lateen*\" accept\n    \
+         oifname \"{uplink}\" ct state established,related accept\n    \
+         oifname \"{uplink}\" drop\n{only_ours}  }}\n}}\n"
     )
 }
 

@@ -6,12 +6,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::TransportSocket;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use lateen_proto::Descriptors;
 use lateen_proxy_config::compile::compile_cluster;
 use lateen_proxy_config::{SecretRef, UpstreamTls};
 use lateen_xds::client::{Connection, Secure, Socket, Target};
+use prost::Message;
 use rustls::pki_types::ServerName;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_rustls::TlsConnector;
 
 use crate::tls::{self, ClientSlot};
@@ -19,20 +23,25 @@ use crate::tls::{self, ClientSlot};
 /// While the first certificate is on its way; less than a connection may take.
 const SECRETS: Duration = Duration::from_secs(4);
 const POLL: Duration = Duration::from_millis(5);
-const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+const SOCKET: &str = "envoy.config.core.v3.TransportSocket";
 
 /// The context of a `TransportSocket` in proto3 JSON; `None`: it says plaintext.
 pub(super) fn compile(transport_socket: &Value) -> Result<Option<Arc<UpstreamTls>>, String> {
-    let cluster = json!({
-        "name": "control plane",
-        "load_assignment": {"cluster_name": "control plane"},
-        "transport_socket": transport_socket,
-    });
-    let descriptors = Descriptors::load().map_err(|error| error.to_string())?;
-    let bytes = descriptors.json_to_message(CLUSTER, &cluster);
-    let compiled = compile_cluster(&bytes.map_err(|error| error.to_string())?)
-        .map_err(|error| error.to_string())?;
-    tls::check(std::iter::empty(), compiled.value.tls()).map_err(|error| error.to_string())?;
+    let said = |error: &dyn std::fmt::Display| error.to_string();
+    let descriptors = Descriptors::load_transport_sockets().map_err(|error| said(&error))?;
+    let socket = descriptors.json_to_message(SOCKET, transport_socket);
+    let socket = TransportSocket::decode(&*socket.map_err(|error| said(&error))?);
+    let cluster = Cluster {
+        name: "control plane".to_owned(),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: "control plane".to_owned(),
+            ..Default::default()
+        }),
+        transport_socket: Some(socket.map_err(|error| said(&error))?),
+        ..Default::default()
+    };
+    let compiled = compile_cluster(&cluster.encode_to_vec()).map_err(|error| said(&error))?;
+    tls::check(std::iter::empty(), compiled.value.tls()).map_err(|error| said(&error))?;
     Ok(compiled.value.tls().next().cloned())
 }
 
