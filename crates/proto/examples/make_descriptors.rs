@@ -120,11 +120,7 @@ fn write(name: &str, roots: &[&str], protos: &Path) -> Result<(), Box<dyn Error>
     encoder.write_all(&bytes)?;
     let packed = encoder.finish()?;
     std::fs::write(here.join(name), &packed)?;
-    println!(
-        "{name}: {} bytes, {} unpacked",
-        packed.len(),
-        bytes.len()
-    );
+    println!("{name}: {} bytes, {} unpacked", packed.len(), bytes.len());
     Ok(())
 }
 

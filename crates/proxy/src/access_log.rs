@@ -18,10 +18,10 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Batches that may wait for the disk, per file. A batch is at most [`BATCH_BYTES`].
-const QUEUED_BATCHES: usize = 64;
+const QUEUED_BATCHES: usize = 32;
 
 /// A worker hands lines over when it has collected this much, or after a short time.
-pub(crate) const BATCH_BYTES: usize = 16 * 1024;
+pub(crate) const BATCH_BYTES: usize = 64 * 1024;
 
 /// How long a line may wait in its worker.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);

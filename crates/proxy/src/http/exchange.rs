@@ -284,8 +284,11 @@ impl Source for Facts<'_> {
     fn value(&self, field: Field) -> Value<'_> {
         let x = self.x;
         let millis = |d: std::time::Duration| Value::Number(d.as_millis() as u64);
+        // The clock is read for what has not ended yet only.
+        let end = || x.ended.unwrap_or_else(Instant::now);
+        let since = |at: Instant| end().saturating_duration_since(at);
         match field {
-            Field::StartTime => Value::Time(SystemTime::now() - x.started.elapsed()),
+            Field::StartTime => Value::Time(SystemTime::now() - since(x.started)),
             Field::Protocol => Value::Text(x.request.version.name().as_bytes()),
             Field::ResponseCode => Value::Number(u64::from(x.status)),
             Field::ResponseCodeDetails => Value::Text(match &x.tls_failure {
@@ -307,13 +310,13 @@ impl Source for Facts<'_> {
             Field::ResponseFlags => Value::List(&self.flags.words[..self.flags.len]),
             Field::BytesReceived => Value::Number(x.received),
             Field::BytesSent => Value::Number(x.sent),
-            Field::Duration => millis(x.started.elapsed()),
+            Field::Duration => millis(since(x.started)),
             Field::ResponseDuration => match x.answered {
                 Some(at) => millis(at.saturating_duration_since(x.started)),
                 None => Value::Absent,
             },
             Field::ResponseTxDuration => match x.answered {
-                Some(at) => millis(at.elapsed()),
+                Some(at) => millis(since(at)),
                 None => Value::Absent,
             },
             Field::UpstreamHost | Field::UpstreamRemoteAddress => match &x.host {

@@ -116,25 +116,24 @@ fn render_object(
 }
 
 fn typed(what: &What, max_length: Option<usize>, source: &impl Source, out: &mut Vec<u8>) -> bool {
+    // Most values are text, so the quote is written first and taken out again for the others.
     let start = out.len();
+    out.push(b'"');
     match render::value(what, max_length, source, out) {
         Rendered::Absent => {
+            out.truncate(start);
             out.extend_from_slice(b"null");
             return false;
         }
-        Rendered::Number => {}
-        Rendered::Json if max_length.is_none() => {}
-        // A part of it would be no JSON.
-        Rendered::Json => quote_from(start, out),
-        Rendered::Text => quote_from(start, out),
+        Rendered::Number => drop(out.remove(start)),
+        Rendered::Json if max_length.is_none() => drop(out.remove(start)),
+        // A part of JSON would be no JSON.
+        Rendered::Json | Rendered::Text => {
+            escape_from(start + 1, out);
+            out.push(b'"');
+        }
     }
     true
-}
-
-fn quote_from(start: usize, out: &mut Vec<u8>) {
-    out.insert(start, b'"');
-    escape_from(start + 1, out);
-    out.push(b'"');
 }
 
 /// Escapes what was written from `start` on (RFC 8259 section 7); bytes that are no UTF-8 become

@@ -3,6 +3,7 @@
 use super::parse::{GrpcStatusStyle, Part, Token, What};
 use super::{Field, Headers, Missing, Source, Value};
 use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 pub(super) fn text(tokens: &[Token], source: &impl Source, missing: Missing, out: &mut Vec<u8>) {
@@ -112,24 +113,54 @@ fn bytes(value: Option<&[u8]>, out: &mut Vec<u8>) -> Rendered {
     }
 }
 
+/// Without the machinery of `fmt`, which costs more than the digits.
+fn number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+fn ip(ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
+        IpAddr::V4(v4) => {
+            for (index, octet) in v4.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b'.');
+                }
+                number(octet.into(), out);
+            }
+        }
+        // Writing to a vector cannot fail.
+        IpAddr::V6(v6) => {
+            let _ = write!(out, "{v6}");
+        }
+    }
+}
+
+fn socket_address(address: SocketAddr, out: &mut Vec<u8>) {
+    match address {
+        SocketAddr::V4(v4) => {
+            ip(IpAddr::V4(*v4.ip()), out);
+            out.push(b':');
+            number(v4.port().into(), out);
+        }
+        SocketAddr::V6(v6) => {
+            let _ = write!(out, "{v6}");
+        }
+    }
+}
+
 fn field_value(value: Value<'_>, part: Part, out: &mut Vec<u8>) -> Rendered {
-    // Writing to a vector cannot fail.
     match value {
         Value::Absent => return Rendered::Absent,
         Value::Text(text) => out.extend_from_slice(text),
-        Value::Number(number) => {
-            let _ = write!(out, "{number}");
+        Value::Number(it) => {
+            number(it, out);
             return Rendered::Number;
         }
         Value::Address(address) => match part {
-            Part::Whole => {
-                let _ = write!(out, "{address}");
-            }
-            Part::Ip => {
-                let _ = write!(out, "{}", address.ip());
-            }
+            Part::Whole => socket_address(address, out),
+            Part::Ip => ip(address.ip(), out),
             Part::Port => {
-                let _ = write!(out, "{}", address.port());
+                number(address.port().into(), out);
                 return Rendered::Number;
             }
         },

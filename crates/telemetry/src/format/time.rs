@@ -157,6 +157,10 @@ fn render(piece: &Piece, at: OffsetDateTime, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     let _ = match piece {
         Piece::Literal(text) => out.write_all(text.as_bytes()),
+        Piece::Year if (0..=9999).contains(&at.year()) => {
+            let year = at.year().unsigned_abs();
+            two(year / 100, out).and_then(|()| two(year % 100, out))
+        }
         Piece::Year => write!(out, "{:04}", at.year()),
         Piece::YearOfCentury => two(at.year().rem_euclid(100).unsigned_abs(), out),
         Piece::Month => two(u8::from(at.month()).into(), out),
@@ -195,9 +199,11 @@ fn two(number: u32, out: &mut Vec<u8>) -> std::io::Result<()> {
 
 /// The first `digits` of nine.
 fn fraction(nanoseconds: u32, digits: usize, out: &mut Vec<u8>) -> std::io::Result<()> {
-    let start = out.len();
-    write!(out, "{nanoseconds:09}")?;
-    out.truncate(start + digits);
+    let mut unit = 100_000_000;
+    for _ in 0..digits.min(9) {
+        out.push(b'0' + u8::try_from(nanoseconds / unit % 10).unwrap_or(0));
+        unit = (unit / 10).max(1);
+    }
     Ok(())
 }
 
