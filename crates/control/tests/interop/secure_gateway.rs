@@ -313,6 +313,61 @@ async fn a_new_certificate_is_served_and_no_connection_is_dropped(plane: Plane) 
     secure.rejected_nothing().await;
 }
 
+/// A connection that was let in without a certificate does not outlive the drain time where one is
+/// demanded by now (the test above is its twin: nothing else ends a connection).
+async fn an_open_connection_has_to_prove_what_is_demanded_since(plane: Plane) {
+    let test = "an_open_connection_has_to_prove_what_is_demanded_since";
+    let Some(secure) = Secure::start(plane, test).await else {
+        return;
+    };
+    let pair = secure.authority.issue("web", &["a.test"]);
+    let clients = Authority::new("clients");
+    let server = |mode: &str| {
+        let tls = format!("mode: {mode}, credentialName: web");
+        gateway("a", 443, "HTTPS", "a.test", &tls) + &routes("a.test", "a", TO_REVIEWS)
+    };
+    secure.secret("web", &pair).await;
+    secure
+        .mesh
+        .apply(&format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: web-cacert, namespace: istio-system}}\n\
+             stringData:\n  ca.crt: |\n    {}\n---\n{}",
+            block(&clients.pem),
+            server("SIMPLE")
+        ))
+        .await;
+    secure.answers(secure.https, "a.test", &[], " 200 2").await;
+
+    // Twenty seconds of requests on one connection.
+    let port = secure.https.port();
+    let (url, resolve) = (
+        format!("https://a.test:{port}/slow/50?[1-400]"),
+        format!("a.test:{port}:127.0.0.1"),
+    );
+    let authority = secure.authority();
+    let long = [
+        "-sS",
+        "--resolve",
+        &resolve,
+        "--cacert",
+        &authority,
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code},",
+        &url,
+    ];
+    let demanded = async {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        secure.mesh.apply(&server("MUTUAL")).await;
+    };
+    let (long, ()) = tokio::join!(run("curl", &long), demanded);
+    let served = long.text.matches("200,").count();
+    assert!((1..400).contains(&served), "{served}: {long:?}");
+    assert!(!long.success, "{long:?}");
+    secure.rejected_nothing().await;
+}
+
 async fn the_last_good_certificate_serves_on_when_its_secret_is_gone_or_useless(plane: Plane) {
     let test = "the_last_good_certificate_serves_on_when_its_secret_is_gone_or_useless";
     let Some(secure) = Secure::start(plane, test).await else {
@@ -848,6 +903,7 @@ on_both!(
     a_sidecar_chooses_by_server_name_and_address,
     a_gateway_serves_https_with_the_certificates_of_secrets,
     a_new_certificate_is_served_and_no_connection_is_dropped,
+    an_open_connection_has_to_prove_what_is_demanded_since,
     the_last_good_certificate_serves_on_when_its_secret_is_gone_or_useless,
     clients_are_verified_as_the_mode_says,
     versions_and_ciphers_are_those_of_the_server,

@@ -116,4 +116,63 @@ async fn websockets_pass_on_every_route_and_other_upgrades_on_none(plane: Plane)
     task.abort();
 }
 
-on_both!(websockets_pass_on_every_route_and_other_upgrades_on_none);
+/// A tunnel is served by what let it in, and not for ever when that is no more.
+async fn a_websocket_ends_after_the_drain_time_when_a_policy_has_come(plane: Plane) {
+    let test = "a_websocket_ends_after_the_drain_time_when_a_policy_has_come";
+    let rules = "\n  - route: [{destination: {host: upgrading}}]";
+    let Some((mesh, gateway, _reviews)) =
+        gateway_with(plane, test, &[("upgrade.test", rules)]).await
+    else {
+        return;
+    };
+    let (address, task) = upgrading().await;
+    let objects = service("upgrading", "http", 80);
+    mesh.create(&(objects + &workload("upgrading", "v1", "http", address.port())))
+        .await;
+    mesh.distributed(1).await;
+    lateen_testkit::settles("the service is there", async || {
+        match gateway.get("upgrade.test", "/").await.status {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    let echoes = async |stream: &mut TcpStream| {
+        let mut back = [0; 5];
+        stream.write_all(b"hello").await.is_ok()
+            && stream.read_exact(&mut back).await.is_ok()
+            && &back == b"hello"
+    };
+    let policy = |selector: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: denied, namespace: istio-system}}\n\
+             spec: {{selector: {{matchLabels: {{istio: {selector}}}}}, action: DENY, \
+             rules: [{{to: [{{operation: {{paths: [/denied]}}}}]}}]}}\n"
+        )
+    };
+    let (mut stream, head) = ask(gateway.http, "/yes", "websocket").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    // What is about others ends nothing.
+    mesh.apply(&policy("another")).await;
+    mesh.distributed(1).await;
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    assert!(echoes(&mut stream).await);
+
+    mesh.apply(&policy("ingressgateway")).await;
+    let mut rest = Vec::new();
+    let limit = std::time::Duration::from_secs(30);
+    let ended = tokio::time::timeout(limit, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "it is still open");
+    assert_eq!(rest, b"");
+    // Another is let in by what counts now.
+    let (mut stream, head) = ask(gateway.http, "/yes", "websocket").await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(echoes(&mut stream).await);
+    task.abort();
+}
+
+on_both!(
+    websockets_pass_on_every_route_and_other_upgrades_on_none,
+    a_websocket_ends_after_the_drain_time_when_a_policy_has_come,
+);

@@ -111,6 +111,8 @@ pub(super) struct Due {
     pub idle: Moment,
     /// How many milliseconds nothing may move.
     pub idle_for: Moment,
+    /// What serves it is there no more.
+    pub drained: Moment,
 }
 
 impl Due {
@@ -122,10 +124,14 @@ impl Due {
     }
 
     pub(super) fn arm(&self, worker: &Worker, down: &impl Downstream) {
-        let next = [self.route, self.per_try, self.stream, self.idle]
-            .into_iter()
-            .flatten()
-            .min();
+        let all = [
+            self.route,
+            self.per_try,
+            self.stream,
+            self.idle,
+            self.drained,
+        ];
+        let next = all.into_iter().flatten().min();
         worker
             .timers
             .set(down.deadline(), next.map(NonZeroU64::get));
@@ -142,6 +148,8 @@ impl Due {
             Some(Outcome::StreamTooLong)
         } else if past(self.idle) {
             Some(Outcome::StreamIdle)
+        } else if past(self.drained) {
+            Some(Outcome::Draining)
         } else {
             None
         }

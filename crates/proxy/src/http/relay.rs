@@ -6,10 +6,10 @@
 use super::attempt::{Answer, poll_request_body};
 use super::edit;
 use super::exchange::Exchange;
-use super::head::{BodyLength, Method, ResponseHead};
+use super::head::{BodyLength, Method, ResponseHead, Version};
 use super::headers::Known;
 use super::health;
-use super::progress::{Due, RequestBody};
+use super::progress::{Due, RequestBody, moment};
 use super::request::Routed;
 use super::stream::{Broken, Downstream, End, Piece, Source, StreamError, poll_transfer};
 use super::upstream::Upstream;
@@ -163,6 +163,9 @@ async fn transfer<D: Downstream>(
         if body.done && !tunnel && down.poll_gone(cx, &worker).is_ready() {
             return Poll::Ready(Err(Outcome::ClientGone));
         }
+        if tunnel && drains(x, due) {
+            due.arm(&worker, down);
+        }
         if before != (x.sent, x.received) && due.idle_for.is_some() {
             due.touch(&worker);
             due.arm(&worker, down);
@@ -170,6 +173,16 @@ async fn transfer<D: Downstream>(
         check_due(cx, x, down, due)
     })
     .await
+}
+
+/// Whether a tunnel has just learnt when it has to be gone. Other streams of an HTTP/2 connection
+/// may have moved on to another chain, so that its tunnels end with the connection only.
+fn drains(x: &Exchange, due: &mut Due) -> bool {
+    if due.drained.is_some() || x.request.version == Version::Http2 {
+        return false;
+    }
+    due.drained = x.conn.leaves_at().and_then(moment);
+    due.drained.is_some()
 }
 
 fn check_due<D: Downstream>(

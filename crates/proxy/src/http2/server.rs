@@ -103,6 +103,7 @@ async fn next_stream(
     let idle = idle.map(|d| d.as_millis() as u64);
     let mut going = false;
     let mut armed = false;
+    let mut leaves = None;
     poll_fn(|cx| {
         match conn.poll_accept(cx) {
             Poll::Ready(Some(Ok(next))) => return Poll::Ready(Some(next)),
@@ -115,15 +116,23 @@ async fn next_stream(
             conn.graceful_shutdown();
             cx.waker().wake_by_ref();
         }
-        if let Some(idle) = idle
-            && (streams.get() > 0 || !armed)
-        {
-            armed = true;
-            worker
-                .timers
-                .set(deadline, Some(worker.timers.now() + idle));
+        let leaving = info.leaves_without_chain_at();
+        if leaves != leaving || (idle.is_some() && streams.get() > 0) || !armed {
+            (armed, leaves) = (true, leaving);
+            let idle_at = idle.map(|idle| worker.timers.now() + idle);
+            let due = [idle_at, leaves].into_iter().flatten().min();
+            worker.timers.set(deadline, due);
         }
-        if worker.timers.poll(deadline, cx).is_ready() && streams.get() == 0 && !going {
+        if worker.timers.poll(deadline, cx).is_pending() {
+            return Poll::Pending;
+        }
+        // A client that goes on all the same is not served for ever by what is no more.
+        if leaves.is_some_and(|at| at <= worker.timers.now()) {
+            return Poll::Ready(None);
+        }
+        worker.timers.set(deadline, leaves);
+        let _ = worker.timers.poll(deadline, cx);
+        if streams.get() == 0 && !going {
             going = true;
             conn.graceful_shutdown();
             cx.waker().wake_by_ref();

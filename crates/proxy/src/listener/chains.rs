@@ -34,6 +34,18 @@ pub(crate) struct Chain {
     pub(super) content: u64,
 }
 
+impl Chain {
+    /// Whether a connection that has passed the handshake of one chain has passed that of the other.
+    pub(super) fn shakes_hands_like(&self, other: &Chain) -> bool {
+        match (&self.tls, &other.tls) {
+            (None, None) => true,
+            // Equal contexts share their slot.
+            (Some(tls), Some(other)) => Arc::ptr_eq(&tls.slot, &other.slot),
+            _ => false,
+        }
+    }
+}
+
 /// TLS in front of what a chain serves.
 pub(super) struct ChainTls {
     pub(super) slot: Arc<ServerSlot>,
@@ -88,15 +100,14 @@ impl Generation {
         }
     }
 
-    /// Whether connections of TCP proxies here have to go when this is what follows.
-    pub(super) fn loses_tcp(&self, next: &Generation) -> bool {
-        let all = || self.chains.iter().chain(&self.default);
-        let stays = |chain: &&Rc<Chain>| {
+    /// Whether connections that one chain serves for their life have to go when this is what follows.
+    pub(super) fn loses_any(&self, next: &Generation) -> bool {
+        let stays = |chain: &Rc<Chain>| {
             let mut following = next.chains.iter().chain(&next.default);
             following.any(|other| other.content == chain.content)
         };
-        let tcp = |chain: &&Rc<Chain>| matches!(chain.serve, Serve::Tcp(_));
-        all().filter(tcp).any(|chain| !stays(&chain))
+        let mut all = self.chains.iter().chain(&self.default);
+        all.any(|chain| !stays(chain))
     }
 
     /// The chain that takes a connection.

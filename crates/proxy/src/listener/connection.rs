@@ -117,7 +117,7 @@ impl ConnInfo {
     }
 
     /// How to serve the next request of this connection: by the newest generation if it has an HTTP
-    /// chain for it.
+    /// chain for it that would have asked for the same handshake.
     pub(crate) fn http_service(&self) -> Option<Rc<HttpService>> {
         let newest = self.slot.current.borrow();
         if !Rc::ptr_eq(&newest, &self.generation.borrow()) {
@@ -125,6 +125,7 @@ impl ConnInfo {
             match newest.chain_for(&self.sighting) {
                 Some(chain)
                     if matches!(chain.serve, Serve::Http(_))
+                        && chain.shakes_hands_like(&self.chain.borrow())
                         && chain.guards.refuse(self).is_none() =>
                 {
                     *self.chain.borrow_mut() = chain;
@@ -142,7 +143,17 @@ impl ConnInfo {
     /// When a connection that one chain serves for its life has to be gone: the drain time after an
     /// update that took the chain away or made it another one.
     pub(crate) fn leaves_at(&self) -> Option<u64> {
-        if self.leaves.get().is_none() && self.lost_its_chain() {
+        self.leaves_when(|| self.lost_its_chain())
+    }
+
+    /// When a connection whose requests take the newest chain has to be gone: the drain time after it
+    /// was found that none takes them.
+    pub(crate) fn leaves_without_chain_at(&self) -> Option<u64> {
+        self.leaves_when(|| self.slot.removed.get() || self.outdated.get())
+    }
+
+    fn leaves_when(&self, lost: impl Fn() -> bool) -> Option<u64> {
+        if self.leaves.get().is_none() && lost() {
             let now = self.worker.timers.now();
             let drain = self.worker.shared.drain_ms.load(Relaxed);
             self.leaves.set(Some(now.saturating_add(drain)));

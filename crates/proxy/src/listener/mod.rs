@@ -13,8 +13,8 @@
 //! the slot; before each HTTP request it takes the newest generation's chain, so a change reaches
 //! connections that are open without closing them. A connection that the new generation would not
 //! take, and every connection of a removed listener, is asked to go when its request is done. A TCP
-//! connection is served by one chain for its life: when that is gone or another one, the connection
-//! ends after the drain time, as in Envoy.
+//! connection or an HTTP/1 tunnel is served by one chain for its life: when that is gone or another
+//! one, it ends after the drain time, as in Envoy. So does an HTTP/2 connection that no chain takes.
 //!
 //! Invariant: an update never closes a listening socket that the new configuration still has.
 
@@ -92,7 +92,7 @@ impl Listeners {
             match slots.get(&name) {
                 Some(slot) => {
                     self.leave_addresses(slot);
-                    going = slot.current.borrow().loses_tcp(&generation);
+                    going = slot.current.borrow().loses_any(&generation);
                     *slot.current.borrow_mut() = generation;
                     slot.clone()
                 }
