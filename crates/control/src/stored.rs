@@ -85,7 +85,7 @@ pub(crate) fn unreadable(document: &Value, said: Vec<Diagnostic>) -> Vec<Finding
 mod tests {
     use super::*;
     use lateen_api::Spec;
-    use lateen_store::{ObjectKey, Source};
+    use lateen_store::{Body, ObjectKey, Source};
     use serde_json::json;
 
     fn stored(spec: Value) -> Stored {
@@ -101,10 +101,10 @@ mod tests {
             resource_version: 1,
             generation: 1,
             created: "2026-01-01T00:00:00Z".into(),
-            body: json!({
+            body: Body::from(&json!({
                 "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
                 "metadata": {"name": "one", "namespace": "default"}, "spec": spec,
-            }),
+            })),
         }
     }
 

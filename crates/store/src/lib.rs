@@ -26,7 +26,7 @@ mod watch;
 pub use directory::{Directory, DirectoryOptions, DirectoryStatus, FileStatus};
 pub use error::StoreError;
 pub use key::{DEFAULT_NAMESPACE, ObjectKey};
-pub use object::{Source, Stored};
+pub use object::{Body, Source, Stored};
 pub use plan::{Draft, Outcome, Verdict, Write};
 pub use revision::{Author, Change, ObjectChange, Revision};
 pub use store::{Committed, Limits, Store};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::key::ObjectKey;
@@ -68,7 +68,37 @@ pub struct Stored {
     pub created: String,
     /// What the author declared: `apiVersion`, `kind`, `metadata` without the fields that the store
     /// owns, and the rest. `status` is taken from an author for a WorkloadEntry only.
-    pub body: Value,
+    pub body: Body,
+}
+
+/// A declaration: a JSON object, kept as text. As a tree of values it would take several times the
+/// memory, and it is read far less often than it is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Body(Box<str>);
+
+impl Body {
+    pub fn value(&self) -> Value {
+        // Made from a value, so that it is one.
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
+}
+
+impl From<&Value> for Body {
+    fn from(value: &Value) -> Self {
+        Self(value.to_string().into())
+    }
+}
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.value().serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Value::deserialize(from).map(|value| Self::from(&value))
+    }
 }
 
 /// Metadata that the store (or a Kubernetes API server) writes; an author's value has no effect.
@@ -85,7 +115,7 @@ const OWNED_METADATA: [&str; 7] = [
 impl Stored {
     /// The whole object as the API serves it: the declaration with the store's metadata added.
     pub fn document(&self) -> Value {
-        let mut document = self.body.clone();
+        let mut document = self.body.value();
         if let Some(metadata) = metadata_mut(&mut document) {
             metadata.insert("uid".into(), json!(self.uid));
             metadata.insert(
@@ -99,12 +129,10 @@ impl Stored {
     }
 
     /// The value of one label.
-    pub fn label(&self, name: &str) -> Option<&str> {
-        self.body
-            .get("metadata")?
-            .get("labels")?
-            .get(name)?
-            .as_str()
+    pub fn label(&self, name: &str) -> Option<String> {
+        let body = self.body.value();
+        let label = body.get("metadata")?.get("labels")?.get(name)?;
+        label.as_str().map(str::to_owned)
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::error::StoreError;
 use crate::key::ObjectKey;
-use crate::object::{Source, Stored, declared, same_declaration, same_spec};
+use crate::object::{Body, Source, Stored, declared, same_declaration, same_spec};
 use crate::revision::ObjectChange;
 use crate::store::Limits;
 
@@ -161,7 +161,7 @@ fn create(draft: Draft, limits: &Limits, stamp: &Stamp<'_>) -> Result<Outcome, S
         resource_version: stamp.revision,
         generation: 1,
         created: stamp.now.to_owned(),
-        body,
+        body: Body::from(&body),
     });
     Ok(Outcome {
         verdict: Verdict::Created,
@@ -177,15 +177,15 @@ fn replace(
 ) -> Result<Outcome, StoreError> {
     check_expected(draft.expected.as_deref(), current)?;
     let source = stamp.source.with_file(draft.file);
-    let body = declared(draft.body);
-    if same_declaration(&body, &current.body) && source == current.source {
+    let (body, old) = (declared(draft.body), current.body.value());
+    if same_declaration(&body, &old) && source == current.source {
         return Ok(Outcome {
             verdict: Verdict::Unchanged,
             object: current.clone(),
         });
     }
     check_size(&draft.key, &body, limits)?;
-    let spec_changed = !same_spec(&body, &current.body);
+    let spec_changed = !same_spec(&body, &old);
     let object = Arc::new(Stored {
         key: draft.key,
         source,
@@ -193,7 +193,7 @@ fn replace(
         resource_version: stamp.revision,
         generation: current.generation + u64::from(spec_changed),
         created: current.created.clone(),
-        body,
+        body: Body::from(&body),
     });
     Ok(Outcome {
         verdict: Verdict::Configured,

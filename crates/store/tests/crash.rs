@@ -85,7 +85,7 @@ fn acknowledged_writes_survive_kill_minus_9() {
         let (_, objects) = store.list(|_| true);
         let numbers: Vec<_> = objects
             .iter()
-            .map(|o| o.body["spec"]["n"].clone())
+            .map(|o| o.body.value()["spec"]["n"].clone())
             .collect();
         assert_eq!(
             numbers,

@@ -66,7 +66,7 @@ impl Bench {
             format!(
                 "{}={}",
                 o.key.name,
-                o.body["spec"]["host"].as_str().unwrap()
+                o.body.value()["spec"]["host"].as_str().unwrap()
             )
         };
         objects.iter().map(rule).collect()

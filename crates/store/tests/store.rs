@@ -242,11 +242,11 @@ fn objects_and_log_survive_a_restart() {
     assert_eq!(history.iter().map(|r| r.number).collect::<Vec<_>>(), [3, 1]);
     let change = &history[0].changes[0];
     assert_eq!(
-        change.before.as_ref().unwrap().body["spec"]["hosts"][0],
+        change.before.as_ref().unwrap().body.value()["spec"]["hosts"][0],
         "one"
     );
     assert_eq!(
-        change.after.as_ref().unwrap().body["spec"]["hosts"][0],
+        change.after.as_ref().unwrap().body.value()["spec"]["hosts"][0],
         "changed"
     );
     assert_eq!(
@@ -279,7 +279,7 @@ fn the_log_is_bounded_and_the_objects_are_not_affected() {
         Err(StoreError::Compacted(1))
     ));
     assert_eq!(
-        bench.store.get(&key("one")).unwrap().body["spec"]["hosts"][0],
+        bench.store.get(&key("one")).unwrap().body.value()["spec"]["hosts"][0],
         "host-19"
     );
 

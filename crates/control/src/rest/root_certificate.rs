@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use axum::http::StatusCode;
 use lateen_api::Kind;
-use lateen_store::{ObjectKey, Store, Stored};
+use lateen_store::{Body, ObjectKey, Store, Stored};
 use serde_json::json;
 
 use super::path::Target;
@@ -79,7 +79,7 @@ fn config_map(namespace: &str, roots: &str) -> Stored {
         resource_version: 0,
         generation: 0,
         created: "1970-01-01T00:00:00Z".to_owned(),
-        body: json!({
+        body: Body::from(&json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": {
@@ -88,6 +88,6 @@ fn config_map(namespace: &str, roots: &str) -> Stored {
                 "labels": {"istio.io/config": "true"},
             },
             "data": {"root-cert.pem": roots},
-        }),
+        })),
     }
 }

@@ -53,8 +53,8 @@ impl Selector {
             match requirement {
                 Requirement::Exists => value.is_some(),
                 Requirement::NotExists => value.is_none(),
-                Requirement::In(values) => value.is_some_and(|v| values.iter().any(|w| w == v)),
-                Requirement::NotIn(values) => !value.is_some_and(|v| values.iter().any(|w| w == v)),
+                Requirement::In(values) => value.is_some_and(|v| values.contains(&v)),
+                Requirement::NotIn(values) => !value.is_some_and(|v| values.contains(&v)),
             }
         });
         labels
@@ -136,7 +136,7 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use lateen_store::{ObjectKey, Source};
+    use lateen_store::{Body, ObjectKey, Source};
     use serde_json::json;
 
     use super::*;
@@ -149,7 +149,7 @@ mod tests {
             resource_version: 1,
             generation: 1,
             created: String::new(),
-            body: json!({"metadata": {"labels": {"app": "reviews", "tier": "web"}}}),
+            body: Body::from(&json!({"metadata": {"labels": {"app": "reviews", "tier": "web"}}})),
         }
     }
 

@@ -118,8 +118,10 @@ pub(crate) fn table(kind: Kind, objects: &[&Stored], metadata: Value) -> Value {
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let cells: Vec<String> = columns.iter().map(|c| cell(&c.cell, object, now)).collect();
-            let metadata = object.document()["metadata"].take();
+            let mut document = object.document();
+            let of = |column: &Column| cell(&column.cell, object, &document, now);
+            let cells: Vec<String> = columns.iter().map(of).collect();
+            let metadata = document["metadata"].take();
             json!({
                 "cells": cells,
                 "object": {
@@ -139,12 +141,12 @@ pub(crate) fn table(kind: Kind, objects: &[&Stored], metadata: Value) -> Value {
     })
 }
 
-fn cell(cell: &Cell, object: &Stored, now: OffsetDateTime) -> String {
+fn cell(cell: &Cell, object: &Stored, body: &Value, now: OffsetDateTime) -> String {
     match cell {
         Cell::Name => object.key.name.clone(),
         Cell::Fixed(text) => (*text).to_owned(),
-        Cell::Of(compute) => compute(&object.body),
-        Cell::Field(pointer) => match object.body.pointer(pointer) {
+        Cell::Of(compute) => compute(body),
+        Cell::Field(pointer) => match body.pointer(pointer) {
             None | Some(Value::Null) => String::new(),
             Some(Value::String(text)) => text.clone(),
             Some(other) => other.to_string(),
