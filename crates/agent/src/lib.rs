@@ -8,8 +8,10 @@
 //! | `authority.rs` | the call of `CreateCertificate` over TLS |
 //! | `identity.rs` | what came back, checked |
 //! | `roots.rs` | which authorities are trusted, from the file and from the answer |
+//! | `revoked.rs` | which certificates count no more |
 //! | `rotation.rs` | the loop: first certificate, half life, backoff, new roots |
 //! | `secret.rs`, `sds.rs` | the same for Envoy: as secrets, over a Unix socket |
+//! | `files.rs` | certificates and authorities in files that configuration names |
 //! | `about.rs` | what a certificate says of itself |
 //! | `output.rs` | the same as files, where somebody asks for them |
 //!
@@ -23,9 +25,11 @@
 mod about;
 mod args;
 mod authority;
+mod files;
 mod identity;
 mod key;
 mod output;
+mod revoked;
 mod roots;
 mod rotation;
 pub mod sds;
@@ -34,6 +38,7 @@ pub mod secret;
 pub use about::About;
 pub use args::{Config, ConfigError, IdentityArgs, KeyKind};
 pub use authority::CallError;
+pub use files::FileSecret;
 pub use identity::{Identity, IdentityError};
 pub use output::OutputError;
 pub use roots::RootsError;

@@ -3,6 +3,7 @@
 //! While a root is replaced both lists hold the old and the new one, so that workloads with either
 //! certificate talk to each other. The file is followed; who changes it needs not tell anybody.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -25,11 +26,31 @@ pub enum RootsError {
     Pem { path: PathBuf, reason: String },
 }
 
+/// What changes with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// `None`: there is no such file.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let found = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: found.modified().ok(),
+            length: found.len(),
+            inode: found.ino(),
+        })
+    }
+}
+
 /// A file of roots and what was last in it.
 #[derive(Debug)]
 pub(crate) struct Roots {
     path: PathBuf,
-    stamp: Option<(Option<SystemTime>, u64)>,
+    stamp: Option<Stamp>,
     file: Vec<CertificateDer<'static>>,
     named: Vec<CertificateDer<'static>>,
 }
@@ -46,9 +67,7 @@ impl Roots {
 
     /// Reads the file when it has changed. What cannot be read leaves the last roots.
     pub(crate) fn refresh(&mut self) -> Result<bool, RootsError> {
-        let stamp = std::fs::metadata(&self.path)
-            .ok()
-            .map(|found| (found.modified().ok(), found.len()));
+        let stamp = Stamp::of(&self.path);
         if stamp.is_some() && stamp == self.stamp {
             return Ok(false);
         }

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::authority::create_certificate;
 use crate::identity::Answer;
+use crate::revoked::Revoked;
 use crate::roots::Roots;
 use crate::{Config, Identity, key, output};
 
@@ -42,6 +43,8 @@ pub struct Material {
     pub identity: Option<Arc<Identity>>,
     /// Certificates in PEM; `None`: the file could not be read yet.
     pub roots: Option<Arc<str>>,
+    /// Lists of revoked certificates in PEM, if there are any.
+    pub revoked: Option<Arc<str>>,
     /// Why there is no (new) certificate, until there is.
     pub trouble: Option<Arc<str>>,
 }
@@ -76,6 +79,7 @@ impl Drop for Agent {
 struct Rotation {
     config: Config,
     roots: Roots,
+    revoked: Revoked,
     publish: watch::Sender<Material>,
     /// When the next certificate is due.
     due: SystemTime,
@@ -89,6 +93,7 @@ impl Rotation {
     fn new(config: Config, publish: watch::Sender<Material>) -> Self {
         Self {
             roots: Roots::new(&config.roots),
+            revoked: Revoked::new(config.revoked.as_deref()),
             config,
             publish,
             due: SystemTime::UNIX_EPOCH,
@@ -120,13 +125,20 @@ impl Rotation {
     }
 
     fn look_at_roots(&mut self) {
-        match self.roots.refresh() {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::info!(file = %self.config.roots.display(), "roots");
-                self.publish(None);
-            }
-            Err(error) => self.complain(&error.to_string()),
+        // Before the roots: who is trusted and who is revoked become known together.
+        let revoked = self.revoked.refresh().map_err(|error| error.to_string());
+        let roots = self.roots.refresh().map_err(|error| error.to_string());
+        if matches!(revoked, Ok(true)) {
+            tracing::info!("other certificates are revoked");
+        }
+        if matches!(roots, Ok(true)) {
+            tracing::info!(file = %self.config.roots.display(), "roots");
+        }
+        if matches!(revoked, Ok(true)) || matches!(roots, Ok(true)) {
+            self.publish(None);
+        }
+        for error in [revoked, roots].into_iter().filter_map(Result::err) {
+            self.complain(&error);
         }
     }
 
@@ -204,6 +216,7 @@ impl Rotation {
     fn publish(&self, identity: Option<Arc<Identity>>) {
         self.publish.send_modify(|material| {
             material.roots = self.roots.pem().map(Into::into);
+            material.revoked = self.revoked.lists();
             if let Some(identity) = identity {
                 material.identity = Some(identity);
                 material.trouble = None;

@@ -28,6 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
 
 use crate::Material;
+use crate::files::FileSecret;
 use crate::secret::{self, TYPE_URL, Versioned};
 
 /// Requests are small; certificates travel the other way.
@@ -36,6 +37,8 @@ const REQUEST_BYTES: usize = 64 * 1024;
 const STREAMS_PER_CONNECTION: u32 = 1_000;
 /// An Envoy needs one.
 const CONNECTIONS: usize = 64;
+/// How often files are looked at.
+pub const LOOK: Duration = Duration::from_secs(1);
 /// Names per stream that are listened to.
 const NAMES: usize = 64;
 
@@ -107,6 +110,8 @@ struct Sds {
 #[derive(Default)]
 struct Session {
     names: BTreeSet<String>,
+    /// Those that stand in files.
+    files: BTreeMap<String, FileSecret>,
     /// By name.
     sent: BTreeMap<String, String>,
     nonce: u64,
@@ -117,7 +122,11 @@ impl Session {
     fn news(&mut self, material: &Material) -> Vec<Versioned> {
         let mut news = Vec::new();
         for name in &self.names {
-            let Some(secret) = secret::of(material, name) else {
+            let secret = match self.files.get_mut(name) {
+                Some(file) => file.look().cloned(),
+                None => secret::of(material, name),
+            };
+            let Some(secret) = secret else {
                 continue;
             };
             if self.sent.get(name) != Some(&secret.version) {
@@ -129,19 +138,23 @@ impl Session {
     }
 
     fn subscribe(&mut self, name: String) {
-        if !secret::is_known(&name) {
-            tracing::warn!(
+        if self.names.len() >= NAMES {
+            return;
+        }
+        match FileSecret::named(&name) {
+            Some(file) => drop(self.files.entry(name.clone()).or_insert(file)),
+            None if secret::is_known(&name) => {}
+            None => tracing::warn!(
                 name,
                 "a proxy asks for a secret that the agent does not have"
-            );
+            ),
         }
-        if self.names.len() < NAMES {
-            self.names.insert(name);
-        }
+        self.names.insert(name);
     }
 
     fn unsubscribe(&mut self, name: &str) {
         self.names.remove(name);
+        self.files.remove(name);
         self.sent.remove(name);
     }
 
@@ -215,7 +228,7 @@ impl SecretDiscoveryService for Sds {
                 .join("."),
             type_url: TYPE_URL.to_owned(),
             nonce: session.next_nonce(),
-            resources: news.into_iter().map(|secret| secret.any).collect(),
+            resources: news.into_iter().map(Versioned::take).collect(),
             ..Default::default()
         };
         let stream = request.into_inner();
@@ -227,9 +240,9 @@ impl SecretDiscoveryService for Sds {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
         let resource = |secret: Versioned| Resource {
-            name: secret.name.to_owned(),
-            version: secret.version,
-            resource: Some(secret.any),
+            name: secret.name.to_string(),
+            version: secret.version.clone(),
+            resource: Some(secret.take()),
             ..Default::default()
         };
         let answer = move |session: &mut Session, news: Vec<Versioned>| DeltaDiscoveryResponse {
@@ -255,7 +268,7 @@ impl SecretDiscoveryService for Sds {
         }
         Ok(Response::new(DiscoveryResponse {
             type_url: TYPE_URL.to_owned(),
-            resources: news.into_iter().map(|secret| secret.any).collect(),
+            resources: news.into_iter().map(Versioned::take).collect(),
             ..Default::default()
         }))
     }
@@ -287,6 +300,7 @@ where
                     Ok(None) | Err(_) => return,
                 },
                 changed = material.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(LOOK), if !session.files.is_empty() => {}
             }
             let news = session.news(&material.borrow_and_update());
             if !news.is_empty() {

@@ -13,6 +13,7 @@
 
 mod advice;
 pub mod analyze;
+mod compliance;
 mod error;
 mod jwks;
 mod mesh;
@@ -28,5 +29,6 @@ mod trust;
 pub use error::ControlError;
 pub use jwks::Cidr;
 pub use lateen_identity::{KeyKind, Lifetimes, RootLifetimes};
+pub use lateen_model::Compliance;
 pub use options::{KeyOptions, Options};
 pub use plane::{Addresses, Control, run};

@@ -44,9 +44,9 @@ struct State {
 }
 
 impl Mesh {
-    /// Reads everything that is in the store by now.
-    pub fn new(store: Arc<Store>) -> Self {
-        let settings = Arc::new(MeshSettings::default());
+    /// Reads everything that is in the store by now. Objects say what differs from the settings.
+    pub fn new(store: Arc<Store>, settings: MeshSettings) -> Self {
+        let settings = Arc::new(settings);
         let snapshot = Arc::new(MeshSnapshot::build([], 0, settings.clone(), None));
         let state = Mutex::new(State {
             objects: BTreeMap::new(),

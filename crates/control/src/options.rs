@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lateen_identity::{KeyKind, Lifetimes, RootLifetimes};
+use lateen_model::Compliance;
 
 use crate::jwks::Cidr;
 
@@ -42,6 +43,11 @@ pub struct Options {
     pub token_issuers: Vec<(String, PathBuf)>,
     /// Gateways get their certificates over the plaintext port too, where nobody proves who he is.
     pub plaintext_credentials: bool,
+    /// What all TLS has to comply with: that of proxies and our own (Istio's `COMPLIANCE_POLICY`).
+    pub compliance: Option<Compliance>,
+    /// Gateways pass TLS on to hosts of wildcard entries by whatever name its client says (Istio's
+    /// `ENABLE_WILDCARD_HOST_SERVICE_ENTRIES_FOR_TLS`).
+    pub wildcard_tls_at_gateways: bool,
 }
 
 /// How the keys of tokens are fetched.
@@ -90,6 +96,8 @@ impl Options {
             root_lifetimes: RootLifetimes::default(),
             token_issuers: Vec::new(),
             plaintext_credentials: false,
+            compliance: None,
+            wildcard_tls_at_gateways: false,
         }
     }
 }

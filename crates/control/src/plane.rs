@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use lateen_model::MeshSettings;
 use lateen_store::{Directory, DirectoryOptions, Limits, Store};
 use lateen_xds::Server;
 use lateen_xds::debounce::Settings;
@@ -76,7 +77,12 @@ impl Control {
             task: "opening the store",
             reason: error.to_string(),
         })??;
-        let mesh = Arc::new(Mesh::new(store.clone()));
+        let settings = MeshSettings {
+            compliance: options.compliance,
+            wildcard_tls_at_gateways: options.wildcard_tls_at_gateways,
+            ..MeshSettings::default()
+        };
+        let mesh = Arc::new(Mesh::new(store.clone(), settings));
         let starting = Keys::start(mesh.clone(), &options.keys, &options.data_dir).await;
         let (keys, fetching) = starting.map_err(|reason| ControlError::Task {
             task: "fetching the keys of tokens",
@@ -254,9 +260,10 @@ async fn trusted(
     mesh: Arc<Mesh>,
     secure: SocketAddr,
 ) -> Result<(Arc<Trust>, Arc<Tls>), ControlError> {
+    let compliance = options.compliance;
     let opening = tokio::task::spawn_blocking(move || {
         let trust = Arc::new(Trust::open(&options, mesh)?);
-        let tls = Tls::new(trust.clone(), &[options.bind, secure.ip()]);
+        let tls = Tls::new(trust.clone(), &[options.bind, secure.ip()], compliance);
         let tls = tls.map_err(|reason| ControlError::Task {
             task: "the certificate of the control plane",
             reason,

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::certificate::{self, About};
 use crate::key::{CryptoError, KeyKind, SigningKey};
 use crate::request::{self, RequestError};
+use crate::revocation::{self, Revocations};
 use crate::spiffe::SpiffeId;
 
 /// How far a certificate's validity begins in the past, for clocks that are behind (Istio: 2
@@ -93,6 +94,8 @@ pub struct Authority {
     roots_pem: Vec<String>,
     /// When the first certificate of the chain expires.
     expires: SystemTime,
+    /// Certificates that count no more.
+    revocations: Option<Revocations>,
 }
 
 impl Authority {
@@ -121,6 +124,7 @@ impl Authority {
             intermediates,
             roots: Vec::new(),
             expires: expires.unwrap_or(SystemTime::UNIX_EPOCH),
+            revocations: None,
         };
         let own = authority.own_root(&roots, now)?;
         // Not by name: two generations of a root may have the same one.
@@ -141,19 +145,45 @@ impl Authority {
         roots: &[CertificateDer<'static>],
         now: SystemTime,
     ) -> Result<usize, IssueError> {
-        let key = SigningKey::generate(KeyKind::EcdsaP256)?;
-        let uri = uri("spiffe://cluster.local/ns/default/sa/default")?;
-        let (leaf, _) = self.sign(&key, vec![uri], now, Duration::from_secs(60))?;
-        let leaf = CertificateDer::from(leaf);
+        let leaf = self.probe(now)?;
         let mut why = "there is no root".to_owned();
         for (index, root) in roots.iter().enumerate() {
             let one = std::slice::from_ref(root);
-            match certificate::verify(&leaf, &self.intermediates, one, now) {
+            match certificate::verify(&leaf, &self.intermediates, one, &[], now) {
                 Ok(()) => return Ok(index),
                 Err(error) => why = error.to_string(),
             }
         }
         Err(IssueError::Unverifiable(why))
+    }
+
+    /// Adds lists of revoked certificates; the reason when nobody could be verified with them.
+    pub(crate) fn with_revocations(
+        mut self,
+        revocations: Revocations,
+        now: SystemTime,
+    ) -> Result<Self, String> {
+        let lists = revocations.parsed()?;
+        let leaf = self.probe(now).map_err(|error| error.to_string())?;
+        let root = self.roots.last().map(std::slice::from_ref);
+        certificate::verify(
+            &leaf,
+            &self.intermediates,
+            root.unwrap_or_default(),
+            &lists,
+            now,
+        )
+        .map_err(|error| revocation::complaint(&error))?;
+        self.revocations = Some(revocations);
+        Ok(self)
+    }
+
+    /// A certificate to see by whether others verify.
+    fn probe(&self, now: SystemTime) -> Result<CertificateDer<'static>, IssueError> {
+        let key = SigningKey::generate(KeyKind::EcdsaP256)?;
+        let uri = uri("spiffe://cluster.local/ns/default/sa/default")?;
+        let (leaf, _) = self.sign(&key, vec![uri], now, Duration::from_secs(60))?;
+        Ok(CertificateDer::from(leaf))
     }
 
     /// Issues the certificate of a workload. `identity` is what the caller has proved; what the
@@ -221,6 +251,11 @@ impl Authority {
     /// Everything that is trusted, in PEM.
     pub fn roots_pem(&self) -> String {
         self.roots_pem.concat()
+    }
+
+    /// Certificates that count no more, of an authority that was given with such lists.
+    pub fn revocations(&self) -> Option<&Revocations> {
+        self.revocations.as_ref()
     }
 
     /// When this authority can sign no more.

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationOptionsBuilder,
+};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::spiffe::{SpiffeError, SpiffeId};
@@ -122,11 +124,13 @@ fn time(seconds: i64) -> SystemTime {
     }
 }
 
-/// Whether a certificate of a workload verifies as a client's and as a server's.
+/// Whether a certificate of a workload verifies as a client's and as a server's; where there are
+/// lists of revoked certificates, by them.
 pub(crate) fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     roots: &[CertificateDer<'_>],
+    lists: &[CertRevocationList<'_>],
     now: SystemTime,
 ) -> Result<(), webpki::Error> {
     let anchors: Result<Vec<_>, _> = roots.iter().map(webpki::anchor_from_trusted_cert).collect();
@@ -135,6 +139,11 @@ pub(crate) fn verify(
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let leaf = EndEntityCert::try_from(leaf)?;
+    let lists: Vec<&CertRevocationList<'_>> = lists.iter().collect();
+    let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+        let options = options.with_expiration_policy(ExpirationPolicy::Enforce);
+        options.build()
+    });
     for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
         leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
@@ -142,7 +151,7 @@ pub(crate) fn verify(
             intermediates,
             UnixTime::since_unix_epoch(now),
             usage,
-            None,
+            revocation,
             None,
         )?;
     }

@@ -1,6 +1,6 @@
 //! An authority that is given: the files of Istio's `cacerts`, from a directory or a Secret.
 //!
-//! `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`; or, in the form that
+//! `ca-cert.pem`, `ca-key.pem`, `cert-chain.pem`, `root-cert.pem`, `ca-crl.pem`; or, in the form that
 //! cert-manager writes, `tls.crt`, `tls.key`, `ca.crt`. Every complaint names its file.
 
 use std::io;
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::authority::{Authority, IssueError};
 use crate::certificate::{self, About};
 use crate::key::SigningKey;
+use crate::revocation::Revocations;
 
 /// The largest file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -45,6 +46,7 @@ pub struct Pieces {
     key: Piece,
     chain: Option<Piece>,
     roots: Piece,
+    revocations: Option<Piece>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -52,6 +54,9 @@ struct Piece {
     name: String,
     content: Zeroizing<Vec<u8>>,
 }
+
+/// Lists of revoked certificates, beside the files of either form.
+const REVOCATIONS: &str = "ca-crl.pem";
 
 /// Certificate, key, chain, roots.
 type Names = (&'static str, &'static str, &'static str, &'static str);
@@ -96,11 +101,14 @@ impl Pieces {
                 (_, None, ..) => return Err(missing(key)),
                 (.., None) => return Err(missing(roots)),
                 (Some(certificate), Some(key), chain, Some(roots)) => {
+                    let revocations = piece(REVOCATIONS)?;
                     return Ok(Some(Self {
                         certificate,
                         key,
                         chain,
                         roots,
+                        // An empty file takes back what was revoked.
+                        revocations: revocations.filter(|one| !one.content.trim_ascii().is_empty()),
                     }));
                 }
             }
@@ -156,7 +164,24 @@ impl Pieces {
             }
         }
         let intermediates = self.intermediates(&certificate, chain, &roots)?;
-        Authority::new(key, &certificate, intermediates, roots, now).map_err(|error| match error {
+        let authority = self.signing(key, &certificate, intermediates, roots, now)?;
+        let Some(piece) = &self.revocations else {
+            return Ok(authority);
+        };
+        let wrong = |reason: String| CaError::new(&piece.name, reason);
+        let lists = Revocations::read(&piece.content).map_err(wrong)?;
+        authority.with_revocations(lists, now).map_err(wrong)
+    }
+
+    fn signing(
+        &self,
+        key: SigningKey,
+        certificate: &CertificateDer<'static>,
+        intermediates: Vec<CertificateDer<'static>>,
+        roots: Vec<CertificateDer<'static>>,
+        now: SystemTime,
+    ) -> Result<Authority, CaError> {
+        Authority::new(key, certificate, intermediates, roots, now).map_err(|error| match error {
             IssueError::Unverifiable(why) => {
                 let reason = format!(
                     "what {} signs cannot be verified with it and {}: {why}",

@@ -93,6 +93,22 @@ pub struct Args {
     #[arg(long, value_name = "ISSUER=FILE", value_parser = token_issuer)]
     pub token_issuer: Vec<(String, PathBuf)>,
 
+    /// What all TLS has to comply with: fips-140-2 or pqc
+    #[arg(
+        long,
+        value_name = "POLICY",
+        env = "COMPLIANCE_POLICY",
+        default_value = ""
+    )]
+    #[arg(hide_default_value = true, value_parser = ["", "fips-140-2", "pqc"])]
+    pub compliance: String,
+
+    /// Let gateways pass TLS on to hosts of wildcard ServiceEntries with resolution DYNAMIC_DNS, by
+    /// whatever server name the client says: only for clients that are trusted
+    #[arg(long, env = "ENABLE_WILDCARD_HOST_SERVICE_ENTRIES_FOR_TLS")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub wildcard_tls_at_gateways: bool,
+
     /// Give gateways their certificates over the plaintext port too
     #[arg(long, hide = true)]
     pub plaintext_credentials: bool,
@@ -135,6 +151,8 @@ pub fn run(args: Args) -> Outcome {
         },
         token_issuers: args.token_issuer,
         plaintext_credentials: args.plaintext_credentials,
+        wildcard_tls_at_gateways: args.wildcard_tls_at_gateways,
+        compliance: args.compliance.parse().ok(),
         ..Options::new(args.data_dir)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -193,6 +193,11 @@ fn mutual_tls() -> Value {
             "sni": CONTROL_PLANE,
             "common_tls_context": {
                 "alpn_protocols": ["h2"],
+                // For a control plane of any compliance policy.
+                "tls_params": {
+                "tls_maximum_protocol_version": "TLSv1_3",
+                "ecdh_curves": ["X25519MLKEM768", "X25519", "P-256"],
+            },
                 "tls_certificate_sds_secret_configs": [secret("default")],
                 "combined_validation_context": {
                     "default_validation_context": {"match_typed_subject_alt_names": [

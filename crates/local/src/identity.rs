@@ -57,6 +57,11 @@ impl Place {
         self.0.join("root-cert.pem")
     }
 
+    /// Lists of revoked certificates.
+    pub fn revoked(&self) -> PathBuf {
+        self.0.join("ca-crl.pem")
+    }
+
     /// Where an agent answers.
     pub fn socket(&self) -> PathBuf {
         self.0.join("sds.sock")

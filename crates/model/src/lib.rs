@@ -40,8 +40,8 @@ pub use service::{
     Source, TargetPort, Workload, labels_match,
 };
 pub use settings::{
-    DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings, OutboundPolicy,
-    TlsSettings, default_access_log_json,
+    Compliance, DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings,
+    OutboundPolicy, TlsSettings, default_access_log_json,
 };
 pub use sidecar::{Egress, Import, Scope, Sidecar};
 pub use snapshot::{Changes, Identity, MeshSnapshot, NamespacedName, ObjectChange};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use lateen_api as api;
 use lateen_api::peer_authentication::{MutualTls, MutualTlsMode};
 
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, ProxyKind};
 use crate::rules::Origin;
 use crate::service::{Workload, labels_match};
 use crate::snapshot::MeshSnapshot;
@@ -160,10 +160,14 @@ impl MeshSnapshot {
     }
 
     /// Whether the proxy has an identity in the mesh: certificate, key and the authorities that
-    /// certificates of others are verified with.
+    /// certificates of others are verified with. A gateway has it with its agent, as in Istio, where
+    /// nothing labels gateways.
     pub fn has_identity(&self, proxy: &Proxy) -> bool {
         let workload = self.workload(&proxy.namespace, &proxy.name);
-        takes_mtls(&proxy.labels) || workload.is_some_and(|workload| workload.takes_mtls())
+        let is_gateway = proxy.kind == ProxyKind::Gateway;
+        (is_gateway && proxy.has_agent)
+            || takes_mtls(&proxy.labels)
+            || workload.is_some_and(|workload| workload.takes_mtls())
     }
 }
 

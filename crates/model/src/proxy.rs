@@ -67,6 +67,8 @@ pub struct Proxy {
     pub outbound: BTreeMap<String, u16>,
     /// What stands before it, where its own configuration (`PROXY_CONFIG`) says so.
     pub topology: Option<GatewayTopology>,
+    /// Istio's agent, or ours, runs beside it and has its certificate.
+    pub has_agent: bool,
 }
 
 /// Why a node was not understood.
@@ -132,6 +134,7 @@ impl Proxy {
             inbound: inbound_ports(metadata)?,
             outbound: outbound_ports(metadata)?,
             topology: topology(metadata),
+            has_agent: text(metadata, "ISTIO_VERSION").is_some(),
             namespace,
         })
     }

@@ -4,6 +4,7 @@
 //! field the ConfigMap decides, then the youngest IstioOperator: applying one more changes what it
 //! says and nothing else.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,6 +122,29 @@ impl From<&TlsConfig> for TlsSettings {
     }
 }
 
+/// What all TLS has to comply with, whatever else is configured (Istio's `COMPLIANCE_POLICY`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compliance {
+    /// TLS 1.2 with AES-GCM and P-256.
+    Fips140_2,
+    /// TLS 1.3 with a key exchange that withstands quantum computers.
+    Pqc,
+}
+
+impl FromStr for Compliance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "fips-140-2" => Ok(Compliance::Fips140_2),
+            "pqc" => Ok(Compliance::Pqc),
+            _ => Err(format!(
+                "{text:?} is not a compliance policy; there are fips-140-2 and pqc"
+            )),
+        }
+    }
+}
+
 /// Mesh-wide settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeshSettings {
@@ -159,6 +183,11 @@ pub struct MeshSettings {
     pub mesh_tls: TlsSettings,
     /// For all other TLS.
     pub tls_defaults: TlsSettings,
+    /// Not a matter of configuration: the control plane is started with it.
+    pub compliance: Option<Compliance>,
+    /// Gateways pass TLS on to hosts of wildcard entries by whatever name its client says (Istio's
+    /// `ENABLE_WILDCARD_HOST_SERVICE_ENTRIES_FOR_TLS`). Not a matter of configuration either.
+    pub wildcard_tls_at_gateways: bool,
     /// Probes on connections to upstreams where a DestinationRule says nothing.
     pub tcp_keepalive: Option<Arc<TcpKeepalive>>,
     /// `exportTo` of objects that say nothing; empty is everywhere.
@@ -189,6 +218,8 @@ impl Default for MeshSettings {
             auto_mtls: true,
             mesh_tls: TlsSettings::default(),
             tls_defaults: TlsSettings::default(),
+            compliance: None,
+            wildcard_tls_at_gateways: false,
             tcp_keepalive: None,
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),

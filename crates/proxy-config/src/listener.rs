@@ -194,6 +194,8 @@ pub struct TcpProxy {
     pub max_connection_duration: Option<Duration>,
     /// Connections of one client go to one endpoint, where the cluster hashes.
     pub hash_source_ip: bool,
+    /// A cluster by name goes to the server name that the client asked for, at this port.
+    pub server_name_port: Option<u16>,
     pub access_log: Vec<AccessLog>,
 }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// What carries the bytes of a filter chain's connections.
 #[derive(Clone, Debug, Default)]
@@ -237,7 +238,8 @@ pub enum SecretKind {
 /// Where bytes come from.
 #[derive(Clone, PartialEq, Eq)]
 pub enum DataSource {
-    Inline(Arc<[u8]>),
+    /// May be a key: cleared with its last user.
+    Inline(Arc<Zeroizing<Vec<u8>>>),
     /// Read when the context is built, and again when the file changes.
     File(Arc<Path>),
     /// The value of an environment variable.

@@ -118,13 +118,8 @@ async fn connect(
     passage.cluster = Some(cluster.clone());
     let mut last = Outcome::NoHealthyUpstream;
     for _ in 0..service.config.max_connect_attempts.max(1) {
-        let host = select(
-            &cluster,
-            worker,
-            &passage.info,
-            service.config.hash_source_ip,
-        )
-        .ok_or(Outcome::NoHealthyUpstream)?;
+        let host = select(&cluster, worker, &passage.info, &service.config).await;
+        let host = host.ok_or(Outcome::NoHealthyUpstream)?;
         passage.host = Some(host.address);
         let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
         passage.attempts += 1;
@@ -150,11 +145,11 @@ async fn connect(
     Err(last)
 }
 
-fn select(
+async fn select(
     cluster: &Rc<ActiveCluster>,
     worker: &Worker,
     info: &ConnInfo,
-    hash_source_ip: bool,
+    config: &TcpProxy,
 ) -> Option<Rc<Host>> {
     match &cluster.config.kind {
         ClusterKind::OriginalDst { port_override, .. } => {
@@ -164,8 +159,15 @@ fn select(
             }
             Some(cluster.host_at(address))
         }
+        ClusterKind::ByRequest { .. } => {
+            let name = Some(info.server_name()).filter(|name| !name.is_empty())?;
+            // Boxed: few connections wait for a name, and all would carry the room for it.
+            Box::pin(cluster.host_at_name(name, config.server_name_port?)).await
+        }
         _ => {
-            let hash = hash_source_ip.then(|| hash::of_address(info.peer.ip()));
+            let hash = config
+                .hash_source_ip
+                .then(|| hash::of_address(info.peer.ip()));
             cluster.pick(worker, hash, 0, |_| false)
         }
     }

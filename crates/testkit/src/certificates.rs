@@ -18,6 +18,7 @@ use tokio::process::Command;
 
 use crate::child::Child;
 use crate::ports;
+use crate::tls_client::Limited;
 
 /// An authority that signs certificates.
 pub struct Authority {
@@ -26,6 +27,13 @@ pub struct Authority {
     pub pem: String,
     /// The key that it signs with, in PEM.
     pub key: String,
+    /// What peers that trust only the root must be shown beside what it issues, in PEM: nothing of
+    /// a root.
+    pub above: String,
+    /// The certificate that others trust, in PEM.
+    pub root: String,
+    /// Of its own certificate.
+    pub serial: u64,
 }
 
 /// A certificate chain and its key, in PEM.
@@ -41,16 +49,42 @@ static SERIAL: AtomicU64 = AtomicU64::new(1000);
 
 impl Authority {
     pub fn new(name: &str) -> Self {
-        let mut params = named(name, &[]);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let (params, serial) = Self::params(name);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("a certificate").pem();
         Authority {
+            root: pem.clone(),
             pem,
             key: key.serialize_pem(),
+            above: String::new(),
+            serial,
             issuer: Issuer::new(params, key),
         }
+    }
+
+    /// One whose certificate this one signs.
+    pub fn intermediate(&self, name: &str) -> Self {
+        let (params, serial) = Self::params(name);
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, &self.issuer);
+        let pem = certificate.expect("a certificate").pem();
+        Authority {
+            above: format!("{pem}{}", self.above),
+            pem,
+            key: key.serialize_pem(),
+            root: self.root.clone(),
+            serial,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn params(name: &str) -> (CertificateParams, u64) {
+        let serial = SERIAL.fetch_add(1, Relaxed);
+        let mut params = named(name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(SerialNumber::from(serial));
+        (params, serial)
     }
 
     /// A certificate for who made the request (in PEM), valid from an hour ago until `lifetime`
@@ -96,7 +130,7 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(serial));
         let certificate = params.signed_by(&key, &self.issuer);
         Pair {
-            chain: certificate.expect("a certificate").pem(),
+            chain: certificate.expect("a certificate").pem() + &self.above,
             key: key.serialize_pem(),
             serial,
         }
@@ -104,8 +138,14 @@ impl Authority {
 
     /// A list of these certificates as revoked, in PEM.
     pub fn revokes(&self, pairs: &[&Pair]) -> String {
-        let revoked = |pair: &&Pair| RevokedCertParams {
-            serial_number: SerialNumber::from(pair.serial),
+        let serials: Vec<u64> = pairs.iter().map(|pair| pair.serial).collect();
+        self.revokes_serials(&serials)
+    }
+
+    /// The same by serial numbers.
+    pub fn revokes_serials(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2024, 1, 1),
             reason_code: None,
             invalidity_date: None,
@@ -115,7 +155,7 @@ impl Authority {
             next_update: date_time_ymd(2124, 1, 1),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
-            revoked_certs: pairs.iter().map(revoked).collect(),
+            revoked_certs: serials.iter().map(revoked).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
         let list = list.signed_by(&self.issuer).expect("a list");
@@ -147,6 +187,17 @@ impl Pair {
     /// The same for clients with a certificate of that authority and for clients without any.
     pub fn server_for_any(&self, clients: &Authority, alpn: &[&str]) -> Arc<ServerConfig> {
         self.server_that_asks(Some(clients), true, alpn)
+    }
+
+    /// How a server takes connections that can do no more than this.
+    pub fn server_limited(&self, limited: Limited<'_>) -> Arc<ServerConfig> {
+        let builder = ServerConfig::builder_with_provider(limited.provider())
+            .with_protocol_versions(&limited.versions())
+            .expect("versions that the provider has")
+            .with_no_client_auth();
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
+        let config = builder.with_single_cert(certificates(&self.chain), key);
+        Arc::new(config.expect("a certificate with its key"))
     }
 
     fn server_that_asks(

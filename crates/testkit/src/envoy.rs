@@ -107,6 +107,10 @@ impl Bootstrap {
                 "sni": name,
                 "common_tls_context": {
                     "alpn_protocols": ["h2"],
+                    "tls_params": {
+                    "tls_maximum_protocol_version": "TLSv1_3",
+                    "ecdh_curves": ["X25519MLKEM768", "X25519", "P-256"],
+                },
                     "tls_certificate_sds_secret_configs": [secret("default")],
                     "combined_validation_context": {
                         "default_validation_context": {"match_typed_subject_alt_names": [

@@ -9,7 +9,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedProtocolVersion,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -50,6 +52,84 @@ pub async fn ask(
     answer.map_err(|_| "silence".to_owned())?
 }
 
+/// What a client can do, for a server to choose from. Names are those of the standards, as
+/// `TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256`, `TLSv1_2`, `secp256r1`; none: all that there are.
+#[derive(Clone, Copy, Default)]
+pub struct Offer<'a> {
+    pub name: &'a str,
+    pub pair: Option<&'a Pair>,
+    pub alpn: &'a [&'a str],
+    pub version: &'a str,
+    pub suites: &'a [&'a str],
+    pub groups: &'a [&'a str],
+}
+
+/// What client and server agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    pub version: String,
+    pub suite: String,
+    pub group: String,
+}
+
+/// What a server agrees on with a client that can do this.
+pub async fn handshake(to: SocketAddr, offer: Offer<'_>) -> Result<Agreed, String> {
+    let name = ServerName::try_from(offer.name.to_owned()).map_err(|e| e.to_string())?;
+    let tcp = TcpStream::connect(to).await.map_err(|e| e.to_string())?;
+    let limited = Limited {
+        version: offer.version,
+        suites: offer.suites,
+        groups: offer.groups,
+    };
+    let connector =
+        tokio_rustls::TlsConnector::from(limited_config(offer.pair, offer.alpn, limited));
+    let shaking = tokio::time::timeout(SILENCE, connector.connect(name, tcp)).await;
+    let stream = shaking.map_err(|_| "silence".to_owned())?;
+    let stream = stream.map_err(|e| e.to_string())?;
+    let (_, connection) = stream.get_ref();
+    let group = connection.negotiated_key_exchange_group();
+    Ok(Agreed {
+        version: format!("{:?}", connection.protocol_version().expect("a version")),
+        suite: format!(
+            "{:?}",
+            connection
+                .negotiated_cipher_suite()
+                .expect("a suite")
+                .suite()
+        ),
+        group: group
+            .map(|group| format!("{:?}", group.name()))
+            .unwrap_or_default(),
+    })
+}
+
+/// What one side of TLS can do; empty: all that there is.
+#[derive(Clone, Copy, Default)]
+pub struct Limited<'a> {
+    pub version: &'a str,
+    pub suites: &'a [&'a str],
+    pub groups: &'a [&'a str],
+}
+
+impl Limited<'_> {
+    /// Everything that is named.
+    pub fn provider(&self) -> Arc<CryptoProvider> {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let named = |list: &[&str], name: String| list.is_empty() || list.contains(&name.as_str());
+        let suites = &mut provider.cipher_suites;
+        suites.retain(|one| named(self.suites, format!("{:?}", one.suite())));
+        let groups = &mut provider.kx_groups;
+        groups.retain(|one| named(self.groups, format!("{:?}", one.name())));
+        Arc::new(provider)
+    }
+
+    pub fn versions(&self) -> Vec<&'static SupportedProtocolVersion> {
+        let all = rustls::ALL_VERSIONS.iter().copied();
+        all.filter(|one| self.version.is_empty() || format!("{:?}", one.version) == self.version)
+            .collect()
+    }
+}
+
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     bytes: &[u8],
@@ -71,9 +151,13 @@ async fn converse(
 }
 
 fn config(pair: Option<&Pair>, alpn: &[&str]) -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    limited_config(pair, alpn, Limited::default())
+}
+
+fn limited_config(pair: Option<&Pair>, alpn: &[&str], limited: Limited<'_>) -> Arc<ClientConfig> {
+    let provider = limited.provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&limited.versions())
         .expect("versions that the provider has")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider)));

@@ -14,6 +14,11 @@ pub fn python_with_grpc() -> Option<PathBuf> {
     find("LATEEN_TEST_PYTHON", "python3", &["-c", "import grpc"])
 }
 
+/// The scanner of TLS servers: `LATEEN_TEST_SSLYZE`, else `sslyze` on the path.
+pub fn sslyze() -> Option<PathBuf> {
+    find("LATEEN_TEST_SSLYZE", "sslyze", &["--help"])
+}
+
 /// Any program on the path, asked to prove itself with `probe` arguments.
 pub fn program(name: &str, probe: &[&str]) -> Option<PathBuf> {
     find("", name, probe)

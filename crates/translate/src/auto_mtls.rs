@@ -69,6 +69,7 @@ impl MeshPeers {
         policy: &Policy,
         (service, port, subset): (&Service, &ServicePort, &str),
         protocol: UpstreamProtocol,
+        mesh: &MeshSettings,
     ) {
         let rule = policy.tls.as_ref();
         let rule = rule.filter(|tls| tls.mode == Some(ClientTlsMode::IstioMutual));
@@ -92,6 +93,7 @@ impl MeshPeers {
             server_name.as_deref().unwrap_or(&own_name),
             accepted.unwrap_or(&self.names),
             offered,
+            mesh,
         );
         if port.protocol == Protocol::Undeclared {
             let metadata = made.metadata.get_or_insert_default();

@@ -1,10 +1,13 @@
-//! Requests that go to whatever the name of their host leads to: clusters without endpoints, and the
-//! filter that looks names up (Envoy's dynamic forward proxy). Of wildcard hosts with resolution
-//! DYNAMIC_DNS, and of hosts nobody registered under ALLOW_ANY_DYNAMIC_DNS.
+//! Requests that go to whatever the name of their host leads to, and TLS by its server name: clusters
+//! without endpoints, and the filters that look names up (Envoy's dynamic forward proxy). Of wildcard
+//! hosts with resolution DYNAMIC_DNS, and of hosts nobody registered under ALLOW_ANY_DYNAMIC_DNS.
 
 use lateen_model::{MeshSettings, OutboundPolicy, Resolution, Scope};
 
-use crate::envoy::{self, by_name_cluster, by_name_filter, cluster, hcm, name_cache};
+use crate::envoy::{
+    self, by_name_cluster, by_name_filter, by_server_name_filter, cluster, hcm, listener,
+    name_cache,
+};
 
 use cluster::cluster::{ClusterDiscoveryType, CustomClusterType, DnsLookupFamily, LbPolicy};
 
@@ -50,6 +53,17 @@ pub fn add_filter(manager: &mut hcm::HttpConnectionManager, mesh: &MeshSettings)
     // The router is the last.
     let at = manager.http_filters.len().saturating_sub(1);
     manager.http_filters.insert(at, filter);
+}
+
+/// The filter of connections that go to whatever their server name leads to, at this port.
+pub fn server_name_filter(port: u32, mesh: &MeshSettings) -> listener::Filter {
+    use by_server_name_filter::filter_config::PortSpecifier::PortValue;
+    let config = by_server_name_filter::FilterConfig {
+        dns_cache_config: Some(cache(mesh)),
+        port_specifier: Some(PortValue(port)),
+        ..Default::default()
+    };
+    envoy::network_filter("envoy.filters.network.sni_dynamic_forward_proxy", &config)
 }
 
 fn cache(mesh: &MeshSettings) -> name_cache::DnsCacheConfig {

@@ -69,7 +69,7 @@ pub fn outbound(
         made.metadata = Some(envoy::metadata("istio", &[("config", config)]));
     }
     let of = (service, port, subset);
-    client.peers.apply(&mut made, &policy, of, protocol);
+    client.peers.apply(&mut made, &policy, of, protocol, mesh);
     made
 }
 

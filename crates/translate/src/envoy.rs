@@ -28,6 +28,7 @@ pub use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3 
 pub use envoy_types::pb::envoy::extensions::filters::network::ext_authz::v3 as network_ext_authz;
 pub use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub use envoy_types::pb::envoy::extensions::filters::network::rbac::v3 as network_rbac;
+pub use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as by_server_name_filter;
 pub use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 pub use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3 as uri_template;
 pub use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3 as proxy_protocol;

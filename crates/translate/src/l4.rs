@@ -11,10 +11,11 @@ use std::sync::Arc;
 use lateen_api::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
 use lateen_model::servers::MergedServer;
 use lateen_model::{
-    MESH_GATEWAY, MeshSnapshot, Protocol, Proxy, Scope, ServerHost, Service, ServicePort,
-    VirtualService, hostname, labels_match, resolve_gateway,
+    MESH_GATEWAY, MeshSnapshot, Protocol, Proxy, ProxyKind, Resolution, Scope, ServerHost, Service,
+    ServicePort, VirtualService, hostname, labels_match, resolve_gateway,
 };
 
+use crate::by_name;
 use crate::connection_manager as connection;
 use crate::destination_policy;
 use crate::envoy::{self, core, listener, tcp};
@@ -82,11 +83,16 @@ pub fn sidecar(
         Protocol::Tls | Protocol::Https => {
             let mut chains = chooser.tls_chains(of_host, place);
             if chains.is_empty() {
-                let names = match place.by_server_name {
+                let by_name = ByName::of(snapshot, &service.hostname, port.number);
+                let names = match place.by_server_name || by_name.is_some() {
                     true => vec![service.hostname.to_string()],
                     false => Vec::new(),
                 };
-                chains.push(chain(&names, place.destinations, default()));
+                let to = Target {
+                    to: default(),
+                    by_name,
+                };
+                chains.extend(to.chain(&names, place.destinations, snapshot));
             }
             chains
         }
@@ -97,6 +103,55 @@ pub fn sidecar(
             }
             chains
         }
+    }
+}
+
+/// Where connections of a chain go.
+struct Target {
+    to: tcp::TcpProxy,
+    by_name: Option<ByName>,
+}
+
+/// The destination is whatever the server name leads to.
+struct ByName {
+    /// The names that may be asked for, `*.example.com`.
+    pattern: Box<str>,
+    port: u32,
+}
+
+impl ByName {
+    fn of(snapshot: &MeshSnapshot, host: &str, port: u32) -> Option<ByName> {
+        let service = snapshot.service(host)?;
+        (service.resolution == Resolution::ByRequest).then(|| ByName {
+            pattern: host.into(),
+            port,
+        })
+    }
+}
+
+impl Target {
+    /// The chain for connections that ask for one of these names. Where the names lead the way,
+    /// nobody gets anywhere by a name that the destination does not cover.
+    fn chain(
+        self,
+        names: &[String],
+        subnets: &[String],
+        snapshot: &MeshSnapshot,
+    ) -> Option<listener::FilterChain> {
+        let Some(ByName { pattern, port }) = self.by_name else {
+            return Some(chain(names, subnets, self.to));
+        };
+        let covered = names
+            .iter()
+            .filter_map(|name| hostname::intersection(&pattern, name));
+        let covered: Vec<String> = covered.map(str::to_owned).collect();
+        if covered.is_empty() {
+            return None;
+        }
+        let mut made = chain(&covered, subnets, self.to);
+        let filter = by_name::server_name_filter(port, &snapshot.settings);
+        made.filters.insert(0, filter);
+        Some(made)
     }
 }
 
@@ -131,7 +186,7 @@ pub fn gateway_tcp(
             let mut matches = tcp.matches.iter();
             tcp.matches.is_empty() || matches.any(|item| chooser.at_gateway(rule, item.into()))
         })?;
-        chooser.proxy(rule, &found.route)
+        Some(chooser.proxy(rule, &found.route)?.to)
     })
 }
 
@@ -165,7 +220,7 @@ pub fn gateway_tls(
                 }
                 if let Some(to) = chooser.proxy(rule, &route.route) {
                     taken.extend(names.iter().cloned());
-                    chains.push(chain(&names, &[], to));
+                    chains.extend(to.chain(&names, &[], snapshot));
                 }
             }
         }
@@ -277,7 +332,7 @@ impl Chooser<'_> {
                         continue;
                     }
                     let to = self.proxy(rule, &route.route);
-                    chains.extend(to.map(|to| chain(&free, subnets, to)));
+                    chains.extend(to.and_then(|to| to.chain(&free, subnets, self.snapshot)));
                 }
             }
         }
@@ -304,7 +359,7 @@ impl Chooser<'_> {
                 }
                 if everything {
                     if let Some(to) = self.proxy(rule, &route.route) {
-                        chains.push(chain(&[], place.destinations, to));
+                        chains.push(chain(&[], place.destinations, to.to));
                         return (chains, true);
                     }
                 } else if !subnets.is_empty() {
@@ -312,7 +367,7 @@ impl Chooser<'_> {
                     subnets.dedup();
                     if seen.insert(subnets.clone()) {
                         let to = self.proxy(rule, &route.route);
-                        chains.extend(to.map(|to| chain(&[], &subnets, to)));
+                        chains.extend(to.map(|to| chain(&[], &subnets, to.to)));
                     }
                 }
             }
@@ -325,7 +380,7 @@ impl Chooser<'_> {
     }
 
     /// The TCP proxy to the destinations of a route.
-    fn proxy(&self, rule: &VirtualService, route: &[RouteDestination]) -> Option<tcp::TcpProxy> {
+    fn proxy(&self, rule: &VirtualService, route: &[RouteDestination]) -> Option<Target> {
         let destinations = route.iter().filter_map(|one| one.destination.as_ref());
         let single_ports = crate::route_table::single_ports_of(
             self.snapshot,
@@ -358,7 +413,22 @@ impl Chooser<'_> {
                 (name, ClusterSpecifier::WeightedClusters(weighted))
             }
         };
-        Some(to_cluster(name, specifier, (self.snapshot, self.proxy)))
+        // As in Istio, only where there is one destination.
+        let by_name = match &specifier {
+            ClusterSpecifier::Cluster(cluster) if self.looks_names_up() => {
+                let (port, _, host) = names::parse_outbound(cluster)?;
+                ByName::of(self.snapshot, host, port)
+            }
+            _ => None,
+        };
+        Some(Target {
+            to: to_cluster(name, specifier, (self.snapshot, self.proxy)),
+            by_name,
+        })
+    }
+
+    fn looks_names_up(&self) -> bool {
+        self.proxy.kind == ProxyKind::Sidecar || self.snapshot.settings.wildcard_tls_at_gateways
     }
 }
 

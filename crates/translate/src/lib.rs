@@ -14,6 +14,7 @@ pub mod cache;
 mod capture;
 mod cluster_policy;
 mod clusters;
+mod compliance;
 mod connection_manager;
 mod destination_policy;
 mod endpoints;

@@ -8,6 +8,7 @@
 
 use lateen_model::MeshSettings;
 
+use crate::compliance;
 use crate::envoy::{self, core, matcher, set_filter_state, tls};
 
 use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
@@ -75,7 +76,7 @@ fn downstream(
     tls::DownstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
             alpn_protocols: SERVED.map(str::to_string).to_vec(),
-            ..common(names, least, ciphers)
+            ..common(names, least, ciphers, mesh)
         }),
         require_client_certificate: envoy::bool_value(true),
         ..Default::default()
@@ -84,7 +85,12 @@ fn downstream(
 
 /// The transport of a client: asks for `server_name`, and takes no server but one with one of these
 /// names (none: any of the mesh's).
-pub fn client(server_name: &str, names: &[String], offered: &[&str]) -> core::TransportSocket {
+pub fn client(
+    server_name: &str,
+    names: &[String],
+    offered: &[&str],
+    mesh: &MeshSettings,
+) -> core::TransportSocket {
     let exact = |name: &String| {
         let pattern = matcher::string_matcher::MatchPattern::Exact(name.clone());
         match name.contains("://") {
@@ -96,7 +102,7 @@ pub fn client(server_name: &str, names: &[String], offered: &[&str]) -> core::Tr
     socket(&tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
             alpn_protocols: offered.iter().map(|name| (*name).to_string()).collect(),
-            ..common(names, Version::TlSv12, Vec::new())
+            ..common(names, Version::TlSv12, Vec::new(), mesh)
         }),
         sni: server_name.to_string(),
         ..Default::default()
@@ -107,6 +113,7 @@ fn common(
     names: Vec<tls::SubjectAltNameMatcher>,
     least: Version,
     cipher_suites: Vec<String>,
+    mesh: &MeshSettings,
 ) -> tls::CommonTlsContext {
     let validation = CombinedCertificateValidationContext {
         default_validation_context: Some(tls::CertificateValidationContext {
@@ -116,7 +123,7 @@ fn common(
         validation_context_sds_secret_config: Some(of_agent(AUTHORITIES)),
         ..Default::default()
     };
-    tls::CommonTlsContext {
+    let mut common = tls::CommonTlsContext {
         tls_params: Some(tls::TlsParameters {
             tls_minimum_protocol_version: least as i32,
             tls_maximum_protocol_version: Version::TlSv13 as i32,
@@ -126,7 +133,20 @@ fn common(
         tls_certificate_sds_secret_configs: vec![of_agent(IDENTITY)],
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
         ..Default::default()
+    };
+    compliance::enforce(mesh.compliance, &mut common);
+    common
+}
+
+/// A secret of what is in files, which the proxy's agent serves: an Envoy that reads a file itself
+/// never reads it again. What is not there must not keep other servers from serving, so it is waited
+/// for with Envoy's own limit.
+pub fn of_files(name: &str) -> tls::SdsSecretConfig {
+    let mut secret = of_agent(name);
+    if let Some(source) = &mut secret.sds_config {
+        source.initial_fetch_timeout = None;
     }
+    secret
 }
 
 /// A secret that the proxy's agent serves.

@@ -11,7 +11,7 @@ use lateen_model::servers::{MergedServer, ServerKind};
 use lateen_model::{MeshSettings, TlsSettings};
 
 use crate::envoy::{self, core, listener, matcher, tls};
-use crate::mesh_tls;
+use crate::{compliance, mesh_tls};
 
 use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
 use tls::tls_parameters::TlsProtocol as Version;
@@ -46,16 +46,22 @@ pub fn downstream(
     let mut common = tls::CommonTlsContext {
         tls_params: parameters(settings, &mesh.tls_defaults),
         alpn_protocols: offered.iter().map(|name| (*name).to_string()).collect(),
-        validation_context_type: validation(settings, verify),
+        validation_context_type: validation(settings, verify, has_identity),
         ..Default::default()
     };
     let names = credentials(settings);
-    if names.is_empty() {
-        common.tls_certificates = file_certificates(settings);
-    } else {
+    if !names.is_empty() {
         common.tls_certificate_sds_secret_configs =
             names.iter().map(|name| sds(&resource(name))).collect();
+    } else {
+        let pairs = file_pairs(settings);
+        if has_identity && pairs.iter().all(is_absolute) {
+            common.tls_certificate_sds_secret_configs = pairs.iter().map(of_agent).collect();
+        } else {
+            common.tls_certificates = pairs.iter().map(of_files).collect();
+        }
     }
+    compliance::enforce(mesh.compliance, &mut common);
     let context = tls::DownstreamTlsContext {
         common_tls_context: Some(common),
         require_client_certificate: envoy::bool_value(verify == Verify::Required),
@@ -129,25 +135,43 @@ fn file(path: &str) -> Option<core::DataSource> {
     })
 }
 
-fn file_certificates(settings: &ServerTlsSettings) -> Vec<tls::TlsCertificate> {
+/// Certificates and keys in files of the proxy's machine.
+fn file_pairs(settings: &ServerTlsSettings) -> Vec<TlsCertificate> {
     let only = TlsCertificate {
         server_certificate: settings.server_certificate.clone(),
         private_key: settings.private_key.clone(),
         ..Default::default()
     };
-    let pairs = match settings.tls_certificates.as_slice() {
-        [] => std::slice::from_ref(&only),
-        several => several,
-    };
-    let certificate = |pair: &TlsCertificate| tls::TlsCertificate {
+    match settings.tls_certificates.as_slice() {
+        [] => vec![only],
+        several => several.to_vec(),
+    }
+}
+
+/// Whether an agent, which may run elsewhere on the machine, finds the same files.
+fn is_absolute(pair: &TlsCertificate) -> bool {
+    pair.server_certificate.starts_with('/') && pair.private_key.starts_with('/')
+}
+
+/// Istio's name for them.
+fn of_agent(pair: &TlsCertificate) -> tls::SdsSecretConfig {
+    let (chain, key) = (&pair.server_certificate, &pair.private_key);
+    mesh_tls::of_files(&format!("file-cert:{chain}~{key}"))
+}
+
+fn of_files(pair: &TlsCertificate) -> tls::TlsCertificate {
+    tls::TlsCertificate {
         certificate_chain: file(&pair.server_certificate),
         private_key: file(&pair.private_key),
         ..Default::default()
-    };
-    pairs.iter().map(certificate).collect()
+    }
 }
 
-fn validation(settings: &ServerTlsSettings, verify: Verify) -> Option<ValidationContextType> {
+fn validation(
+    settings: &ServerTlsSettings,
+    verify: Verify,
+    has_agent: bool,
+) -> Option<ValidationContextType> {
     let mut context = tls::CertificateValidationContext {
         match_typed_subject_alt_names: settings
             .subject_alt_names
@@ -180,19 +204,29 @@ fn validation(settings: &ServerTlsSettings, verify: Verify) -> Option<Validation
                 true => resource(name),
                 false => resource(name) + AUTHORITY_SUFFIX,
             };
-            let combined = CombinedCertificateValidationContext {
-                default_validation_context: Some(context),
-                validation_context_sds_secret_config: Some(sds(&name)),
-                ..Default::default()
-            };
-            Some(ValidationContextType::CombinedValidationContext(combined))
+            Some(combined(context, sds(&name)))
         }
         None => {
-            context.trusted_ca = file(of_file);
             context.crl = file(&settings.ca_crl);
+            if has_agent && of_file.starts_with('/') {
+                let name = format!("file-root:{of_file}");
+                return Some(combined(context, mesh_tls::of_files(&name)));
+            }
+            context.trusted_ca = file(of_file);
             Some(ValidationContextType::ValidationContext(context))
         }
     }
+}
+
+fn combined(
+    context: tls::CertificateValidationContext,
+    authorities: tls::SdsSecretConfig,
+) -> ValidationContextType {
+    ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+        default_validation_context: Some(context),
+        validation_context_sds_secret_config: Some(authorities),
+        ..Default::default()
+    })
 }
 
 /// A name as each kind of subject alternative name that it may be.

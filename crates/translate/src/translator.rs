@@ -261,7 +261,7 @@ impl<R> Translator<R> {
                         port: port.number,
                         subset: subset.to_string(),
                         rule: rule.cloned().map(ById),
-                        resolution: resolution_for(proxy, service),
+                        resolution: resolution_for(proxy, service, &snapshot.settings),
                         kind: proxy.kind,
                         generator: proxy.generator,
                         by_server_name: false,
@@ -423,7 +423,7 @@ impl<R> Translator<R> {
             names::parse_sni_cluster(cluster).filter(|_| proxy.kind == ProxyKind::Gateway);
         let (port, subset, host) = by_server_name.or_else(|| names::parse_outbound(cluster))?;
         let service = scope.service(host)?;
-        let sent = resolution_for(proxy, service) == Resolution::Endpoints
+        let sent = resolution_for(proxy, service, &snapshot.settings) == Resolution::Endpoints
             && scope.admits_port(service, port);
         let service_port = service.port(port).filter(|_| sent)?;
         let rule = snapshot.destination_rule_for(proxy, service);
@@ -602,8 +602,11 @@ fn wanted(names: Names<'_>, name: impl FnOnce() -> String) -> bool {
 /// How a proxy finds the endpoints of a service. "Where the client was going" is known only where
 /// connections are captured: to a client of an explicit proxy that is the host it names, and a
 /// gateway has but the endpoints that are written down (as in Istio).
-fn resolution_for(proxy: &Proxy, service: &Service) -> Resolution {
+fn resolution_for(proxy: &Proxy, service: &Service, mesh: &MeshSettings) -> Resolution {
     match (service.resolution, proxy.kind, proxy.interception) {
+        (Resolution::ByRequest, ProxyKind::Gateway, _) if mesh.wildcard_tls_at_gateways => {
+            Resolution::ByRequest
+        }
         // As in Istio, only sidecars look names up (and gRPC libraries nothing).
         (Resolution::None | Resolution::ByRequest, ProxyKind::Gateway, _) => Resolution::Endpoints,
         (Resolution::ByRequest, ..) if proxy.generator == Generator::Grpc => Resolution::Endpoints,

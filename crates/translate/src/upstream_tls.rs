@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use lateen_api::destination_rule::{ClientTlsMode, ClientTlsSettings, ProxyProtocolVersion};
 use lateen_model::{MeshSettings, ProxyKind, Service};
 
+use crate::compliance;
 use crate::envoy::{self, cluster, core, matcher, proxy_protocol, raw_buffer, tls};
 use crate::policy::Policy;
 
@@ -170,6 +171,7 @@ fn context(
             )
         });
     }
+    compliance::enforce(mesh.compliance, &mut common);
     tls::UpstreamTlsContext {
         common_tls_context: Some(common),
         sni: settings.sni.clone(),

@@ -108,6 +108,7 @@ impl Ca {
             ca: self.address.to_string(),
             ca_name: NAME.into(),
             roots: self.path("root.pem"),
+            revoked: Some(self.path("ca-crl.pem")),
             token: Some(self.path("token")),
             spiffe_id: Some(ID.into()),
             key: KeyKind::Ecdsa,

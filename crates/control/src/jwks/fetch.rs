@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use lateen_api::request_authentication::check_key_set;
-use lateen_model::KeySource;
+use lateen_model::{Compliance, KeySource};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::uri::Uri;
+use crate::compliance;
 
 /// Bytes of a discovery document or a key set; those of large issuers have some 10 KiB.
 const MAX_BODY: usize = 1 << 20;
@@ -98,7 +99,11 @@ pub(crate) struct Fetcher {
 
 impl Fetcher {
     /// Trusts what the system trusts, and the certificates of a file.
-    pub fn new(blocked: Vec<Cidr>, extra_roots: Option<&PathBuf>) -> Result<Fetcher, String> {
+    pub fn new(
+        blocked: Vec<Cidr>,
+        extra_roots: Option<&PathBuf>,
+        policy: Option<Compliance>,
+    ) -> Result<Fetcher, String> {
         let mut roots = RootCertStore::empty();
         let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
         let known = SYSTEM_ROOTS.iter().map(PathBuf::from);
@@ -114,9 +119,9 @@ impl Fetcher {
                 return Err(format!("{}: there is no certificate in it", path.display()));
             }
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let (provider, versions) = compliance::tls(policy);
         let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();

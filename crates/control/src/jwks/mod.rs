@@ -62,7 +62,9 @@ impl Keys {
         options: &KeyOptions,
         directory: &Path,
     ) -> Result<(Keys, Fetching), String> {
-        let fetcher = Fetcher::new(options.blocked.clone(), options.extra_roots.as_ref())?;
+        let policy = mesh.snapshot().settings.compliance;
+        let roots = options.extra_roots.as_ref();
+        let fetcher = Fetcher::new(options.blocked.clone(), roots, policy)?;
         let settings = Settings {
             refresh: options.refresh,
             retry: options.retry,

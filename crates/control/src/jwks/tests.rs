@@ -9,7 +9,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 fn fetcher(blocked: &[&str], roots: Option<&PathBuf>) -> Fetcher {
     let blocked = blocked.iter().map(|cidr| Cidr::parse(cidr).unwrap());
-    Fetcher::new(blocked.collect(), roots).unwrap()
+    Fetcher::new(blocked.collect(), roots, None).unwrap()
 }
 
 fn at(uri: &str) -> KeySource {

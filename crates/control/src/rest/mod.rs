@@ -14,11 +14,11 @@ mod patch;
 mod path;
 mod query;
 mod resources;
-mod root_certificate;
 mod selector;
 mod status;
 mod table;
 mod token;
+mod trust_maps;
 mod watch;
 
 use std::sync::Arc;

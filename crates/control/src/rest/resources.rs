@@ -18,9 +18,8 @@ use super::document::{self, Document};
 use super::path::Target;
 use super::query::Query;
 use super::status::ApiError;
-use super::{
-    Api, MAX_BODY, answer, object_status as status, patch, root_certificate, table, watch,
-};
+use super::trust_maps::TrustMap;
+use super::{Api, MAX_BODY, answer, object_status as status, patch, table, trust_maps, watch};
 
 /// Says what a write did; `lateen apply` prints it.
 const VERDICT: HeaderName = HeaderName::from_static("x-lateen-verdict");
@@ -45,8 +44,8 @@ pub(crate) async fn serve(
         headers: parts.headers,
     };
     let is_read = matches!(parts.method, Method::GET | Method::HEAD);
-    if !is_read && root_certificate::namespace_of(&call.target).is_some() {
-        return Err(root_certificate::refuse_write());
+    if let (false, Some((map, _))) = (is_read, TrustMap::of(&call.target)) {
+        return Err(map.refuse_write());
     }
     match (parts.method, &call.target) {
         (Method::GET | Method::HEAD, Target::Collection { .. }) if call.query.watch => call.watch(),
@@ -91,7 +90,7 @@ impl Call<'_> {
 
     fn list(&self) -> Result<Response, ApiError> {
         let (revision, mut objects) = self.api.store.list(|o| self.wants(o));
-        let made = root_certificate::of_list(&self.api.store, &self.api.trust, &self.target);
+        let made = trust_maps::of_list(&self.api.store, &self.api.trust, &self.target);
         if !made.is_empty() {
             objects.extend(made.into_iter().filter(|o| self.wants(o)).map(Arc::new));
             objects.sort_by(|a, b| a.key.cmp(&b.key));
@@ -298,11 +297,8 @@ impl Call<'_> {
     }
 
     fn current(&self) -> Result<Arc<Stored>, ApiError> {
-        if let Some(namespace) = root_certificate::namespace_of(&self.target) {
-            return Ok(Arc::new(root_certificate::object(
-                &self.api.trust,
-                namespace,
-            )));
+        if let Some((map, namespace)) = TrustMap::of(&self.target) {
+            return Ok(Arc::new(map.object(&self.api.trust, namespace)));
         }
         let key = self.key();
         let found = self.api.store.get(&key);

@@ -6,11 +6,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use lateen_identity::Authority;
+use lateen_model::Compliance;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::compliance;
 use crate::trust::Trust;
 
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -19,6 +21,7 @@ const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) struct Tls {
     trust: Arc<Trust>,
     addresses: Vec<IpAddr>,
+    policy: Option<Compliance>,
     current: RwLock<Arc<Current>>,
 }
 
@@ -30,7 +33,11 @@ struct Current {
 
 impl Tls {
     /// `addresses` are those that clients may connect to, besides loopback.
-    pub fn new(trust: Arc<Trust>, addresses: &[IpAddr]) -> Result<Self, String> {
+    pub fn new(
+        trust: Arc<Trust>,
+        addresses: &[IpAddr],
+        policy: Option<Compliance>,
+    ) -> Result<Self, String> {
         let mut all = vec![
             IpAddr::from([127, 0, 0, 1]),
             IpAddr::from([0u16, 0, 0, 0, 0, 0, 0, 1]),
@@ -41,10 +48,11 @@ impl Tls {
                 all.push(*address);
             }
         }
-        let current = make(&trust, &all, SystemTime::now())?;
+        let current = make(&trust, &all, policy, SystemTime::now())?;
         Ok(Self {
             trust,
             addresses: all,
+            policy,
             current: RwLock::new(Arc::new(current)),
         })
     }
@@ -61,7 +69,7 @@ impl Tls {
         if is_same && now < current.renew_at {
             return;
         }
-        match make(&self.trust, &self.addresses, now) {
+        match make(&self.trust, &self.addresses, self.policy, now) {
             Ok(next) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
                 tracing::debug!("the certificate of the control plane is renewed");
@@ -88,7 +96,12 @@ fn names(namespace: &str) -> Vec<String> {
     names
 }
 
-fn make(trust: &Trust, addresses: &[IpAddr], now: SystemTime) -> Result<Current, String> {
+fn make(
+    trust: &Trust,
+    addresses: &[IpAddr],
+    policy: Option<Compliance>,
+    now: SystemTime,
+) -> Result<Current, String> {
     let authority = trust.authority();
     let names = names(&trust.root_namespace());
     let certificate = authority
@@ -101,14 +114,21 @@ fn make(trust: &Trust, addresses: &[IpAddr], now: SystemTime) -> Result<Current,
     for root in authority.roots() {
         roots.add(root.clone()).map_err(failed)?;
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let (provider, versions) = compliance::tls(policy);
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .with_crls(
+            authority
+                .revocations()
+                .into_iter()
+                .flat_map(|all| all.lists.clone()),
+        )
+        .enforce_revocation_expiration()
         // A workload that has no certificate yet shows a token.
         .allow_unauthenticated()
         .build()
         .map_err(|error| error.to_string())?;
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(failed)?
         .with_client_cert_verifier(clients)
         .with_single_cert(certificate.chain, key)

@@ -1,16 +1,23 @@
 //! Requests that go to whatever the name of their host leads to: hosts of a wildcard ServiceEntry
 //! with resolution DYNAMIC_DNS, and hosts nobody registered under ALLOW_ANY_DYNAMIC_DNS.
 
-use lateen_testkit::echo::Echo;
-use lateen_testkit::envoy::Plane;
-use lateen_testkit::settles;
+use std::net::SocketAddr;
 
-use crate::mesh::{Mesh, service, workload};
+use lateen_testkit::certificates::{Authority, TlsBackend, s_client};
+use lateen_testkit::echo::Echo;
+use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
+use lateen_testkit::{ports, settles};
+use serde_json::json;
+
+use crate::mesh::{Mesh, loopback, service, workload};
+use crate::secure_gateway::{Secure, gateway, routes};
 use crate::sidecar::Sidecar;
 
 on_both!(
     hosts_of_a_wildcard_entry_are_looked_up_when_they_are_asked_for,
     hosts_nobody_registered_are_looked_up_where_the_mesh_says_so,
+    tls_to_a_wildcard_entry_goes_to_its_server_name,
+    a_gateway_goes_to_the_server_names_of_a_wildcard_entry_where_it_is_allowed,
 );
 
 /// What a host answers with: the name of a server, or a status.
@@ -82,4 +89,96 @@ async fn hosts_nobody_registered_are_looked_up_where_the_mesh_says_so(plane: Pla
     answers(&sidecar, &host, "502").await;
     answers(&sidecar, "near", "known").await;
     assert_eq!(sidecar.envoy.rejected().await, Default::default());
+}
+
+/// A wildcard entry for TLS whose hosts are this machine (RFC 6761).
+fn wildcard_tls(port: u16) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{name: anything, namespace: default}}\nspec:\n  hosts: ['*.localhost']\n  \
+         location: MESH_EXTERNAL\n  resolution: DYNAMIC_DNS\n  \
+         ports: [{{number: {port}, name: tls, protocol: TLS}}]\n---\n"
+    )
+}
+
+/// Whether the backend answers who asks for a name there.
+async fn is_reached(at: SocketAddr, name: &str, expected: bool) {
+    settles(&format!("{name} is reached: {expected}"), async || {
+        let said = s_client(at, name, &[]).await;
+        match said.text.contains("CN = backend\n") == expected {
+            true => Ok(()),
+            false => Err(format!("{said:?}")),
+        }
+    })
+    .await;
+}
+
+async fn tls_to_a_wildcard_entry_goes_to_its_server_name(plane: Plane) {
+    let test = "tls_to_a_wildcard_entry_goes_to_its_server_name";
+    let Some(binary) = plane.binary(test) else {
+        return;
+    };
+    let mesh = Mesh::start().await;
+    let authority = Authority::new("authority");
+    let backend = TlsBackend::start(&authority, "backend", mesh.directory()).await;
+    mesh.create(&wildcard_tls(backend.port)).await;
+    let local = ports::reserve();
+    let bootstrap = Bootstrap {
+        kind: "sidecar",
+        name: "front-v1".into(),
+        namespace: "default".into(),
+        metadata: json!({
+            "LABELS": {"app": "front"},
+            "INTERCEPTION_MODE": "NONE",
+            "LATEEN_BIND": "127.0.0.1",
+            "LATEEN_OUTBOUND": {format!("*.localhost:{}", backend.port): local},
+        }),
+        xds: mesh.xds,
+        admin: ports::reserve(),
+        delta: true,
+    };
+    let envoy = Envoy::start(&binary, &bootstrap.to_json(), mesh.directory()).await;
+    envoy.ready().await;
+    mesh.distributed(1).await;
+    let local = loopback(local);
+    is_reached(local, "a.localhost", true).await;
+    is_reached(local, "b.c.localhost", true).await;
+    // Names that the entry does not cover lead nowhere, be they those of this machine.
+    for other in ["localhost", "a.localhost.test", ""] {
+        is_reached(local, other, false).await;
+    }
+    assert_eq!(envoy.rejected().await, Default::default());
+}
+
+async fn a_gateway_goes_to_the_server_names_of_a_wildcard_entry_where_it_is_allowed(plane: Plane) {
+    let test = "a_gateway_goes_to_the_server_names_of_a_wildcard_entry_where_it_is_allowed";
+    for allowed in [true, false] {
+        let mesh = match allowed {
+            true => Mesh::with_wildcard_tls_at_gateways().await,
+            false => Mesh::start().await,
+        };
+        let Some(secure) = Secure::start_in(mesh, plane, test).await else {
+            return;
+        };
+        let directory = secure.mesh.directory();
+        let backend = TlsBackend::start(&secure.authority, "backend", directory).await;
+        let port = backend.port;
+        // The rule takes more names than its destination covers.
+        let spec = format!(
+            "  tls:\n  - match: [{{sniHosts: ['*.localhost', '*.test']}}]\n    \
+             route: [{{destination: {{host: '*.localhost', port: {{number: {port}}}}}}}]"
+        );
+        let hosts = "'*.localhost', '*.test'";
+        let objects = wildcard_tls(port)
+            + &gateway("out", 443, "TLS", hosts, "mode: PASSTHROUGH")
+            + &routes("*.localhost", "out", &spec).replace(
+                "['*.localhost']\n  gateways",
+                &format!("[{hosts}]\n  gateways"),
+            );
+        secure.mesh.apply(&objects).await;
+        secure.rejected_nothing().await;
+        is_reached(secure.https, "a.localhost", allowed).await;
+        is_reached(secure.https, "a.test", false).await;
+        is_reached(secure.https, "localhost", false).await;
+    }
 }

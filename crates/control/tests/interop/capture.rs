@@ -212,7 +212,7 @@ impl Scene {
     }
 }
 
-async fn relay_to(listener: TcpListener, to: SocketAddr) {
+pub async fn relay_to(listener: TcpListener, to: SocketAddr) {
     while let Ok((mut near, _)) = listener.accept().await {
         tokio::spawn(async move {
             if let Ok(mut far) = TcpStream::connect(to).await {

@@ -9,9 +9,9 @@ use lateen_testkit::settles;
 use lateen_testkit::tls_client::Dial;
 
 use crate::authorization::{Guarded, policy};
+use crate::callers::{Clients, http, tcp};
 use crate::external_authorizers::{SERVICE, get, grpc_authorizer, guarded_by};
 use crate::member::Secured;
-use crate::mtls::{Clients, http, tcp};
 use crate::sidecar::SIDECAR;
 
 /// The client asks for `server.test`, and is `spiffe://cluster.local/ns/default/sa/client`.

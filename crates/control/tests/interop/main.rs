@@ -39,11 +39,14 @@ mod authorized_gateway;
 mod balancing;
 mod bindings;
 mod by_name;
+mod callers;
 #[cfg(target_os = "linux")]
 #[macro_use]
 mod capture;
 #[cfg(target_os = "linux")]
 mod capture_destinations;
+#[cfg(target_os = "linux")]
+mod capture_mtls;
 mod changes;
 mod claims;
 mod client_certificates;
@@ -68,6 +71,7 @@ mod kubectl;
 )]
 mod member;
 mod mesh;
+mod mesh_gateway;
 mod mesh_settings;
 mod mirrors;
 mod mtls;
@@ -78,12 +82,15 @@ mod pools;
 mod protocols;
 mod requests;
 mod retries;
+mod revocation;
+mod scanned;
 mod scope;
 mod secrets;
 mod secure_gateway;
 mod service_entries;
 mod sidecar;
 mod sniffing;
+mod tls_settings;
 mod tokens;
 mod tunnels;
 mod unreadable;

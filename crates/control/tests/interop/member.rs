@@ -19,11 +19,12 @@
 
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use lateen_agent::{Agent, Backoff, Config, KeyKind, sds};
+use lateen_control::Compliance;
 use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::echo::{Echo, TcpEcho};
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
@@ -107,8 +108,17 @@ pub struct Member {
 
 impl Secured {
     pub async fn start() -> Self {
-        let authority = Authority::new("mesh");
-        let mesh = Mesh::with_authority(&authority).await;
+        Self::complying(None).await
+    }
+
+    /// With TLS that complies with a policy.
+    pub async fn complying(policy: Option<Compliance>) -> Self {
+        Self::signed_by(Authority::new("mesh"), policy).await
+    }
+
+    /// With this authority plugged in.
+    pub async fn signed_by(authority: Authority, policy: Option<Compliance>) -> Self {
+        let mesh = Mesh::with_authority(&authority, policy).await;
         Secured { mesh, authority }
     }
 
@@ -153,22 +163,7 @@ impl Secured {
                 let config = self.identity(&who).await;
                 let socket = self.directory().join(format!("{id}.sds/socket"));
                 let secured = bootstrap.secured(&socket, self.secure);
-                match plane {
-                    Plane::StockEnvoy => {
-                        let agent = Agent::start(config);
-                        let listener = sds::bind(&socket).unwrap();
-                        tokio::spawn(sds::serve(listener, agent.watch()));
-                        (secured, Some(agent))
-                    }
-                    Plane::Lateen => {
-                        command.args(["--ca-address", &config.ca]);
-                        command.arg("--ca-root").arg(config.roots);
-                        command.arg("--token").arg(config.token.unwrap());
-                        let lifetime = format!("{}s", who.lifetime.as_secs());
-                        command.args(["--certificate-lifetime", &lifetime]);
-                        (secured, None)
-                    }
-                }
+                (secured, arm(plane, config, &socket, &mut command))
             }
         };
         let envoy = Envoy::start_by(command, &binary, &bootstrap, self.directory()).await;
@@ -203,6 +198,7 @@ impl Secured {
             ca: loopback(self.secure).to_string(),
             ca_name: "istiod.istio-system.svc".into(),
             roots: self.roots(),
+            revoked: Some(self.directory().join("ca-crl.pem")),
             token: Some(file(self.directory(), &name, &token)),
             spiffe_id: Some(who.spiffe_id()),
             key: KeyKind::Ecdsa,
@@ -244,6 +240,30 @@ impl Member {
             }
         })
         .await
+    }
+}
+
+/// Lets a proxy have its identity: beside a stock Envoy an agent answers on the socket, which stops
+/// when it is dropped; our proxy is told by arguments.
+pub fn arm(plane: Plane, config: Config, socket: &Path, command: &mut Command) -> Option<Agent> {
+    match plane {
+        Plane::StockEnvoy => {
+            let agent = Agent::start(config);
+            let listener = sds::bind(socket).unwrap();
+            tokio::spawn(sds::serve(listener, agent.watch()));
+            Some(agent)
+        }
+        Plane::Lateen => {
+            command.args(["--ca-address", &config.ca]);
+            command.arg("--ca-root").arg(config.roots);
+            if let Some(revoked) = config.revoked {
+                command.arg("--ca-crl").arg(revoked);
+            }
+            command.arg("--token").arg(config.token.unwrap());
+            let lifetime = format!("{}s", config.lifetime.as_secs());
+            command.args(["--certificate-lifetime", &lifetime]);
+            None
+        }
     }
 }
 

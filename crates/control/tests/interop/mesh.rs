@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lateen_api::{Mode, Object};
-use lateen_control::{Control, KeyOptions, Options};
+use lateen_control::{Compliance, Control, KeyOptions, Options};
 use lateen_store::{Author, Change, Draft, Limits, ObjectKey, Source, Store, Write};
 use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::echo::Echo;
@@ -24,6 +24,8 @@ pub struct Mesh {
     pub api: SocketAddr,
     /// The authority of the control plane, as files; none: it makes one itself.
     plugged: Option<PathBuf>,
+    compliance: Option<Compliance>,
+    wildcard_tls_at_gateways: bool,
 }
 
 impl Mesh {
@@ -33,15 +35,33 @@ impl Mesh {
         mesh
     }
 
-    /// With an authority that is plugged in; its root is in `root-cert.pem`.
-    pub async fn with_authority(authority: &Authority) -> Self {
+    /// With TLS that complies with a policy.
+    pub async fn complying(policy: Compliance) -> Self {
         let mut mesh = Self::new();
+        mesh.compliance = Some(policy);
+        mesh.restart().await;
+        mesh
+    }
+
+    /// With gateways that go to whatever a server name leads to.
+    pub async fn with_wildcard_tls_at_gateways() -> Self {
+        let mut mesh = Self::new();
+        mesh.wildcard_tls_at_gateways = true;
+        mesh.restart().await;
+        mesh
+    }
+
+    /// With an authority that is plugged in; its root is in `root-cert.pem`.
+    pub async fn with_authority(authority: &Authority, policy: Option<Compliance>) -> Self {
+        let mut mesh = Self::new();
+        mesh.compliance = policy;
         let directory = mesh.directory().join("cacerts");
         std::fs::create_dir(&directory).unwrap();
         file(&directory, "ca-cert.pem", &authority.pem);
         file(&directory, "ca-key.pem", &authority.key);
-        file(&directory, "root-cert.pem", &authority.pem);
-        file(mesh.directory(), "root-cert.pem", &authority.pem);
+        file(&directory, "cert-chain.pem", &authority.above);
+        file(&directory, "root-cert.pem", &authority.root);
+        file(mesh.directory(), "root-cert.pem", &authority.root);
         mesh.plugged = Some(directory);
         mesh.restart().await;
         mesh
@@ -55,6 +75,8 @@ impl Mesh {
             secure: ports::reserve(),
             api: loopback(0),
             plugged: None,
+            compliance: None,
+            wildcard_tls_at_gateways: false,
         }
     }
 
@@ -66,6 +88,8 @@ impl Mesh {
             secure_port: self.secure,
             plugged_ca: self.plugged.clone(),
             plaintext_credentials: true,
+            compliance: self.compliance,
+            wildcard_tls_at_gateways: self.wildcard_tls_at_gateways,
             api_port: 0,
             monitoring_port: 0,
             debounce_after: Duration::from_millis(20),
@@ -115,6 +139,12 @@ impl Mesh {
         if let Some(control) = self.control.take() {
             control.stop().await;
         }
+    }
+
+    /// Lists of revoked certificates, among the files of its authority.
+    pub fn revoke(&self, lists: &str) {
+        let directory = self.plugged.as_deref().unwrap();
+        file(directory, "ca-crl.pem", lists);
     }
 
     /// For the files of this mesh.

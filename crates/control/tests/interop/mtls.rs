@@ -4,12 +4,13 @@
 //! That a connection really was mutual TLS is seen by what the server got to know of its client
 //! (`x-forwarded-client-cert`), and by servers that take nothing else.
 
-use lateen_testkit::certificates::{Authority, Pair, s_client};
+use lateen_testkit::certificates::s_client;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::Call;
 use lateen_testkit::settles;
 use lateen_testkit::tls_client::{Dial, ask};
 
+use crate::callers::{ALL, Clients, Shows, check, http, is_let_in, tcp};
 use crate::member::{Member, Secured};
 
 /// A PeerAuthentication for `cart`.
@@ -19,85 +20,6 @@ fn policy(rest: &str) -> String {
          metadata: {{name: cart, namespace: default}}\n\
          spec:\n  selector: {{matchLabels: {{app: cart}}}}\n  {rest}\n"
     )
-}
-
-/// What a client shows of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shows {
-    Plain,
-    Nothing,
-    Right,
-    Stranger,
-    Expired,
-    ForeignDomain,
-}
-
-const ALL: [Shows; 6] = [
-    Shows::Plain,
-    Shows::Nothing,
-    Shows::Right,
-    Shows::Stranger,
-    Shows::Expired,
-    Shows::ForeignDomain,
-];
-
-pub struct Clients {
-    pub right: Pair,
-    stranger: Pair,
-    expired: Pair,
-    foreign: Pair,
-}
-
-const CLIENT: &str = "spiffe://cluster.local/ns/default/sa/client";
-
-impl Clients {
-    pub fn new(authority: &Authority) -> Self {
-        Clients {
-            right: authority.issue("client", &[CLIENT]),
-            stranger: Authority::new("stranger").issue("client", &[CLIENT]),
-            expired: authority.issue_expired("client", &[CLIENT]),
-            foreign: authority.issue("client", &["spiffe://other.domain/ns/default/sa/client"]),
-        }
-    }
-
-    fn dial<'a>(&'a self, shows: Shows, alpn: &'a [&'a str]) -> Dial<'a> {
-        let pair = match shows {
-            Shows::Plain => return Dial::Plain,
-            Shows::Nothing => None,
-            Shows::Right => Some(&self.right),
-            Shows::Stranger => Some(&self.stranger),
-            Shows::Expired => Some(&self.expired),
-            Shows::ForeignDomain => Some(&self.foreign),
-        };
-        Dial::Tls(pair, alpn)
-    }
-}
-
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n";
-
-/// What cart's application got to know of the client of a request: the whole answer.
-pub async fn http(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String> {
-    let whole = |answer: &[u8]| answer.ends_with(b"}");
-    let answer = ask(to, dial, REQUEST, whole).await?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    match answer.starts_with("HTTP/1.1 200") {
-        true => Ok(answer),
-        false => Err(answer),
-    }
-}
-
-pub async fn tcp(to: std::net::SocketAddr, dial: Dial<'_>) -> Result<String, String> {
-    let answer = ask(to, dial, b"hello\n", |answer| answer.ends_with(b"hello\n")).await?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// Whether a mode lets a client in. Without TLS of its own a server takes what is plain.
-fn is_let_in(mode: &str, shows: Shows) -> bool {
-    match mode {
-        "STRICT" => shows == Shows::Right,
-        "PERMISSIVE" => matches!(shows, Shows::Right | Shows::Plain),
-        _ => shows == Shows::Plain,
-    }
 }
 
 async fn each_mode_lets_in_whom_it_says_on_every_kind_of_port(plane: Plane) {
@@ -135,22 +57,6 @@ async fn each_mode_lets_in_whom_it_says_on_every_kind_of_port(plane: Plane) {
             check(mode, "undeclared", shows, expected, &sniffed);
         }
     }
-}
-
-/// Who is let in is known to the application, if by certificate.
-fn check(mode: &str, port: &str, shows: Shows, expected: bool, found: &Result<String, String>) {
-    assert_eq!(
-        found.is_ok(),
-        expected,
-        "{mode} {port} {shows:?}: {found:?}"
-    );
-    let Ok(answer) = found else { return };
-    let known = answer.contains(&format!("URI={CLIENT}"));
-    assert_eq!(
-        known,
-        shows == Shows::Right,
-        "{mode} {port} {shows:?}: {answer}"
-    );
 }
 
 async fn permissive_ports_pass_foreign_tls_on_where_it_may_be_the_applications(plane: Plane) {
@@ -439,6 +345,45 @@ async fn endpoints_without_a_sidecar_and_outside_the_mesh_get_plain_bytes(plane:
     .await;
 }
 
+async fn who_is_outside_proves_itself_with_a_name_of_its_entry(plane: Plane) {
+    let test = "who_is_outside_proves_itself_with_a_name_of_its_entry";
+    let Some((mesh, shop, cart)) = pair(test, plane, plane).await else {
+        return;
+    };
+    mesh.apply(&policy("mtls: {mode: STRICT}")).await;
+    let (cart_id, other) = (
+        &cart.spiffe_id,
+        "spiffe://cluster.local/ns/default/sa/other",
+    );
+    for (name, names, rule, status) in [
+        ("right", cart_id.as_str(), "", 200),
+        ("wrong", other, "", 503),
+        ("ruled", other, cart_id, 200),
+        ("misruled", cart_id, other, 503),
+    ] {
+        mesh.create(&format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+             metadata: {{name: {name}, namespace: default}}\nspec:\n  hosts: [{name}.test]\n  \
+             location: MESH_EXTERNAL\n  resolution: STATIC\n  subjectAltNames: ['{names}']\n  \
+             ports: [{{name: http, number: 80, protocol: HTTP}}]\n  \
+             endpoints: [{{address: 127.0.0.1, ports: {{http: {}}}}}]\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+             metadata: {{name: {name}, namespace: default}}\nspec: {{host: {name}.test, \
+             trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL, subjectAltNames: [{rule}]}}}}}}\n",
+            cart.http.port()
+        ))
+        .await;
+        mesh.distributed(2).await;
+        let path = format!("/{name}");
+        let answer = shop.gets(&format!("{name}.test"), &path, status).await;
+        let proven = answer
+            .got("x-forwarded-client-cert")
+            .contains(&shop.spiffe_id);
+        assert_eq!(proven, status == 200, "{name}: {answer:?}");
+        assert_eq!(cart.app.hits(&path) > 0, status == 200, "{name}");
+    }
+}
+
 fn settings(text: &str) -> String {
     format!(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\n\
@@ -522,5 +467,6 @@ on_both! {
     a_port_may_have_a_mode_of_its_own,
     a_destination_rule_overrides_automatic_mutual_tls,
     endpoints_without_a_sidecar_and_outside_the_mesh_get_plain_bytes,
+    who_is_outside_proves_itself_with_a_name_of_its_entry,
     the_mesh_says_versions_ciphers_and_trust_domains,
 }

@@ -17,7 +17,7 @@ use crate::gateway::rule;
 use crate::mesh::{Gateway, Mesh};
 
 /// A service outside, `HOST:80`, whose endpoint is on this machine. The client speaks HTTP.
-fn outside(host: &str, protocol: &str, port: u16) -> String {
+pub fn outside(host: &str, protocol: &str, port: u16) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
          metadata: {{name: {name}, namespace: default}}\n\
@@ -29,7 +29,7 @@ fn outside(host: &str, protocol: &str, port: u16) -> String {
 }
 
 /// How connections to `HOST` are made.
-fn policy(host: &str, policy: &str) -> String {
+pub fn policy(host: &str, policy: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
          metadata: {{name: {name}, namespace: default}}\n\
@@ -176,6 +176,72 @@ async fn a_service_outside_is_reached_over_tls_and_must_prove_its_name(plane: Pl
     scene.fails("system.test", 503).await;
     // Plaintext to a TLS server, which answers with an alert.
     scene.fails("plain.test", 502).await;
+}
+
+async fn a_service_outside_must_have_a_name_that_its_entry_lists(plane: Plane) {
+    let test = "a_service_outside_must_have_a_name_that_its_entry_lists";
+    let Some(scene) = Scene::start(plane, test).await else {
+        return;
+    };
+    let id = "spiffe://outside/ns/shop/sa/till";
+    let pair = scene.authority.issue("server", &["server.test", id]);
+    let simple = Echo::over_tls("simple", pair.server(None, &[])).await;
+    let server = pair.server(Some(&scene.authority), &[]);
+    let mutual = Echo::over_tls("mutual", server).await;
+    let client = scene.authority.issue("client", &["client.test"]);
+    let directory = scene.mesh.directory();
+    let certificate = text(&file(directory, "client.crt", &client.chain));
+    let key = text(&file(directory, "client.key", &client.key));
+    let roots = format!("caCertificates: {}", scene.roots);
+    let pair = format!("{roots}, clientCertificate: {certificate}, privateKey: {key}");
+    let mut objects = String::new();
+    let cases = [
+        // The names of the entry count instead of the one that was asked for, of whatever kind.
+        ("dns.test", "server.test", "SIMPLE", "", 200),
+        ("uri.test", id, "SIMPLE", "", 200),
+        ("several.test", "other.test, server.test", "SIMPLE", "", 200),
+        ("wrong.test", "other.test", "SIMPLE", "", 503),
+        (
+            "wrong-uri.test",
+            "spiffe://outside/ns/shop/sa/safe",
+            "SIMPLE",
+            "",
+            503,
+        ),
+        // Names of the rule count instead of those.
+        ("ruled.test", "other.test", "SIMPLE", "server.test", 200),
+        ("misruled.test", "server.test", "SIMPLE", "other.test", 503),
+        ("mutual.test", id, "MUTUAL", "", 200),
+        ("mutual-wrong.test", "other.test", "MUTUAL", "", 503),
+    ];
+    for (host, names, mode, ruled, _) in cases {
+        let (echo, files) = match mode {
+            "MUTUAL" => (&mutual, &pair),
+            _ => (&simple, &roots),
+        };
+        objects += &outside(host, "HTTP", echo.port()).replace(
+            "spec:\n",
+            &format!(
+                "spec:\n  subjectAltNames: ['{}']\n",
+                names.replace(", ", "', '")
+            ),
+        );
+        let tls = format!("tls: {{mode: {mode}, {files}, subjectAltNames: [{ruled}]}}");
+        objects += &policy(host, &tls);
+        objects += &forwarded(host);
+    }
+    scene.mesh.create(&objects).await;
+    scene.mesh.pushed().await;
+    assert_eq!(scene.gateway.envoy.rejected().await, Default::default());
+    for (host, _, mode, _, status) in cases {
+        match status {
+            200 => {
+                let shown = |body: &Value| body["tls"]["certificate"] == (mode == "MUTUAL");
+                scene.agreed(host, shown).await;
+            }
+            _ => scene.fails(host, status).await,
+        }
+    }
 }
 
 async fn mutual_tls_shows_the_clients_certificate_and_a_port_can_have_tls_of_its_own(plane: Plane) {
@@ -364,6 +430,7 @@ async fn a_server_whose_certificate_was_revoked_is_not_spoken_to(plane: Plane) {
 on_both! {
     a_server_whose_certificate_was_revoked_is_not_spoken_to,
     a_service_outside_is_reached_over_tls_and_must_prove_its_name,
+    a_service_outside_must_have_a_name_that_its_entry_lists,
     mutual_tls_shows_the_clients_certificate_and_a_port_can_have_tls_of_its_own,
     a_gateway_takes_what_it_needs_for_a_service_from_a_secret,
     a_proxy_header_goes_before_the_request,

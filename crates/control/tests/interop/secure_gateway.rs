@@ -29,7 +29,10 @@ pub struct Secure {
 
 impl Secure {
     pub async fn start(plane: Plane, test: &str) -> Option<Self> {
-        let mesh = Mesh::start().await;
+        Self::start_in(Mesh::start().await, plane, test).await
+    }
+
+    pub async fn start_in(mesh: Mesh, plane: Plane, test: &str) -> Option<Self> {
         let gateway = Gateway::start(plane, &mesh, test, true).await?;
         let (https, other) = (ports::reserve(), ports::reserve());
         mesh.apply(&format!(

@@ -8,9 +8,9 @@ use lateen_testkit::tls_client::Dial;
 use serde_json::{Value, json};
 
 use crate::authorization::Guarded;
+use crate::callers::{Clients, http};
 use crate::member::Secured;
 use crate::mesh::Mesh;
-use crate::mtls::{Clients, http};
 
 fn object(kind: &str, spec: Value) -> Value {
     json!({

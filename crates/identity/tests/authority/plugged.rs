@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use lateen_identity::{Ca, CaOptions, Issued, Origin, SpiffeId};
+use lateen_testkit::certificates::Authority;
 
 use crate::openssl::{P256, Plugged, ok, request, verify};
 
@@ -215,4 +216,62 @@ fn files_that_are_replaced_are_used_when_they_fit_together() {
     fs::remove_file(plugged.file("root-cert.pem")).unwrap();
     assert!(ca.refresh(SystemTime::now()).is_err());
     issue(&ca, directory.path());
+}
+
+#[test]
+fn lists_of_revoked_certificates_are_taken_when_the_authority_still_counts_with_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, files) = (directory.path(), directory.path().join("cacerts"));
+    fs::create_dir(&files).unwrap();
+    let root = Authority::new("root");
+    let (ours, other) = (root.intermediate("ours"), root.intermediate("other"));
+    for (name, content) in [
+        ("ca-cert.pem", &ours.pem),
+        ("ca-key.pem", &ours.key),
+        ("cert-chain.pem", &ours.above),
+        ("root-cert.pem", &ours.root),
+    ] {
+        fs::write(files.join(name), content).unwrap();
+    }
+    let options = CaOptions {
+        plugged: Some(files.clone()),
+        ..CaOptions::new(data)
+    };
+    let ca = Ca::open(options, None, SystemTime::now()).unwrap();
+    let lists = || Some(ca.current().revocations()?.pem.clone());
+    assert_eq!(lists(), None);
+    let good = root.revokes_serials(&[other.serial]) + &ours.revokes(&[]);
+    let replace = |content: &str| {
+        fs::write(files.join("ca-crl.pem"), content).unwrap();
+        ca.refresh(SystemTime::now()).map_err(|e| e.to_string())
+    };
+    assert_eq!(replace(&good), Ok(true));
+    assert_eq!(lists().as_deref(), Some(good.as_str()));
+    for (wrong, expect) in [
+        ("nonsense".to_owned(), "has no list"),
+        // Of the root alone: nobody would know about what the authority itself signs.
+        (root.revokes(&[]), "no list for each authority"),
+        (
+            root.revokes_serials(&[ours.serial]) + &ours.revokes(&[]),
+            "revokes a certificate of the very chain",
+        ),
+        // Somebody else's lists.
+        (
+            Authority::new("root").revokes(&[]) + &ours.revokes(&[]),
+            "cannot be verified",
+        ),
+    ] {
+        let error = replace(&wrong).unwrap_err();
+        assert!(
+            error.contains("ca-crl.pem") && error.contains(expect),
+            "{error}"
+        );
+        assert_eq!(
+            lists().as_deref(),
+            Some(good.as_str()),
+            "the last good ones"
+        );
+    }
+    assert_eq!(replace(""), Ok(true));
+    assert_eq!(lists(), None);
 }

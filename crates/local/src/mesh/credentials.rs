@@ -1,5 +1,5 @@
 //! Keeps the tokens and roots of all proxies fresh, as a kubelet does: tokens well before they end,
-//! roots as soon as there are others.
+//! roots and lists of revoked certificates as soon as there are others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,12 +22,16 @@ const AUDIENCE: &str = "istio-ca";
 /// Where the control plane has the roots, in every namespace (Istio's ConfigMap).
 const ROOTS: &str = "/api/v1/namespaces/istio-system/configmaps/istio-ca-root-cert";
 
+/// And the lists of revoked certificates.
+const REVOKED: &str = "/api/v1/namespaces/istio-system/configmaps/istio-ca-crl";
+
 #[derive(Debug)]
 pub(super) struct Keeper {
     api: Api,
     accounts: Vec<Account>,
     identities: Arc<Identities>,
     roots: String,
+    revoked: String,
     made: Instant,
 }
 
@@ -38,6 +42,7 @@ impl Keeper {
             accounts: accounts(plan),
             identities,
             roots: String::new(),
+            revoked: String::new(),
             made: Instant::now(),
         }
     }
@@ -64,7 +69,22 @@ impl Keeper {
         }
     }
 
+    /// What is revoked goes first: with new roots come those that they revoke.
+    async fn put_revoked(&mut self) -> Result<(), StartError> {
+        let object = self.api.get(REVOKED).await?;
+        let revoked = object["data"]["ca-crl.pem"].as_str().unwrap_or_default();
+        if revoked == self.revoked {
+            return Ok(());
+        }
+        for account in &self.accounts {
+            self.write(&self.identities.of(&account.proxy).revoked(), revoked)?;
+        }
+        revoked.clone_into(&mut self.revoked);
+        Ok(())
+    }
+
     async fn put_roots(&mut self) -> Result<(), StartError> {
+        self.put_revoked().await?;
         let object = self.api.get(ROOTS).await?;
         let roots = object["data"]["root-cert.pem"].as_str();
         let roots = roots.unwrap_or_default();

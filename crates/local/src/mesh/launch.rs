@@ -139,13 +139,15 @@ impl Launcher {
     }
 
     /// The flags by which an agent, built in or not, finds the authority and its proof.
-    fn identity(&self, proxy: &str) -> [OsString; 6] {
+    fn identity(&self, proxy: &str) -> [OsString; 8] {
         let place = self.identities.of(proxy);
         [
             "--ca-address".into(),
             self.authority.to_string().into(),
             "--ca-root".into(),
             place.roots().into_os_string(),
+            "--ca-crl".into(),
+            place.revoked().into_os_string(),
             "--token".into(),
             place.token().into_os_string(),
         ]

@@ -3,12 +3,13 @@
 
 use super::dns::dns_family;
 use super::scope::{At, reject, report};
-use super::values::{any, decode, non_empty, positive, required};
+use super::values::{any, decode, non_empty, port, positive, required};
 use crate::{ClusterKind, ConfigError};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::CustomClusterType;
 use envoy_types::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3 as cluster;
 use envoy_types::pb::envoy::extensions::common::dynamic_forward_proxy::v3 as common;
 use envoy_types::pb::envoy::extensions::filters::http::dynamic_forward_proxy::v3 as filter;
+use envoy_types::pb::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as network;
 use std::time::Duration;
 
 const CLUSTER: &str = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig";
@@ -59,6 +60,28 @@ pub(crate) fn filter(message: filter::FilterConfig, at: At<'_>) -> Result<(), Co
         }
         Some(Specifier::SubClusterConfig(_)) => Err(at.field("sub_cluster_config").not_supported()),
         None => Err(at.field("dns_cache_config").error("is required")),
+    }
+}
+
+/// The same for connections: the port at which their server names are gone to.
+pub(crate) fn server_name_filter(
+    message: network::FilterConfig,
+    at: At<'_>,
+) -> Result<u16, ConfigError> {
+    use network::filter_config::PortSpecifier::PortValue;
+    let network::FilterConfig {
+        dns_cache_config,
+        save_upstream_address,
+        port_specifier,
+    } = message;
+    report!(at, "addresses are logged without it"; save_upstream_address);
+    let cache_at = at.field("dns_cache_config");
+    cache(required(dns_cache_config, cache_at)?, cache_at)?;
+    // sni_dynamic_forward_proxy.proto: 443 unless it says another.
+    let PortValue(number) = port_specifier.unwrap_or(PortValue(443));
+    match port(number, at.field("port_value"))? {
+        0 => Err(at.field("port_value").error("must be between 1 and 65535")),
+        port => Ok(port),
     }
 }
 

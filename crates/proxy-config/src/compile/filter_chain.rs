@@ -172,6 +172,7 @@ fn network(
 ) -> Result<(Vec<Arc<Guard>>, Network), ConfigError> {
     use pb::filter::ConfigType;
     let (mut guards, mut terminal) = (Vec::new(), Network::Close);
+    let mut by_server_name = None;
     let last = filters.len();
     for (i, filter) in filters.into_iter().enumerate() {
         let at = at.item("filters", i);
@@ -184,6 +185,15 @@ fn network(
             None => return Err(at.field("typed_config").error("is required")),
         };
         match network_filter(&name, &config, at.field("typed_config"))? {
+            Found::Terminal(Network::Tcp(tcp)) if i + 1 == last => {
+                terminal = Network::Tcp(Arc::new(TcpProxy {
+                    server_name_port: by_server_name,
+                    ..tcp.as_ref().clone()
+                }));
+            }
+            Found::Terminal(_) if by_server_name.is_some() => {
+                return Err(at.error("a server name leads only a tcp_proxy anywhere"));
+            }
             Found::Terminal(network) if i + 1 == last => terminal = network,
             Found::Terminal(_) => return Err(at.error("a terminal filter must be the last one")),
             _ if i + 1 == last => {
@@ -193,18 +203,22 @@ fn network(
                 ));
             }
             Found::Guard(guard) => guards.push(Arc::new(guard)),
+            Found::ByServerName(port) => by_server_name = Some(port),
             Found::Observer => {}
         }
     }
     Ok((guards, terminal))
 }
 
+const BY_SERVER_NAME: &str =
+    "envoy.extensions.filters.network.sni_dynamic_forward_proxy.v3.FilterConfig";
 const NETWORK_EXT_AUTHZ: &str = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz";
 
 /// What a network filter is.
 enum Found {
     Terminal(Network),
     Guard(Guard),
+    ByServerName(u16),
     Observer,
 }
 
@@ -223,6 +237,10 @@ fn network_filter(name: &str, config: &Any, at: At<'_>) -> Result<Found, ConfigE
         ("envoy.extensions.filters.network.rbac.v3.RBAC", bytes) => {
             let guard = network_rbac(decode(bytes, at)?, at)?;
             Ok(Found::Guard(Guard::Rbac(guard)))
+        }
+        (BY_SERVER_NAME, bytes) => {
+            let port = super::by_name::server_name_filter(decode(bytes, at)?, at)?;
+            Ok(Found::ByServerName(port))
         }
         (NETWORK_EXT_AUTHZ, bytes) => {
             let guard = network_ext_authz(decode(bytes, at)?, at)?;
@@ -288,6 +306,7 @@ fn tcp_proxy(message: tcp::TcpProxy, at: At<'_>) -> Result<TcpProxy, ConfigError
             at.field("max_downstream_connection_duration"),
         )?,
         hash_source_ip: hashes_source_ip(hash_policy, at)?,
+        server_name_port: None,
         access_log: access_logs(access_log, at)?,
     })
 }

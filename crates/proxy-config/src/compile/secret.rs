@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use std::path::Path;
 use std::sync::Arc;
+use zeroize::Zeroizing;
 
 pub(crate) fn secret(message: pb::Secret, at: At<'_>) -> Result<Secret, ConfigError> {
     use pb::secret::Type;
@@ -228,6 +229,10 @@ fn base64(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+fn inline(bytes: Vec<u8>) -> DataSource {
+    DataSource::Inline(Arc::new(Zeroizing::new(bytes)))
+}
+
 fn data_source(message: core::DataSource, at: At<'_>) -> Result<DataSource, ConfigError> {
     use core::data_source::Specifier;
     let core::DataSource {
@@ -242,10 +247,10 @@ fn data_source(message: core::DataSource, at: At<'_>) -> Result<DataSource, Conf
         Specifier::InlineBytes(bytes) if bytes.is_empty() => {
             return Err(at.field("inline_bytes").error("must not be empty"));
         }
-        Specifier::InlineBytes(bytes) => DataSource::Inline(bytes.into()),
+        Specifier::InlineBytes(bytes) => inline(bytes),
         Specifier::InlineString(text) => {
             let text = non_empty(text, at.field("inline_string"))?;
-            DataSource::Inline(text.into_bytes().into())
+            inline(text.into_bytes())
         }
         Specifier::EnvironmentVariable(name) => {
             DataSource::Environment(non_empty(name, at.field("environment_variable"))?.into())

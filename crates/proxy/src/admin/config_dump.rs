@@ -6,10 +6,10 @@ use crate::main_thread::ProxyState;
 use crate::main_thread::config::{Config, Entry, Generation, Origin, UpdateFailure};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use envoy_types::pb::google::protobuf::Any;
 use lateen_proto::Descriptors;
 use lateen_proxy_config::re2;
 use lateen_telemetry::format::timestamp;
+use lateen_xds::client::Raw;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -284,7 +284,7 @@ struct Section {
 struct Item {
     name: Arc<str>,
     version_info: String,
-    any: Arc<Any>,
+    any: Arc<Raw>,
     last_updated: SystemTime,
     error: Option<UpdateFailure>,
 }

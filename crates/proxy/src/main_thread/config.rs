@@ -22,10 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use envoy_types::pb::google::protobuf::Any;
 use lateen_proxy_config::{
     Cluster, EndpointSet, Listener, Notice, Secret, SecretRef, route::RouteTable,
 };
+use lateen_xds::client::Raw;
 
 use crate::worker::WorkerUpdate;
 
@@ -88,7 +88,7 @@ pub enum Origin {
 pub struct Generation<T> {
     pub version_info: String,
     /// As received, for `config_dump`.
-    pub any: Arc<Any>,
+    pub any: Arc<Raw>,
     pub last_updated: SystemTime,
     pub value: Arc<T>,
     /// Fields that were accepted without effect.
@@ -100,7 +100,7 @@ pub struct Generation<T> {
 /// Envoy's `UpdateFailureState`.
 #[derive(Clone, Debug)]
 pub struct UpdateFailure {
-    pub failed: Arc<Any>,
+    pub failed: Arc<Raw>,
     pub last_attempt: SystemTime,
     pub details: String,
     pub version_info: String,

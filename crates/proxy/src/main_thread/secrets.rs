@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use lateen_agent::{Agent, Config as Identity, Material, secret};
+use lateen_agent::{Agent, Config as Identity, FileSecret, Material, sds, secret};
 use lateen_proxy_config::{SecretRef, SecretSource};
 use lateen_xds::Node;
 use lateen_xds::client::secret::{SecretEvent, Verdict, follow};
@@ -102,7 +102,8 @@ async fn of_agent(
     mut material: watch::Receiver<Material>,
     arrived: mpsc::Sender<Arrived>,
 ) {
-    if !secret::is_known(&whose.name) {
+    let mut file = FileSecret::named(&whose.name);
+    if file.is_none() && !secret::is_known(&whose.name) {
         tracing::warn!(
             name = &*whose.name,
             "the workload's own agent has no such secret"
@@ -110,13 +111,16 @@ async fn of_agent(
     }
     let mut sent = String::new();
     loop {
-        let news = secret::of(&material.borrow_and_update(), &whose.name);
+        let news = match &mut file {
+            Some(file) => file.look().cloned(),
+            None => secret::of(&material.borrow_and_update(), &whose.name),
+        };
         if let Some(news) = news.filter(|news| news.version != sent) {
             sent.clone_from(&news.version);
             let received = Received {
-                name: news.name.to_owned(),
-                version: news.version,
-                any: news.any,
+                name: news.name.to_string(),
+                version: news.version.clone(),
+                any: news.take().into(),
             };
             let (verdict, decided) = oneshot::channel();
             let whose = whose.clone();
@@ -132,8 +136,10 @@ async fn of_agent(
                 tracing::warn!(reason, "the workload's own secret is of no use");
             }
         }
-        if material.changed().await.is_err() {
-            return;
+        match file {
+            Some(_) => tokio::time::sleep(sds::LOOK).await,
+            None if material.changed().await.is_err() => return,
+            None => {}
         }
     }
 }

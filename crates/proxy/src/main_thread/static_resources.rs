@@ -60,6 +60,6 @@ fn encode(descriptors: &Descriptors, url: &str, json: &Value) -> Result<Received
     Ok(Received {
         name: name.to_owned(),
         version: String::new(),
-        any,
+        any: any.into(),
     })
 }

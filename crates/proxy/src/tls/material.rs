@@ -7,7 +7,7 @@ use rustls::sign::CertifiedKey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Where systems keep the certificates they trust, in the order in which they are looked for.
 const SYSTEM_ROOTS: [&str; 6] = [
@@ -49,7 +49,7 @@ pub enum TlsError {
 
 fn read(source: &DataSource, what: &'static str) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     match source {
-        DataSource::Inline(bytes) => Ok(Zeroizing::new(bytes.to_vec())),
+        DataSource::Inline(bytes) => Ok(Zeroizing::clone(bytes)),
         DataSource::File(path) => read_file(path, what),
         DataSource::Environment(name) => match std::env::var(&**name) {
             Ok(value) => Ok(Zeroizing::new(value.into_bytes())),
@@ -92,11 +92,12 @@ pub(super) fn identity(certificate: &Certificate) -> Result<Arc<CertifiedKey>, T
         "certificate_chain",
     )?;
     let pem = read(&certificate.key, "private_key")?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| TlsError::Pem {
+    let mut key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| TlsError::Pem {
         what: "private_key",
         reason: error.to_string(),
     })?;
     let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key);
+    key.zeroize();
     let signing = signing.map_err(|error| TlsError::Unusable {
         what: "private_key",
         reason: error.to_string(),

@@ -16,7 +16,8 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use std::fmt;
 use std::time::Duration;
 use webpki::{
-    EndEntityCert, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder, VerifiedPath,
+    EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    VerifiedPath,
 };
 
 /// What is asked of the other side's certificate.
@@ -126,6 +127,8 @@ impl Verifier {
                 true => RevocationCheckDepth::EndEntity,
                 false => RevocationCheckDepth::Chain,
             };
+            // As Envoy: a list whose time is over says nothing of anybody.
+            let options = options.with_expiration_policy(ExpirationPolicy::Enforce);
             options.with_depth(depth).build()
         });
         let most = self.rules.max_depth;
@@ -214,6 +217,7 @@ fn failure(error: &webpki::Error) -> Error {
         E::CertExpired { .. } => CertificateError::Expired.into(),
         E::CertNotValidYet { .. } => CertificateError::NotValidYet.into(),
         E::CertRevoked => CertificateError::Revoked.into(),
+        E::CrlExpired { .. } => CertificateError::ExpiredRevocationList.into(),
         E::UnknownRevocationStatus => CertificateError::UnknownRevocationStatus.into(),
         E::UnknownIssuer => CertificateError::UnknownIssuer.into(),
         E::InvalidSignatureForPublicKey => CertificateError::BadSignature.into(),

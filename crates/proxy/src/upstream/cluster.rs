@@ -79,14 +79,19 @@ impl ActiveCluster {
 
     /// The endpoint that an authority leads to. `None`: it leads nowhere.
     pub(crate) async fn host_by_name(&self, authority: &[u8]) -> Option<Rc<Host>> {
-        let ClusterKind::ByRequest { family, refresh } = &self.config.kind else {
-            return None;
-        };
         let default_port = match self.config.transport.tls {
             Some(_) => 443,
             None => 80,
         };
         let (name, port) = names::split(authority, default_port)?;
+        self.host_at_name(name, port).await
+    }
+
+    /// The endpoint that a name and a port lead to.
+    pub(crate) async fn host_at_name(&self, name: &str, port: u16) -> Option<Rc<Host>> {
+        let ClusterKind::ByRequest { family, refresh } = &self.config.kind else {
+            return None;
+        };
         let name = name.to_ascii_lowercase();
         let address = match self.names.get(&name, *refresh) {
             Some(address) => address,

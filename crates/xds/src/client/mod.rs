@@ -7,6 +7,7 @@
 //! Invariant: a version counts as held only after the owner accepted it, so that after a
 //! reconnect (`initial_resource_versions`) exactly what is missing or was refused comes again.
 
+mod raw;
 pub mod secret;
 mod state;
 mod stream;
@@ -18,13 +19,13 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use envoy_types::pb::google::protobuf::Any;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::either::Either;
 
 use crate::{Node, Rejection};
+pub use raw::Raw;
 use state::{State, Ticket};
 
 /// Where the control plane listens.
@@ -144,7 +145,7 @@ pub struct Update {
 pub struct Received {
     pub name: String,
     pub version: String,
-    pub any: Any,
+    pub any: Raw,
 }
 
 /// The answer that is owed for an [`Update`]; may be given later and from elsewhere. One that is

@@ -125,6 +125,6 @@ fn received(response: DiscoveryResponse, name: &str) -> Option<Received> {
     Some(Received {
         name: name.to_owned(),
         version: version_info,
-        any,
+        any: any.into(),
     })
 }

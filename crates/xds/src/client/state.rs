@@ -239,7 +239,7 @@ pub(super) fn resources(response: DeltaDiscoveryResponse) -> (Vec<Received>, Vec
             Some(Received {
                 name: resource.name,
                 version: resource.version,
-                any,
+                any: any.into(),
             })
         })
         .collect();

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use envoy_types::pb::google::protobuf::Any;
 use lateen_proxy_config::compile::{
     compile_cluster, compile_endpoints, compile_listener, compile_routes,
 };
 use lateen_proxy_config::{Cluster, ClusterKind, Compiled, ConfigError, EndpointSet};
-use lateen_xds::client::Received;
+use lateen_xds::client::{Raw, Received};
 use lateen_xds::{Rejection, type_url};
 
 use super::refers::Refers;
@@ -462,7 +461,7 @@ impl<T> Entry<T> {
         }
     }
 
-    pub(super) fn fail(&mut self, failed: Arc<Any>, version: &str, reason: &str) {
+    pub(super) fn fail(&mut self, failed: Arc<Raw>, version: &str, reason: &str) {
         self.error = Some(UpdateFailure {
             failed,
             last_attempt: SystemTime::now(),

@@ -124,7 +124,7 @@ fn received(url: &str, name: &str, version: u32, message: &impl Message) -> Rece
     Received {
         name: name.to_owned(),
         version: version.to_string(),
-        any,
+        any: any.into(),
     }
 }
 
