@@ -28,7 +28,8 @@ message! {
         /// `127.0.0.1:PORT`, `0.0.0.0:PORT` (the workload's own address) or `unix:///path`; default
         /// `127.0.0.1` and the port.
         effective default_endpoint "defaultEndpoint": String,
-        pending tls: Option<ServerTlsSettings>,
+        /// Ends TLS of clients outside the mesh, on a port that takes no mutual TLS.
+        effective tls: Option<ServerTlsSettings>,
         effective connection_pool "connectionPool": Option<ConnectionPoolSettings>,
     }
 }

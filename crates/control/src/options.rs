@@ -48,6 +48,9 @@ pub struct Options {
     /// Gateways pass TLS on to hosts of wildcard entries by whatever name its client says (Istio's
     /// `ENABLE_WILDCARD_HOST_SERVICE_ENTRIES_FOR_TLS`).
     pub wildcard_tls_at_gateways: bool,
+    /// Sidecars end TLS of clients outside the mesh where ingress listeners say so (Istio's
+    /// `ENABLE_TLS_ON_SIDECAR_INGRESS`).
+    pub tls_at_sidecars: bool,
 }
 
 /// How the keys of tokens are fetched.
@@ -98,6 +101,7 @@ impl Options {
             plaintext_credentials: false,
             compliance: None,
             wildcard_tls_at_gateways: false,
+            tls_at_sidecars: false,
         }
     }
 }

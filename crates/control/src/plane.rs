@@ -80,6 +80,7 @@ impl Control {
         let settings = MeshSettings {
             compliance: options.compliance,
             wildcard_tls_at_gateways: options.wildcard_tls_at_gateways,
+            tls_at_sidecars: options.tls_at_sidecars,
             ..MeshSettings::default()
         };
         let mesh = Arc::new(Mesh::new(store.clone(), settings));

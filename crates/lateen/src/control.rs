@@ -109,6 +109,11 @@ pub struct Args {
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub wildcard_tls_at_gateways: bool,
 
+    /// Let sidecars end TLS of clients outside the mesh where the ingress listeners of Sidecars say so
+    #[arg(long, env = "ENABLE_TLS_ON_SIDECAR_INGRESS")]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub tls_at_sidecars: bool,
+
     /// Give gateways their certificates over the plaintext port too
     #[arg(long, hide = true)]
     pub plaintext_credentials: bool,
@@ -152,6 +157,7 @@ pub fn run(args: Args) -> Outcome {
         token_issuers: args.token_issuer,
         plaintext_credentials: args.plaintext_credentials,
         wildcard_tls_at_gateways: args.wildcard_tls_at_gateways,
+        tls_at_sidecars: args.tls_at_sidecars,
         compliance: args.compliance.parse().ok(),
         ..Options::new(args.data_dir)
     };

@@ -188,6 +188,9 @@ pub struct MeshSettings {
     /// Gateways pass TLS on to hosts of wildcard entries by whatever name its client says (Istio's
     /// `ENABLE_WILDCARD_HOST_SERVICE_ENTRIES_FOR_TLS`). Not a matter of configuration either.
     pub wildcard_tls_at_gateways: bool,
+    /// Sidecars end TLS of clients outside the mesh where ingress listeners say so (Istio's
+    /// `ENABLE_TLS_ON_SIDECAR_INGRESS`). Nor is this.
+    pub tls_at_sidecars: bool,
     /// Probes on connections to upstreams where a DestinationRule says nothing.
     pub tcp_keepalive: Option<Arc<TcpKeepalive>>,
     /// `exportTo` of objects that say nothing; empty is everywhere.
@@ -220,6 +223,7 @@ impl Default for MeshSettings {
             tls_defaults: TlsSettings::default(),
             compliance: None,
             wildcard_tls_at_gateways: false,
+            tls_at_sidecars: false,
             tcp_keepalive: None,
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),

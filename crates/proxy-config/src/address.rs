@@ -1,7 +1,9 @@
 //! Addresses as configuration gives them.
 
+use std::collections::hash_map::DefaultHasher;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +17,20 @@ pub enum Address {
 }
 
 impl Address {
+    /// What stands for it where addresses are told apart: of a Unix domain socket one that no other
+    /// endpoint has (100::/64, RFC 6666), by its path.
+    pub fn key(&self) -> SocketAddr {
+        match self {
+            Address::Socket(address) => *address,
+            Address::Pipe(path) => {
+                let mut hasher = DefaultHasher::new();
+                path.hash(&mut hasher);
+                let low = u128::from(hasher.finish());
+                SocketAddr::new(Ipv6Addr::from(0x0100 << 112 | low).into(), 0)
+            }
+        }
+    }
+
     /// The address of a TCP socket.
     pub fn socket(&self) -> Option<SocketAddr> {
         match self {

@@ -28,5 +28,6 @@ mod rbac;
 pub mod stats;
 mod tcp;
 mod tls;
+mod unix;
 mod upstream;
 pub mod worker;

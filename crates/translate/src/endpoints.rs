@@ -214,7 +214,7 @@ fn dns_endpoint(target: &DnsTarget, port: &ServicePort) -> endpoint::LbEndpoint 
 
 fn host(address: &str, port: u32) -> endpoint::lb_endpoint::HostIdentifier {
     endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-        address: Some(envoy::socket_address(address, port)),
+        address: Some(envoy::address(address, port)),
         ..Default::default()
     })
 }

@@ -85,6 +85,22 @@ pub fn socket_address(address: &str, port: u32) -> core::Address {
     }
 }
 
+/// How the path of a Unix domain socket begins where an address may stand.
+pub const UNIX: &str = "unix://";
+
+/// An address: that of a socket, or `unix://` and a path.
+pub fn address(address: &str, port: u32) -> core::Address {
+    match address.strip_prefix(UNIX) {
+        None => socket_address(address, port),
+        Some(path) => core::Address {
+            address: Some(core::address::Address::Pipe(core::Pipe {
+                path: path.to_string(),
+                ..Default::default()
+            })),
+        },
+    }
+}
+
 /// "Ask on the aggregated stream."
 pub fn ads() -> core::ConfigSource {
     core::ConfigSource {

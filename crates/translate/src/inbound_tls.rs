@@ -9,10 +9,11 @@
 //!
 //! What fits no chain is closed without an answer.
 
+use lateen_api::gateway::ServerTlsSettings;
 use lateen_model::{MeshSettings, MtlsMode, Protocol};
 
 use crate::envoy::{self, listener};
-use crate::{mesh_tls, names};
+use crate::{mesh_tls, names, tls_context};
 
 /// What clients of the mesh offer by ALPN, by what is inside.
 const HTTP_OVER_MTLS: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
@@ -30,9 +31,18 @@ const TLS: &str = "tls";
 pub struct Kind {
     transport: &'static str,
     protocols: Vec<&'static str>,
-    /// Whether TLS ends here.
-    terminates: bool,
+    ends: Ends,
     pub http: bool,
+}
+
+/// Whose TLS ends here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    Nobodys,
+    /// With a certificate of the mesh, which the proxy may lack.
+    TheMeshs,
+    /// With certificates of the port's own.
+    Own,
 }
 
 /// How the connections of one workload are encrypted.
@@ -42,6 +52,8 @@ pub struct Inbound<'a> {
     /// nothing where mutual TLS is a must.
     pub has_identity: bool,
     pub mesh: &'a MeshSettings,
+    /// TLS of clients outside the mesh, which counts only where the mesh's own does not.
+    pub own: Option<&'a ServerTlsSettings>,
 }
 
 impl Inbound<'_> {
@@ -70,6 +82,13 @@ impl Inbound<'_> {
                 kinds.extend((!http).then_some(FOREIGN_TLS));
                 kinds
             }
+            // A port that asks for TLS takes nothing else.
+            MtlsMode::Disable if self.own.is_some() => vec![Kind {
+                transport: TLS,
+                protocols: Vec::new(),
+                ends: Ends::Own,
+                http,
+            }],
             MtlsMode::Disable if sniffed => vec![plain(&PLAIN_HTTP, true), plain(&[], false)],
             MtlsMode::Disable => vec![plain(&[], http)],
         }
@@ -88,11 +107,17 @@ impl Inbound<'_> {
             application_protocols: kind.protocols.iter().map(|p| (*p).to_string()).collect(),
             ..Default::default()
         };
-        let served = !kind.terminates || self.has_identity;
+        let transport_socket = match kind.ends {
+            Ends::Nobodys => None,
+            Ends::TheMeshs => self.has_identity.then(|| mesh_tls::server(self.mesh)),
+            Ends::Own => self.own.and_then(|tls| {
+                tls_context::terminating(tls, kind.http, (self.mesh, self.has_identity))
+            }),
+        };
+        let served = kind.ends == Ends::Nobodys || transport_socket.is_some();
         listener::FilterChain {
             filter_chain_match: Some(found),
-            transport_socket: (kind.terminates && self.has_identity)
-                .then(|| mesh_tls::server(self.mesh)),
+            transport_socket,
             filters: match served {
                 true => filters,
                 false => nowhere(),
@@ -106,7 +131,7 @@ impl Inbound<'_> {
 const FOREIGN_TLS: Kind = Kind {
     transport: TLS,
     protocols: Vec::new(),
-    terminates: false,
+    ends: Ends::Nobodys,
     http: false,
 };
 
@@ -114,7 +139,7 @@ fn mtls(protocols: &[&'static str], http: bool) -> Kind {
     Kind {
         transport: TLS,
         protocols: protocols.to_vec(),
-        terminates: true,
+        ends: Ends::TheMeshs,
         http,
     }
 }
@@ -123,7 +148,7 @@ fn plain(protocols: &[&'static str], http: bool) -> Kind {
     Kind {
         transport: RAW,
         protocols: protocols.to_vec(),
-        terminates: false,
+        ends: Ends::Nobodys,
         http,
     }
 }
@@ -163,11 +188,12 @@ mod tests {
         let inbound = Inbound {
             mode,
             has_identity,
+            own: None,
             mesh: &mesh,
         };
         let show = |kind: Kind| {
             let what = if kind.http { "http" } else { "tcp" };
-            let ends = if kind.terminates { "!" } else { "" };
+            let ends = if kind.ends == Ends::TheMeshs { "!" } else { "" };
             let short: Vec<&str> = kind.protocols;
             format!("{}{ends}[{}]>{what}", kind.transport, short.join(","))
         };
@@ -232,6 +258,7 @@ mod tests {
         let inbound = Inbound {
             mode: Strict,
             has_identity: false,
+            own: None,
             mesh: &mesh,
         };
         for kind in inbound.kinds(Protocol::Http) {

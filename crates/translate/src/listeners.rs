@@ -111,11 +111,18 @@ pub fn egress(
     let number = u32::from(port.number);
     if port.protocol == EgressProtocol::Tcp {
         let mut services = scope.services().filter(|one| port.egress.imports(one));
-        let (service, service_port) =
-            services.find_map(|service| Some((service, service.port(number)?)))?;
+        let (service, service_port) = services.find_map(|service| match number {
+            // A Unix domain socket without a number leads to the first port that is not HTTP.
+            0 => {
+                let mut ports = service.ports.iter();
+                let port = ports.find(|p| p.protocol != Protocol::Udp && !p.protocol.is_http())?;
+                Some((service, port))
+            }
+            number => Some((service, service.port(number)?)),
+        })?;
         let mut made = outbound_tcp(snapshot, scope, proxy, service, service_port, port.number);
         made.name = names::listener(&port.bind, number);
-        made.address = Some(envoy::socket_address(&port.bind, number));
+        made.address = Some(envoy::address(&port.bind, number));
         return Some(made);
     }
     let name = names::listener(&port.bind, number);
@@ -226,7 +233,7 @@ fn one_chain(
 ) -> listener::Listener {
     listener::Listener {
         name,
-        address: Some(envoy::socket_address(bind, port)),
+        address: Some(envoy::address(bind, port)),
         filter_chains: vec![listener::FilterChain {
             filters,
             ..Default::default()

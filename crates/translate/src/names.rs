@@ -23,8 +23,11 @@ pub fn parse_outbound(name: &str) -> Option<(u32, &str, &str)> {
     Some((port.parse().ok()?, subset, host))
 }
 
-/// `127.0.0.1_9080`.
+/// `127.0.0.1_9080`; on a Unix domain socket, its path.
 pub fn listener(bind: &str, port: u32) -> String {
+    if bind.starts_with(crate::envoy::UNIX) {
+        return bind.to_string();
+    }
     format!("{bind}_{port}")
 }
 

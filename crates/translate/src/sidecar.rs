@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lateen_api::destination_rule::ConnectionPoolSettings;
+use lateen_api::gateway::ServerTlsSettings;
 use lateen_api::sidecar::{CaptureMode, IstioIngressListener, SidecarPort};
 use lateen_model::{
     Egress, Interception, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort, Sidecar,
@@ -17,6 +18,7 @@ use lateen_model::{
 };
 
 use crate::cache::ById;
+use crate::envoy;
 
 /// One port on which a workload is reached.
 pub struct InboundPort {
@@ -27,6 +29,8 @@ pub struct InboundPort {
     /// What the port serves.
     pub service: Option<(Arc<Service>, ServicePort)>,
     pub to: InboundTarget,
+    /// TLS of clients outside the mesh that ends here, where the mesh's own does not.
+    pub tls: Option<ServerTlsSettings>,
 }
 
 impl InboundPort {
@@ -47,7 +51,7 @@ impl InboundPort {
 /// Where an inbound cluster leads, and with which limits.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct InboundTarget {
-    /// `None` leads nowhere: the endpoint is of a kind that has no effect yet.
+    /// An IP address, or `unix://` and a path. `None`: where the connection was going.
     pub address: Option<String>,
     pub port: u16,
     /// The Sidecar whose limits count, and its ingress listener.
@@ -107,6 +111,7 @@ fn told_port(
             port: app_port,
             limits: limits.map(|sidecar| (ById(sidecar.clone()), None)),
         },
+        tls: None,
     }
 }
 
@@ -137,6 +142,10 @@ fn ingress_port(
             address,
             port: app_port,
             limits: limited.then(|| (ById(sidecar.clone()), Some(index))),
+        },
+        tls: match snapshot.settings.tls_at_sidecars {
+            true => listener.tls.clone(),
+            false => None,
         },
     })
 }
@@ -190,6 +199,9 @@ fn target(proxy: &Proxy, endpoint: &str, default_port: u16) -> (Option<String>, 
     if endpoint.is_empty() {
         return (Some("127.0.0.1".to_string()), default_port);
     }
+    if endpoint.starts_with(envoy::UNIX) {
+        return (Some(endpoint.to_string()), default_port);
+    }
     match endpoint.parse::<SocketAddr>() {
         // The workload's own address.
         Ok(address) if address.ip().is_unspecified() => {
@@ -216,16 +228,20 @@ pub enum EgressProtocol {
     Tcp,
 }
 
-/// The egress listeners that a proxy without interception opens by itself.
+/// The egress listeners that a proxy opens by itself: on Unix domain sockets, and on ports where
+/// nothing is captured.
 pub fn egress_ports<'a>(scope: &Scope<'a>, proxy: &Proxy) -> Vec<EgressPort<'a>> {
-    let (Some(sidecar), Interception::None) = (scope.sidecar(), proxy.interception) else {
+    let Some(sidecar) = scope.sidecar() else {
         return Vec::new();
     };
     let listeners = sidecar.spec.egress.iter().zip(&sidecar.egress);
     let made = listeners.filter_map(|(listener, egress)| {
         let port = listener.port.as_ref()?;
-        let socket = listener.bind.starts_with("unix://");
-        if socket || listener.capture_mode == Some(CaptureMode::Iptables) {
+        // A path is nothing that could be captured.
+        let socket = listener.bind.starts_with(envoy::UNIX);
+        let captured = proxy.interception != Interception::None
+            || listener.capture_mode == Some(CaptureMode::Iptables);
+        if captured && !socket {
             return None;
         }
         let proxied = port.protocol.eq_ignore_ascii_case("HTTP_PROXY");

@@ -28,6 +28,16 @@ pub fn downstream(
     (mesh, has_identity): (&MeshSettings, bool),
 ) -> Option<core::TransportSocket> {
     let settings = server.server.tls.as_ref()?;
+    let is_http = server.kind == ServerKind::Https;
+    terminating(settings, is_http, (mesh, has_identity))
+}
+
+/// The same of TLS settings, wherever they stand.
+pub fn terminating(
+    settings: &ServerTlsSettings,
+    is_http: bool,
+    (mesh, has_identity): (&MeshSettings, bool),
+) -> Option<core::TransportSocket> {
     let verify = match settings.mode? {
         ServerTlsMode::Simple => Verify::NotAsked,
         ServerTlsMode::Mutual => Verify::Required,
@@ -39,9 +49,9 @@ pub fn downstream(
         }
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return None,
     };
-    let offered: &[&str] = match server.kind {
-        ServerKind::Https => &HTTP,
-        _ => &TCP,
+    let offered: &[&str] = match is_http {
+        true => &HTTP,
+        false => &TCP,
     };
     let mut common = tls::CommonTlsContext {
         tls_params: parameters(settings, &mesh.tls_defaults),

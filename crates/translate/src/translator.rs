@@ -499,6 +499,7 @@ impl<R> Translator<R> {
                             mode: mtls.of_port(port.known_as().into_iter().map(u32::from)),
                             has_identity,
                             mesh: &snapshot.settings,
+                            own: port.tls.as_ref(),
                         };
                         listeners::inbound(port, &guards, &transport)
                     }));

@@ -176,7 +176,7 @@ fn tls_fits_protocol(check: &mut Checker, server: &Server) {
     }
 }
 
-fn tls(check: &mut Checker, tls: &ServerTlsSettings) {
+pub(super) fn tls(check: &mut Checker, tls: &ServerTlsSettings) {
     let server_certificate = ("serverCertificate", !tls.server_certificate.is_empty());
     let secrets = [
         ("credentialName", !tls.credential_name.is_empty()),

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::{Checker, Validate, names, traffic_policy};
+use super::{Checker, Validate, gateway, names, traffic_policy};
+use crate::gateway::{ServerTlsMode, ServerTlsSettings};
 use crate::sidecar::*;
 
 impl Validate for Sidecar {
@@ -95,10 +96,37 @@ fn ingress(check: &mut Checker, listener: &IstioIngressListener) {
     check.field("defaultEndpoint", |check| {
         default_endpoint(check, &listener.default_endpoint);
     });
+    check.some("tls", &listener.tls, ingress_tls);
     check.some(
         "connectionPool",
         &listener.connection_pool,
         traffic_policy::connection_pool,
+    );
+}
+
+/// TLS of a sidecar's own: with files, and only of the kinds that need nothing of the mesh.
+fn ingress_tls(check: &mut Checker, tls: &ServerTlsSettings) {
+    gateway::tls(check, tls);
+    if !matches!(
+        tls.mode,
+        Some(ServerTlsMode::Simple | ServerTlsMode::Mutual)
+    ) {
+        check.field("mode", |check| {
+            check.error("must be SIMPLE or MUTUAL at an ingress listener");
+        });
+    }
+    let of_secret = !tls.credential_name.is_empty() || !tls.credential_names.is_empty();
+    if of_secret {
+        check.field("credentialName", |check| {
+            check.error_hint(
+                "a sidecar gets no Secrets",
+                "name files with serverCertificate and privateKey",
+            );
+        });
+    }
+    check.warning(
+        "counts only where mutual TLS is DISABLEd for the port, and only when the control plane is \
+         started with ENABLE_TLS_ON_SIDECAR_INGRESS=true (as in Istio)",
     );
 }
 
@@ -180,9 +208,7 @@ fn socket(
         match (ingress, path.starts_with(['/', '@'])) {
             (true, _) => check.error("an ingress listener cannot bind a unix domain socket"),
             (false, false) => check.error("the path of a unix domain socket must be absolute"),
-            (false, true) => {
-                check.warning("a unix domain socket has no effect yet in this version")
-            }
+            (false, true) => {}
         }
     });
     if capture == Some(CaptureMode::Iptables) {
@@ -199,8 +225,6 @@ fn default_endpoint(check: &mut Checker, endpoint: &str) {
     if let Some(path) = endpoint.strip_prefix("unix://") {
         if !path.starts_with(['/', '@']) {
             check.error("the path of a unix domain socket must be absolute");
-        } else {
-            check.warning("a unix domain socket has no effect yet in this version");
         }
         return;
     }

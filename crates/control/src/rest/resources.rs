@@ -135,9 +135,14 @@ impl Call<'_> {
         let wanted = move |object: &Stored| {
             of_kind(object, info, namespace.as_deref()) && selector.selects(object)
         };
+        let (store, trust) = (self.api.store.clone(), self.api.trust.clone());
+        let target = self.target.clone();
+        let made = move || trust_maps::of_list(&store, &trust, &target);
+        let has_maps = info.name == "ConfigMap";
         watch::stream(
             self.api,
             Box::new(wanted),
+            has_maps.then(|| Box::new(made) as watch::Made),
             &self.query,
             watch::Form {
                 kind: self.target.kind(),

@@ -1,5 +1,6 @@
 //! `?watch=true`: changes as they happen, one JSON event per line.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_util::stream;
 use lateen_api::Kind;
-use lateen_store::{Event, ObjectChange, Stored, Watch};
+use lateen_store::{Event, ObjectChange, ObjectKey, Stored, Watch};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -28,11 +29,17 @@ pub(super) struct Form {
 }
 
 type Wanted = Box<dyn Fn(&Stored) -> bool + Send>;
+/// Objects that stand in no store, as they are now.
+pub(super) type Made = Box<dyn Fn() -> Vec<Stored> + Send>;
+
+/// How often those are looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Streams events from `resourceVersion` on; without one, first everything there is as ADDED.
 pub(super) fn stream(
     api: &Api,
     wanted: Wanted,
+    made: Option<Made>,
     query: &Query,
     form: Form,
 ) -> Result<Response, ApiError> {
@@ -51,11 +58,23 @@ pub(super) fn stream(
             (revision, Vec::new())
         }
     };
+    let mut made = made.map(|made| MadeObjects {
+        made,
+        known: BTreeMap::new(),
+        revision: from,
+    });
+    let mut first = first;
+    if let Some(made) = &mut made {
+        // Who comes from a list has them, perhaps as they were before.
+        first.extend(made.news(&wanted, &form));
+    }
     let watch = api.store.watch(from).map_err(ApiError::from_store)?;
     let seconds = query.timeout_seconds.unwrap_or(DEFAULT_SECONDS);
     let following = Following {
         watch,
         wanted,
+        made,
+        next_look: Instant::now() + LOOK,
         form,
         leaving: api.leaving.clone(),
         until: Instant::now() + Duration::from_secs(seconds.min(24 * 3_600)),
@@ -75,6 +94,8 @@ pub(super) fn stream(
 struct Following {
     watch: Watch,
     wanted: Wanted,
+    made: Option<MadeObjects>,
+    next_look: Instant,
     form: Form,
     leaving: tokio::sync::watch::Receiver<bool>,
     until: Instant,
@@ -91,11 +112,23 @@ impl Following {
         while !self.ended {
             let event = tokio::select! {
                 event = self.watch.next() => event,
+                () = tokio::time::sleep_until(self.next_look), if self.made.is_some() => {
+                    self.next_look = Instant::now() + LOOK;
+                    let made = self.made.as_mut();
+                    let news = made.map(|made| made.news(&self.wanted, &self.form));
+                    match news.filter(|news| !news.is_empty()) {
+                        Some(news) => return Some(news.into()),
+                        None => continue,
+                    }
+                }
                 () = tokio::time::sleep_until(self.until) => return None,
                 _ = self.leaving.wait_for(|leaving| *leaving) => return None,
             };
             let bytes = match event {
                 Event::Revision(revision) => {
+                    if let Some(made) = &mut self.made {
+                        made.revision = revision.number;
+                    }
                     let changes = revision.changes.iter();
                     changes
                         .filter_map(|c| self.change(c, revision.number))
@@ -127,6 +160,32 @@ impl Following {
             (Some(object), None) => ("DELETED", object),
         };
         Some(self.form.event(what, object, revision))
+    }
+}
+
+/// Objects that stand in no store, and what the client has of them.
+struct MadeObjects {
+    made: Made,
+    known: BTreeMap<ObjectKey, Value>,
+    /// The newest that the client has seen.
+    revision: u64,
+}
+
+impl MadeObjects {
+    /// Events about what is other than the client has it.
+    fn news(&mut self, wanted: &Wanted, form: &Form) -> Vec<u8> {
+        let mut events = Vec::new();
+        let mut now = BTreeMap::new();
+        for object in (self.made)().iter().filter(|object| wanted(object)) {
+            let what = match self.known.get(&object.key) {
+                None => Some("ADDED"),
+                Some(body) => (*body != object.body).then_some("MODIFIED"),
+            };
+            events.extend(what.map(|what| form.event(what, object, self.revision)));
+            now.insert(object.key.clone(), object.body.clone());
+        }
+        self.known = now;
+        events.concat()
     }
 }
 

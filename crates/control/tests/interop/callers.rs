@@ -57,12 +57,16 @@ impl Clients {
     }
 }
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: cart\r\n\r\n";
-
 /// What cart's application got to know of the client of a request: the whole answer.
 pub async fn http(to: SocketAddr, dial: Dial<'_>) -> Result<String, String> {
+    http_of(to, "cart", dial).await
+}
+
+/// The same of a request for a host.
+pub async fn http_of(to: SocketAddr, host: &str, dial: Dial<'_>) -> Result<String, String> {
+    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
     let whole = |answer: &[u8]| answer.ends_with(b"}");
-    let answer = ask(to, dial, REQUEST, whole).await?;
+    let answer = ask(to, dial, request.as_bytes(), whole).await?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     match answer.starts_with("HTTP/1.1 200") {
         true => Ok(answer),

@@ -89,6 +89,7 @@ mod secrets;
 mod secure_gateway;
 mod service_entries;
 mod sidecar;
+mod sidecar_sockets;
 mod sniffing;
 mod tls_settings;
 mod tokens;

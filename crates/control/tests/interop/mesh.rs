@@ -26,6 +26,7 @@ pub struct Mesh {
     plugged: Option<PathBuf>,
     compliance: Option<Compliance>,
     wildcard_tls_at_gateways: bool,
+    tls_at_sidecars: bool,
 }
 
 impl Mesh {
@@ -47,6 +48,14 @@ impl Mesh {
     pub async fn with_wildcard_tls_at_gateways() -> Self {
         let mut mesh = Self::new();
         mesh.wildcard_tls_at_gateways = true;
+        mesh.restart().await;
+        mesh
+    }
+
+    /// With sidecars that end TLS of clients outside the mesh.
+    pub async fn with_tls_at_sidecars() -> Self {
+        let mut mesh = Self::new();
+        mesh.tls_at_sidecars = true;
         mesh.restart().await;
         mesh
     }
@@ -77,6 +86,7 @@ impl Mesh {
             plugged: None,
             compliance: None,
             wildcard_tls_at_gateways: false,
+            tls_at_sidecars: false,
         }
     }
 
@@ -90,6 +100,7 @@ impl Mesh {
             plaintext_credentials: true,
             compliance: self.compliance,
             wildcard_tls_at_gateways: self.wildcard_tls_at_gateways,
+            tls_at_sidecars: self.tls_at_sidecars,
             api_port: 0,
             monitoring_port: 0,
             debounce_after: Duration::from_millis(20),

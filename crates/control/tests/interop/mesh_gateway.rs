@@ -11,7 +11,7 @@ use lateen_testkit::tls_client::Dial;
 use lateen_testkit::{echo, ports, settles};
 use serde_json::json;
 
-use crate::callers::{ALL, CLIENT, Clients, Shows, http, tcp};
+use crate::callers::{ALL, CLIENT, Clients, Shows, http_of, tcp};
 use crate::member::{Secured, Who, arm};
 use crate::mesh::{loopback, service, workload};
 use crate::secure_gateway::{TO_REVIEWS, gateway, routes};
@@ -128,7 +128,7 @@ async fn a_gateway_of_the_mesh_takes_who_has_a_certificate_of_the_mesh(plane: Pl
     let clients = Clients::new(&scene.mesh.authority);
     let alpn = ["istio", "h2", "http/1.1"];
     settles("who has a certificate is served", async || {
-        http(scene.https, clients.dial(Shows::Right, &["http/1.1"])).await?;
+        http_of(scene.https, HOST, clients.dial(Shows::Right, &["http/1.1"])).await?;
         let bytes = tcp(scene.tls, clients.dial(Shows::Right, &["istio"])).await;
         bytes.map(|_| ())
     })
@@ -136,7 +136,7 @@ async fn a_gateway_of_the_mesh_takes_who_has_a_certificate_of_the_mesh(plane: Pl
     for shows in ALL {
         // Whatever trust domain its certificate is of, the mesh's roots have signed it.
         let expected = matches!(shows, Shows::Right | Shows::ForeignDomain);
-        let answer = http(scene.https, clients.dial(shows, &["http/1.1"])).await;
+        let answer = http_of(scene.https, HOST, clients.dial(shows, &["http/1.1"])).await;
         assert_eq!(answer.is_ok(), expected, "{shows:?}: {answer:?}");
         let known = answer.is_ok_and(|answer| answer.contains(&format!("URI={CLIENT}")));
         assert_eq!(known, shows == Shows::Right, "{shows:?}");
@@ -164,7 +164,7 @@ async fn a_gateway_of_the_mesh_takes_only_whom_its_server_names(plane: Plane) {
         scene.serve(&named(name)).await;
         settles(&format!("only {name} is served"), async || {
             for one in [Shows::Right, Shows::ForeignDomain] {
-                let answer = http(scene.https, clients.dial(one, &["http/1.1"])).await;
+                let answer = http_of(scene.https, HOST, clients.dial(one, &["http/1.1"])).await;
                 let bytes = tcp(scene.tls, clients.dial(one, &["istio"])).await;
                 if answer.is_ok() != (one == shows) || bytes.is_ok() != (one == shows) {
                     return Err(format!("{one:?}: {answer:?} {bytes:?}"));

@@ -7,6 +7,8 @@ use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::settles;
 use lateen_testkit::tls_client::{Dial, ask};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::callers::http;
 use crate::member::Secured;
@@ -43,7 +45,8 @@ async fn service(mesh: &Secured, name: &str, pair: &Pair, root: &Authority) -> E
          endpoints: [{{address: 127.0.0.1, ports: {{http: {}}}}}]\n---\n\
          apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
          metadata: {{name: {name}, namespace: default}}\n\
-         spec: {{host: {name}.test, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL}}}}}}\n",
+         spec: {{host: {name}.test, trafficPolicy: {{tls: {{mode: ISTIO_MUTUAL}}, \
+         connectionPool: {{http: {{maxRequestsPerConnection: 1}}}}}}}}\n",
         echo.port()
     ))
     .await;
@@ -118,4 +121,28 @@ async fn revoked_certificates_and_authorities_are_refused_until_they_are_taken_b
     check("taken back", true).await;
     assert_eq!(cart.envoy.rejected().await, Default::default());
     assert_eq!(shop.envoy.rejected().await, Default::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_watches_config_maps_hears_of_new_roots_and_lists() {
+    let root = Authority::new("root");
+    let mesh = Secured::signed_by(root.intermediate("ours"), None).await;
+    let mut watch = TcpStream::connect(mesh.api).await.unwrap();
+    let request = "GET /api/v1/namespaces/default/configmaps?watch=true HTTP/1.1\r\n\
+                   host: localhost\r\n\r\n";
+    watch.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    let mut hears = async |events: &[&str]| {
+        while !events.iter().all(|event| heard.contains(event)) {
+            let mut piece = [0; 4096];
+            let read = tokio::time::timeout(lateen_testkit::PATIENCE, watch.read(&mut piece));
+            let read = read.await.unwrap_or_else(|_| panic!("{events:?}: {heard}"));
+            heard.push_str(&String::from_utf8_lossy(&piece[..read.unwrap()]));
+        }
+    };
+    hears(&["istio-ca-root-cert", "istio-ca-crl", "\"type\":\"ADDED\""]).await;
+    let lists = root.revokes(&[]) + &mesh.authority.revokes(&[]);
+    mesh.revoke(&lists);
+    let first = lists.lines().nth(1).unwrap();
+    hears(&["\"type\":\"MODIFIED\"", first]).await;
 }

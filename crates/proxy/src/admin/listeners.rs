@@ -4,6 +4,7 @@ use super::json;
 use super::query::Query;
 use crate::main_thread::ProxyState;
 use axum::response::{IntoResponse, Response};
+use lateen_proxy_config::Address;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ pub(super) fn show(proxy: &ProxyState, query: &Query) -> Response {
         let statuses: Vec<Value> = listeners
             .iter()
             .map(|l| {
-                let mut addresses = l.addresses.iter().map(|a| address(*a));
+                let mut addresses = l.addresses.iter().map(any_address);
                 let mut status = json!({ "name": &*l.listener });
                 if let Some(first) = addresses.next() {
                     status["local_address"] = first;
@@ -36,6 +37,14 @@ pub(super) fn show(proxy: &ProxyState, query: &Query) -> Response {
         }
     }
     out.into_response()
+}
+
+/// The same of a TCP or a Unix domain socket.
+fn any_address(of: &Address) -> Value {
+    match of {
+        Address::Socket(of) => address(*of),
+        Address::Pipe(path) => json!({ "pipe": { "path": path } }),
+    }
 }
 
 /// An address as Envoy's `core.v3.Address`.

@@ -33,6 +33,7 @@ use crate::http;
 use crate::io::Io;
 use crate::stats::ListenerStat;
 use crate::tcp;
+use crate::unix;
 use crate::worker::state::Worker;
 use crate::worker::timers::Deadline;
 use chains::{Chain, Generation, Serve};
@@ -43,10 +44,11 @@ use sighting::{Refused, Sighting};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::{AbortHandle, spawn_local};
 
 /// The listeners of a worker, and its open connections.
@@ -68,7 +70,45 @@ pub(crate) struct Slot {
 /// A listening socket, and the task that takes its connections.
 struct Accepting {
     task: AbortHandle,
-    socket: Rc<TcpListener>,
+    socket: Rc<Listening>,
+}
+
+/// What connections are accepted on.
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    /// The system knows of which kind a socket is.
+    fn new(socket: std::net::TcpListener) -> std::io::Result<Self> {
+        if socket.local_addr().is_ok() {
+            return TcpListener::from_std(socket).map(Listening::Tcp);
+        }
+        let socket = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
+        UnixListener::from_std(socket).map(Listening::Unix)
+    }
+
+    /// A connection with the address of its client, if that has one.
+    async fn accept(&self) -> std::io::Result<(TcpStream, Option<SocketAddr>)> {
+        match self {
+            Listening::Tcp(socket) => {
+                let (tcp, peer) = socket.accept().await?;
+                Ok((tcp, Some(peer)))
+            }
+            Listening::Unix(socket) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((unix::as_tcp(stream.into_std()?)?, None))
+            }
+        }
+    }
+
+    fn socket(&self) -> socket2::SockRef<'_> {
+        match self {
+            Listening::Tcp(socket) => socket.into(),
+            Listening::Unix(socket) => socket.into(),
+        }
+    }
 }
 
 /// How often the queue of a socket that closes is emptied, with a turn of the scheduler in between.
@@ -210,22 +250,22 @@ impl Slot {
     }
 
     /// Takes what is in the queue of a socket now.
-    fn take_queued(self: &Rc<Self>, worker: &Rc<Worker>, socket: &TcpListener) {
-        let socket = socket2::SockRef::from(socket);
+    fn take_queued(self: &Rc<Self>, worker: &Rc<Worker>, socket: &Listening) {
+        let socket = socket.socket();
         for _ in 0..MAX_QUEUED {
             let Ok((connection, peer)) = socket.accept() else {
                 return;
             };
             let tcp = std::net::TcpStream::from(connection);
             let tcp = tcp.set_nonblocking(true).and(Ok(tcp));
-            if let (Ok(tcp), Some(peer)) = (tcp.and_then(TcpStream::from_std), peer.as_socket()) {
-                accepted(worker, self, tcp, peer);
+            if let Ok(tcp) = tcp.and_then(TcpStream::from_std) {
+                accepted(worker, self, tcp, peer.as_socket());
             }
         }
     }
 
     fn accept_on(self: &Rc<Self>, worker: &Rc<Worker>, socket: std::net::TcpListener) {
-        match TcpListener::from_std(socket) {
+        match Listening::new(socket) {
             Ok(socket) => {
                 let socket = Rc::new(socket);
                 let task = accept(worker.clone(), self.clone(), socket.clone());
@@ -237,7 +277,7 @@ impl Slot {
     }
 }
 
-async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: Rc<TcpListener>) {
+async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: Rc<Listening>) {
     loop {
         match socket.accept().await {
             Ok((tcp, peer)) => accepted(&worker, &slot, tcp, peer),
@@ -251,9 +291,9 @@ async fn accept(worker: Rc<Worker>, slot: Rc<Slot>, socket: Rc<TcpListener>) {
     }
 }
 
-fn accepted(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, peer: SocketAddr) {
+fn accepted(worker: &Rc<Worker>, slot: &Rc<Slot>, tcp: TcpStream, peer: Option<SocketAddr>) {
     worker.timers.read();
-    if let Some(keepalive) = &slot.current.borrow().listener.tcp_keepalive {
+    if let (Some(keepalive), Some(_)) = (&slot.current.borrow().listener.tcp_keepalive, peer) {
         crate::upstream::pool::set_keepalive(&tcp, keepalive);
     }
     if let Ok(sighting) = Sighting::new(&tcp, peer) {

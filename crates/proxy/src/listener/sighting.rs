@@ -2,7 +2,7 @@
 
 use lateen_proxy_config::ConnectionFacts;
 use lateen_telemetry::format::{Field, Headers, Source, Value};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::SystemTime;
 use tokio::net::TcpStream;
 
@@ -61,11 +61,18 @@ impl Source for Refused<'_> {
 }
 
 impl Sighting {
-    pub(super) fn new(tcp: &TcpStream, peer: SocketAddr) -> std::io::Result<Sighting> {
+    /// A client without an address came over a Unix domain socket: it is on this machine.
+    pub(super) fn new(tcp: &TcpStream, peer: Option<SocketAddr>) -> std::io::Result<Sighting> {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let direct_local = match peer {
+            Some(_) => tcp.local_addr()?,
+            None => here,
+        };
+        let peer = peer.unwrap_or(here);
         Ok(Sighting {
             direct_peer: peer,
             peer,
-            direct_local: tcp.local_addr()?,
+            direct_local,
             original_destination: None,
             seen: Seen::default(),
         })

@@ -135,10 +135,13 @@ impl ActiveCluster {
         key: Option<&ConnKey>,
         offer: Offer,
     ) -> Result<(Io, bool), NotMade> {
-        let tcp = self.dial(host.address).await;
+        let tcp = match &host.pipe {
+            None => self.dial(host.address).await,
+            Some(path) => crate::unix::dial(path).await,
+        };
         let socket = |error: std::io::Error| NotMade::Socket(error.kind());
         let mut tcp = tcp.map_err(socket)?;
-        if let Some(keepalive) = &self.config.tcp_keepalive {
+        if let (Some(keepalive), None) = (&self.config.tcp_keepalive, &host.pipe) {
             super::pool::set_keepalive(&tcp, keepalive);
         }
         let Some(transport) = self.transports.get(host.transport) else {

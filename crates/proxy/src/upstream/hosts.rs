@@ -16,6 +16,7 @@ use lateen_proxy_config::{Address, Cluster, EndpointSet};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,10 @@ const MAX_PRIORITY: usize = 128;
 /// One endpoint.
 #[derive(Debug)]
 pub(crate) struct Host {
+    /// Of a Unix domain socket, what stands for it in tables.
     pub address: SocketAddr,
+    /// The Unix domain socket that it is.
+    pub pipe: Option<Box<Path>>,
     /// For `auto_host_rewrite`.
     pub hostname: Box<str>,
     /// Where it stands among the priorities of the newest endpoints.
@@ -59,12 +63,18 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(address: SocketAddr, hostname: Box<str>) -> Rc<Host> {
-        Host::over(0, address, hostname)
+        Host::over(0, &Address::Socket(address), hostname)
     }
 
     /// One that is reached over this of the cluster's transports.
-    fn over(transport: usize, address: SocketAddr, hostname: Box<str>) -> Rc<Host> {
+    fn over(transport: usize, at: &Address, hostname: Box<str>) -> Rc<Host> {
+        let address = at.key();
+        let pipe = match at {
+            Address::Socket(_) => None,
+            Address::Pipe(path) => Some(path.as_path().into()),
+        };
         Rc::new(Host {
+            pipe,
             transport,
             tls_failure: RefCell::default(),
             address,
@@ -182,15 +192,13 @@ impl HostSet {
                 ..Group::default()
             };
             for endpoint in &locality.endpoints {
-                // Unix sockets are rejected when the cluster is compiled or never usable here.
-                let Address::Socket(address) = endpoint.address else {
-                    continue;
-                };
+                let address = endpoint.address.key();
                 let over = config.transport_index(endpoint.metadata.as_deref());
                 let host = old.and_then(|old| old.all.get(&address).cloned());
                 let host = host.filter(|host| host.transport == over);
-                let host =
-                    host.unwrap_or_else(|| Host::over(over, address, endpoint.hostname.clone()));
+                let host = host.unwrap_or_else(|| {
+                    Host::over(over, &endpoint.address, endpoint.hostname.clone())
+                });
                 host.watch(config, worker);
                 host.priority.set(locality.priority);
                 if all.insert(address, host.clone()).is_some() {

@@ -265,7 +265,7 @@ impl Detector {
 
     fn set_endpoints(&mut self, cluster: &Arc<str>, endpoints: &EndpointSet, reports: &Reports) {
         let mut before = std::mem::take(&mut self.hosts);
-        for address in endpoints.endpoints().filter_map(|e| e.address.socket()) {
+        for address in endpoints.endpoints().map(|e| e.address.key()) {
             let monitor = before.remove(&address).unwrap_or_else(|| Monitor {
                 health: HostHealth::new(cluster.clone(), address, reports.clone()),
                 ejected: None,

@@ -24,10 +24,9 @@ use crate::access_log::AccessLogWriters;
 use crate::stats::{Registry, StatsSnapshot};
 use crate::tls::{ClientSlot, Listing, TlsStore};
 use crate::upstream::outlier::{Detectors, OutlierStatus};
-use lateen_proxy_config::UpstreamTls;
+use lateen_proxy_config::{Address, UpstreamTls};
 use mailbox::{Command, Mailbox, OpenListener};
 use sockets::Sockets;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -75,7 +74,7 @@ pub struct StartError {
 pub struct OpenAddress {
     pub listener: Arc<str>,
     /// As bound: the port is never 0.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<Address>,
 }
 
 impl Workers {

@@ -8,6 +8,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +22,12 @@ pub enum BindError {
     )]
     Taken {
         listener: Arc<str>,
-        address: SocketAddr,
+        address: Address,
     },
     #[error("listener {listener}: {address} is already used by listener {other}")]
     Duplicate {
         listener: Arc<str>,
-        address: SocketAddr,
+        address: Address,
         other: Arc<str>,
     },
     #[error(
@@ -34,7 +36,7 @@ pub enum BindError {
     )]
     Denied {
         listener: Arc<str>,
-        address: SocketAddr,
+        address: Address,
     },
     #[error("listener {listener}: cannot listen on {address}: {source}")]
     Other {
@@ -55,12 +57,12 @@ pub(super) struct Sockets {
 
 struct Open {
     /// Empty for a listener without sockets.
-    configured: Vec<SocketAddr>,
+    configured: Vec<Address>,
     /// As `/listeners` shows them.
-    bound: Vec<SocketAddr>,
+    bound: Vec<Address>,
 }
 
-/// For each worker, its sockets; [`None`]: keep those it has.
+/// For each worker, its sockets, those of Unix domains among them; [`None`]: keep those it has.
 type Opened = Vec<Option<Vec<TcpListener>>>;
 
 impl Sockets {
@@ -69,7 +71,7 @@ impl Sockets {
         listener: &Arc<Listener>,
         workers: usize,
     ) -> Result<Opened, BindError> {
-        let configured = socket_addresses(listener)?;
+        let configured = listener.addresses.clone();
         if !listener.bind_to_port {
             // Only others hand connections to it.
             self.close(&listener.name);
@@ -91,10 +93,14 @@ impl Sockets {
         let mut per_worker: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
         let mut bound = Vec::new();
         for address in &configured {
-            let sockets = self.bind_for_workers(listener, *address, workers)?;
+            let sockets = match address {
+                Address::Socket(address) => self.bind_for_workers(listener, *address, workers)?,
+                Address::Pipe(path) => listen_for_workers(listener, path, workers)?,
+            };
             for (i, (socket, mine)) in sockets.into_iter().zip(&mut per_worker).enumerate() {
                 if i == 0 {
-                    bound.push(socket.local_addr().unwrap_or(*address));
+                    let found = socket.local_addr().map(Address::Socket);
+                    bound.push(found.unwrap_or_else(|_| address.clone()));
                 }
                 mine.push(socket);
             }
@@ -108,16 +114,16 @@ impl Sockets {
     fn check_duplicates(
         &self,
         listener: &Arc<Listener>,
-        configured: &[SocketAddr],
+        configured: &[Address],
     ) -> Result<(), BindError> {
         for (name, open) in self.open.iter().filter(|(name, _)| **name != listener.name) {
             let same = configured
                 .iter()
-                .find(|a| a.port() != 0 && open.configured.contains(a));
+                .find(|a| a.socket().is_none_or(|a| a.port() != 0) && open.configured.contains(a));
             if let Some(address) = same {
                 return Err(BindError::Duplicate {
                     listener: listener.name.clone(),
-                    address: *address,
+                    address: address.clone(),
                     other: name.clone(),
                 });
             }
@@ -131,7 +137,7 @@ impl Sockets {
         address: SocketAddr,
         workers: usize,
     ) -> Result<Vec<TcpListener>, BindError> {
-        let failed = |source| bind_error(listener, address, source);
+        let failed = |source| bind_error(listener, Address::Socket(address), source);
         let first = self.bind_patiently(listener, address).map_err(failed)?;
         if workers == 1 {
             return Ok(vec![first]);
@@ -181,15 +187,21 @@ impl Sockets {
         if let Some(open) = self.open.remove(name)
             && !open.configured.is_empty()
         {
+            for address in open.bound {
+                match address {
+                    Address::Socket(address) => self.closing.push(address),
+                    Address::Pipe(path) => crate::unix::forget(&path),
+                }
+            }
             // Bounded: only the latest matter, since workers close within milliseconds.
-            self.closing.extend(open.bound);
             let excess = self.closing.len().saturating_sub(1024);
             self.closing.drain(..excess);
         }
     }
 
     pub(super) fn close_all(&mut self) {
-        self.open.clear();
+        let all: Vec<Arc<str>> = self.open.keys().cloned().collect();
+        all.iter().for_each(|name| self.close(name));
     }
 
     pub(super) fn list(&self) -> Vec<super::OpenAddress> {
@@ -206,22 +218,16 @@ impl Sockets {
     }
 }
 
-fn socket_addresses(listener: &Arc<Listener>) -> Result<Vec<SocketAddr>, BindError> {
-    listener
-        .addresses
-        .iter()
-        .map(|address| match address {
-            Address::Socket(address) => Ok(*address),
-            Address::Pipe(path) => Err(BindError::Other {
-                listener: listener.name.clone(),
-                address: path.display().to_string(),
-                source: io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "listening on a Unix socket is not supported",
-                ),
-            }),
-        })
-        .collect()
+/// One socket, which all workers accept on.
+fn listen_for_workers(
+    listener: &Listener,
+    path: &Path,
+    workers: usize,
+) -> Result<Vec<TcpListener>, BindError> {
+    let failed = |source| bind_error(listener, Address::Pipe(path.to_owned()), source);
+    let socket = crate::unix::listen(path).map_err(failed)?;
+    let copies = (0..workers).map(|_| Ok(TcpListener::from(OwnedFd::from(socket.try_clone()?))));
+    copies.collect::<io::Result<_>>().map_err(failed)
 }
 
 fn bind(listener: &Listener, address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
@@ -256,7 +262,7 @@ fn bind(listener: &Listener, address: SocketAddr, reuse_port: bool) -> io::Resul
     Ok(socket.into())
 }
 
-fn bind_error(listener: &Listener, address: SocketAddr, source: io::Error) -> BindError {
+fn bind_error(listener: &Listener, address: Address, source: io::Error) -> BindError {
     let listener = listener.name.clone();
     match source.kind() {
         io::ErrorKind::AddrInUse => BindError::Taken { listener, address },

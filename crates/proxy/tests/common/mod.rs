@@ -54,6 +54,8 @@ impl Proxy {
             .find(|open| open.listener == name)
             .unwrap()
             .addresses[0]
+            .socket()
+            .unwrap()
     }
 
     pub fn cluster(&self, json: &Value) {

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use lateen_api::gateway::ServerTlsSettings;
 use lateen_model::{
     Interception, MeshSnapshot, Protocol, Proxy, Scope, Service, ServicePort, Sidecar,
 };
@@ -30,6 +31,7 @@ pub struct CapturedPort {
     pub protocol: Protocol,
     service: Option<(Arc<Service>, ServicePort)>,
     pub to: InboundTarget,
+    tls: Option<ServerTlsSettings>,
 }
 
 /// Ports of the workload that services lead to: of several services on a port the oldest counts. A
@@ -61,6 +63,7 @@ pub fn ports(
                         port: number,
                         limits: limits.map(|sidecar| (ById(sidecar.clone()), None)),
                     },
+                    tls: None,
                 });
             }
         }
@@ -89,6 +92,7 @@ pub fn virtual_inbound(
         mode,
         has_identity: snapshot.has_identity(proxy),
         mesh: &snapshot.settings,
+        own: None,
     };
     let passed = |port: Option<u16>| Served {
         snapshot,
@@ -106,6 +110,7 @@ pub fn virtual_inbound(
         protocol: port.protocol,
         service: port.service,
         to: port.to,
+        tls: port.tls,
     });
     let mut own = BTreeSet::new();
     for port in ports(snapshot, proxy, scope.sidecar())
@@ -120,7 +125,10 @@ pub fn virtual_inbound(
             service: service.map(|(service, port)| (service.as_ref(), port)),
             cluster: names::inbound_cluster(port.number),
             guard: guards.at(&[port.number]),
-            inbound: inbound(mtls.of_port([u32::from(port.number)])),
+            inbound: Inbound {
+                own: port.tls.as_ref(),
+                ..inbound(mtls.of_port([u32::from(port.number)]))
+            },
         };
         chains.extend(served.chains(port.protocol, &mut inspected));
     }
