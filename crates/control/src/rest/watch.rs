@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use futures_util::stream;
 use lateen_api::Kind;
-use lateen_store::{Event, ObjectChange, ObjectKey, Stored, Watch};
+use lateen_store::{Body as Declaration, Event, ObjectChange, ObjectKey, Stored, Watch};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -166,7 +166,7 @@ impl Following {
 /// Objects that stand in no store, and what the client has of them.
 struct MadeObjects {
     made: Made,
-    known: BTreeMap<ObjectKey, Value>,
+    known: BTreeMap<ObjectKey, Declaration>,
     /// The newest that the client has seen.
     revision: u64,
 }
