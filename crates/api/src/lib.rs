@@ -25,6 +25,7 @@ mod duration;
 mod field;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod key_set;
 mod kind;
 pub mod node;
 mod object;

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value as Json;
-
 use crate::destination_rule::WorkloadSelector;
 use crate::schema::message;
+
+pub use crate::key_set::check_key_set;
 
 message! {
     pub struct RequestAuthentication {
@@ -74,58 +74,6 @@ message! {
 /// How long fetching keys may take where a rule does not say.
 pub const DEFAULT_KEYS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether a text is a JSON Web Key Set of which a proxy can use a key. A proxy refuses a whole
-/// listener for a set without any.
-pub fn check_key_set(text: &str) -> Result<(), String> {
-    let set: Json = serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))?;
-    let Some(keys) = set.get("keys") else {
-        return Err("it has no \"keys\"".to_owned());
-    };
-    let Some(keys) = keys.as_array() else {
-        return Err("\"keys\" is not a list".to_owned());
-    };
-    let mut unusable = "\"keys\" is empty".to_owned();
-    for key in keys {
-        match check_key(key) {
-            Ok(()) => return Ok(()),
-            Err(reason) => unusable = reason,
-        }
-    }
-    Err(format!("it has no key that can be used: {unusable}"))
-}
-
-/// RFC 7518 section 6, RFC 8037.
-fn check_key(key: &Json) -> Result<(), String> {
-    let text = |name: &str| key.get(name).and_then(Json::as_str).unwrap_or_default();
-    let (needed, algorithms): (&[&str], &[&str]) = match text("kty") {
-        "RSA" => (&["n", "e"], &["RS", "PS"]),
-        "EC" => (&["x", "y"], &["ES"]),
-        "OKP" => (&["crv", "x"], &["EdDSA"]),
-        "oct" => (&["k"], &["HS"]),
-        "" => return Err("a key has no \"kty\"".to_owned()),
-        other => return Err(format!("a key has the unknown kty {other:?}")),
-    };
-    for name in needed {
-        let value = text(name);
-        if value.is_empty() {
-            return Err(format!("a key has no {name:?}"));
-        }
-        let word = |c: char| c.is_ascii_alphanumeric() || "-_=.".contains(c);
-        if !value.chars().all(word) {
-            return Err(format!("{name:?} of a key is not base64url"));
-        }
-    }
-    let algorithm = text("alg");
-    let fits = |prefix: &&str| algorithm.starts_with(*prefix);
-    if !algorithm.is_empty() && !algorithms.iter().any(fits) {
-        return Err(format!(
-            "the alg {algorithm:?} does not go with kty {:?}",
-            text("kty")
-        ));
-    }
-    Ok(())
-}
-
 /// What names of claims begin with where VirtualServices match them as if they were headers.
 const CLAIMS: &str = "@request.auth.claims";
 
@@ -174,36 +122,5 @@ mod tests {
         check("@request.auth.claims[a", None);
         check("request.auth.claims.a", None);
         check("x", None);
-    }
-
-    #[test]
-    fn a_key_set_needs_a_key_that_can_be_used() {
-        let check = |text: &str, expect: Result<(), &str>| {
-            let found = check_key_set(text);
-            let found = found.as_ref().copied().map_err(String::as_str);
-            assert_eq!(found, expect, "{text}");
-        };
-        let none = "it has no key that can be used: ";
-        check(
-            r#"{"keys": [{"kty": "RSA", "n": "AQ", "e": "AQAB"}]}"#,
-            Ok(()),
-        );
-        check(
-            r#"{"keys": [{"kty": "x"}, {"kty": "EC", "x": "AQ", "y": "AQ", "alg": "ES256"}]}"#,
-            Ok(()),
-        );
-        check(r#"{"keys": []}"#, Err(&format!("{none}\"keys\" is empty")));
-        check(
-            r#"{"keys": [{"kty": "RSA", "n": "AQ"}]}"#,
-            Err(&format!("{none}a key has no \"e\"")),
-        );
-        check(
-            r#"{"keys": [{"kty": "EC", "x": "A", "y": "A", "alg": "RS256"}]}"#,
-            Err(&format!(
-                "{none}the alg \"RS256\" does not go with kty \"EC\""
-            )),
-        );
-        check("{}", Err("it has no \"keys\""));
-        check(r#"{"keys": 1}"#, Err("\"keys\" is not a list"));
     }
 }

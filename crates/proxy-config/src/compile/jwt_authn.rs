@@ -196,9 +196,8 @@ fn key_set(
     reject!(at; watched_directory);
     let text = match required(specifier, at)? {
         Specifier::InlineString(text) => text,
-        Specifier::InlineBytes(bytes) => {
-            String::from_utf8(bytes).map_err(|_| at.error("Jwks is an invalid JSON"))?
-        }
+        // What is no UTF-8 is no JSON.
+        Specifier::InlineBytes(bytes) => String::from_utf8(bytes).unwrap_or_default(),
         Specifier::Filename(_) | Specifier::EnvironmentVariable(_) => {
             return Err(at.not_supported());
         }
@@ -207,7 +206,14 @@ fn key_set(
         at.item("keys", index)
             .notice(format!("the key is left out: {reason}"));
     };
-    KeySet::parse(&text, unusable).map_err(|reason| at.error(reason))
+    // The issuer decides what is in it: refusing the listener would let an issuer keep every later
+    // policy out. As in Envoy no token of it is accepted, and all else is in force.
+    Ok(KeySet::parse(&text, unusable).unwrap_or_else(|reason| {
+        at.notice(format!(
+            "no token of this provider is accepted until its key set is replaced: {reason}"
+        ));
+        KeySet::default()
+    }))
 }
 
 fn locations(

@@ -10,8 +10,8 @@ use aws_lc_rs::{hmac, signature};
 use serde_json::Value;
 use signature::ParsedPublicKey;
 
-/// The keys of one provider.
-#[derive(Clone, Debug)]
+/// The keys of one provider. Without any it refuses every token.
+#[derive(Clone, Debug, Default)]
 pub struct KeySet(Vec<Key>);
 
 /// One key.
@@ -55,7 +55,10 @@ impl KeySet {
 
     /// Checks the signature of a token with every key that may have made it.
     pub fn verify(&self, token: &Token<'_>) -> Result<(), JwtFailure> {
-        let mut failure = JwtFailure::NoSuchKey;
+        let mut failure = match self.0.is_empty() {
+            true => JwtFailure::NoKeys,
+            false => JwtFailure::NoSuchKey,
+        };
         for key in &self.0 {
             let other_id = |id: &str| !key.id.is_empty() && *key.id != *id;
             if token.key_id.as_deref().is_some_and(other_id)

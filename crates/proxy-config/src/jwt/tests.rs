@@ -197,6 +197,11 @@ fn audiences_compare_without_scheme_and_closing_slash() {
 }
 
 #[test]
+fn without_any_key_every_token_is_refused() {
+    assert_eq!(verify(RFC_RS256, &KeySet::default()), Err(F::NoKeys));
+}
+
+#[test]
 fn keys_that_cannot_be_used_are_left_out_and_told() {
     let good = vectors()["keys"][1].clone();
     let check = |key: Value, expect: &str| {
