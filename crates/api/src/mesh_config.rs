@@ -311,12 +311,12 @@ pub fn ext_authz_port(port: &IntOrString) -> Option<u16> {
     number.filter(|port| *port != 0)
 }
 
-/// Status that is answered while an authorizer fails: one that Envoy knows.
+/// Status that is answered while an authorizer fails: one that Envoy knows, and that ends a request.
 pub fn ext_authz_status(text: &str) -> Option<u16> {
     let code = text.parse().ok()?;
     let known = matches!(
         code,
-        100 | 200..=208 | 226 | 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428
+        200..=208 | 226 | 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428
             | 429 | 431 | 500..=508 | 510 | 511
     );
     known.then_some(code)

@@ -1,6 +1,7 @@
 //! Asking a server who may come in (`envoy.filters.http.ext_authz`, `envoy.filters.network.ext_authz`),
 //! as configuration.
 
+use crate::HeaderTemplate;
 use crate::rbac::MetadataMatcher;
 use crate::route::{Fraction, StringMatcher};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct ExtAuthz {
     /// Request headers that the server gets; [`None`]: for gRPC all, for HTTP a few.
     pub allowed_headers: Option<Vec<StringMatcher>>,
     pub disallowed_headers: Vec<StringMatcher>,
+    /// The route is chosen anew when an answer that allows has changed the request.
+    pub clear_route_cache: bool,
     /// What the server says becomes dynamic metadata.
     pub takes_metadata: bool,
     /// Longer bodies of refusals are cut; [`None`]: not.
@@ -54,7 +57,7 @@ pub enum AuthzService {
 pub struct HttpAuthz {
     pub path_prefix: Box<str>,
     pub path_override: Box<str>,
-    pub headers_to_add: Vec<(Box<str>, Box<str>)>,
+    pub headers_to_add: Vec<(Box<str>, HeaderTemplate)>,
     /// Headers of an answer that allows, which the request gets.
     pub to_upstream: Vec<StringMatcher>,
     pub to_upstream_appended: Vec<StringMatcher>,

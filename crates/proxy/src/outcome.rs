@@ -29,6 +29,8 @@ pub enum Outcome {
     ExtAuthzDenied,
     /// That server did not say anything, and without its word nobody comes in.
     ExtAuthzError,
+    /// Its answer asks for what no request can have.
+    ExtAuthzInvalid,
     /// The body is longer than what is read ahead of it.
     BodyTooLarge,
     /// A CORS preflight, answered as the route's policy says.
@@ -167,6 +169,7 @@ impl Outcome {
         Outcome::RbacDenied,
         Outcome::ExtAuthzDenied,
         Outcome::ExtAuthzError,
+        Outcome::ExtAuthzInvalid,
         Outcome::BodyTooLarge,
         Outcome::CorsPreflight,
         Outcome::JwtRefused(JwtFailure::Missing),
@@ -229,6 +232,7 @@ impl Outcome {
             Outcome::JwtRefused(why) => row(why.status(), "", why.details(), why.text()),
             Outcome::ExtAuthzDenied => row(403, "UAEX", "ext_authz_denied", ""),
             Outcome::ExtAuthzError => row(403, "UAEX", "ext_authz_error", ""),
+            Outcome::ExtAuthzInvalid => row(500, "UAEX", "ext_authz_invalid", ""),
             Outcome::BodyTooLarge => row(413, "", "request_payload_too_large", "Payload Too Large"),
             Outcome::CorsPreflight => row(0, "", "cors_response", ""),
             Outcome::NoRoute => row(404, "NR", "route_not_found", "").http(H::NoRoute),

@@ -164,6 +164,7 @@ stat_set! {
         ExtAuthzOk Counter "ext_authz.ok",
         ExtAuthzDenied Counter "ext_authz.denied",
         ExtAuthzError Counter "ext_authz.error",
+        ExtAuthzInvalid Counter "ext_authz.invalid",
         ExtAuthzDisabled Counter "ext_authz.disabled",
         ExtAuthzFailureModeAllowed Counter "ext_authz.failure_mode_allowed",
         CorsOriginValid Counter "cors.origin_valid",

@@ -39,6 +39,9 @@ fn http(check: &mut Checker, provider: &ExtAuthzHttpProvider) {
             ));
         });
     }
+    check.field("pathPrefix", |check| {
+        check.syntax(names::header_value(&provider.path_prefix));
+    });
     for (name, list) in [
         ("includeHeadersInCheck", &provider.include_headers_in_check),
         (

@@ -1,6 +1,7 @@
 //! `envoy.extensions.filters.http.ext_authz.v3.ExtAuthz`, and its namesake for connections. What would make it ask less, or take an
 //! answer for more than it says, is refused rather than left out.
 
+use super::headers::template;
 use super::rbac::metadata_matcher;
 use super::route_match::runtime_fractional_percent;
 use super::scope::{At, reject, report};
@@ -56,7 +57,7 @@ pub(crate) fn ext_authz(message: pb::ExtAuthz, at: At<'_>) -> Result<ExtAuthz, C
         emit_client_span,
         services,
     } = message;
-    reject!(at; clear_route_cache, validate_mutations, typed_metadata_context_namespaces,
+    reject!(at; validate_mutations, typed_metadata_context_namespaces,
         route_metadata_context_namespaces, route_typed_metadata_context_namespaces,
         deny_at_disable, bootstrap_metadata_labels_key, encode_raw_headers,
         decoder_header_mutation_rules, shadow_mode);
@@ -109,6 +110,7 @@ pub(crate) fn ext_authz(message: pb::ExtAuthz, at: At<'_>) -> Result<ExtAuthz, C
         tls_session: include_tls_session,
         allowed_headers: allowed,
         disallowed_headers: patterns(disallowed_headers, at.field("disallowed_headers"))?,
+        clear_route_cache,
         takes_metadata: enable_dynamic_metadata_ingestion.is_none_or(|on| on.value),
         max_denied_body: match max_denied_response_body_bytes {
             0 => None,
@@ -156,7 +158,12 @@ fn status(message: Option<HttpStatus>, at: At<'_>) -> Result<u16, ConfigError> {
     };
     match u16::try_from(code) {
         Ok(status @ 200..600) => Ok(status),
-        _ => Err(at.field("code").error(format!("{code} is not a status"))),
+        // To refuse the listener would leave the one in force that asks nobody.
+        _ => {
+            at.field("code")
+                .notice(format!("{code} does not end a request; 403 is answered"));
+            Ok(403)
+        }
     }
 }
 
@@ -166,12 +173,15 @@ fn request_body(message: pb::BufferSettings, at: At<'_>) -> Result<AuthzBody, Co
         allow_partial_message,
         pack_as_bytes,
     } = message;
-    if max_request_bytes == 0 || max_request_bytes > MAX_BODY {
-        let at = at.field("max_request_bytes");
-        return Err(at.error(format!("must be between 1 and {MAX_BODY}")));
+    let at = at.field("max_request_bytes");
+    if max_request_bytes == 0 {
+        return Err(at.error("must be greater than 0"));
+    }
+    if max_request_bytes > MAX_BODY {
+        at.notice(format!("no more than {MAX_BODY} are read ahead"));
     }
     Ok(AuthzBody {
-        max_bytes: usize::try_from(max_request_bytes).unwrap_or(usize::MAX),
+        max_bytes: usize::try_from(max_request_bytes.min(MAX_BODY)).unwrap_or(usize::MAX),
         allow_partial: allow_partial_message,
         as_bytes: pack_as_bytes,
     })
@@ -270,7 +280,7 @@ fn grpc_service(message: core::GrpcService, at: At<'_>) -> Result<Grpc, ConfigEr
         return Err(at.field("google_grpc").not_supported());
     };
     let timeout = duration(timeout, at.field("timeout"))?.unwrap_or(GRPC_TIMEOUT);
-    let headers = header_values(initial_metadata, "initial_metadata", at)?;
+    let headers = header_values(initial_metadata, "initial_metadata", at, plain)?;
     let at = at.field("envoy_grpc");
     let EnvoyGrpc {
         cluster_name,
@@ -348,7 +358,7 @@ fn http_service(message: pb::HttpService, at: At<'_>) -> Result<Http, ConfigErro
     let service = HttpAuthz {
         path_prefix: path_prefix.into(),
         path_override: path_override.into(),
-        headers_to_add: header_values(headers_to_add, "headers_to_add", request_at)?,
+        headers_to_add: header_values(headers_to_add, "headers_to_add", request_at, template)?,
         to_upstream: patterns(
             allowed_upstream_headers,
             at.field("allowed_upstream_headers"),
@@ -368,13 +378,14 @@ fn http_service(message: pb::HttpService, at: At<'_>) -> Result<Http, ConfigErro
 }
 
 /// Names and values of headers.
-type Headers = Vec<(Box<str>, Box<str>)>;
+type Headers<V = Box<str>> = Vec<(Box<str>, V)>;
 
-fn header_values(
+fn header_values<V>(
     messages: Vec<core::HeaderValue>,
     field: &str,
     at: At<'_>,
-) -> Result<Headers, ConfigError> {
+    read: impl Fn(&str, At<'_>) -> Result<V, ConfigError>,
+) -> Result<Headers<V>, ConfigError> {
     let items = messages.into_iter().enumerate();
     items
         .map(|(i, message)| {
@@ -385,12 +396,17 @@ fn header_values(
                 raw_value,
             } = message;
             reject!(at; raw_value);
-            // Formats are for another day, and a value that looks like one is not sent as it is.
-            if value.contains('%') {
-                return Err(at.field("value").error("formats are not supported here"));
-            }
             header_value(&value, at.field("value"))?;
-            Ok((header_name(&key, at.field("key"))?, value.into()))
+            let value = read(&value, at.field("value"))?;
+            Ok((header_name(&key, at.field("key"))?, value))
         })
         .collect()
+}
+
+/// A value without a format; one that looks like a format is not sent as it is.
+fn plain(value: &str, at: At<'_>) -> Result<Box<str>, ConfigError> {
+    match value.contains('%') {
+        true => Err(at.error("formats are not supported here")),
+        false => Ok(value.into()),
+    }
 }

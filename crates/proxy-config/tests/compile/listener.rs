@@ -222,14 +222,6 @@ fn connection_managers_are_rejected_with_the_path_of_the_field() {
             "not supported",
         ),
         (
-            jwt(
-                json!({"local_jwks": {"inline_string": r#"{"keys":[{"kty":"RSA"}]}"#}}),
-                json!({}),
-            ),
-            "http_filters[0].typed_config.providers[\"p\"].local_jwks",
-            "Jwks doesn't have any valid public key",
-        ),
-        (
             jwt(json!({"local_jwks": {"filename": "/keys"}}), json!({})),
             "http_filters[0].typed_config.providers[\"p\"].local_jwks",
             "not supported",
@@ -367,4 +359,78 @@ fn what_istio_adds_to_every_listener_is_accepted_and_reported() {
             format!("{prefix}.http_filters[3].typed_config: Istio's standard metrics are not made"),
         ]
     );
+}
+
+/// What would be refused here leaves a listener in force that asks nobody.
+#[test]
+fn what_a_provider_of_the_mesh_may_say_compiles() {
+    let kind = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
+    let header = |key: &str, value: &str| json!({"key": key, "value": value});
+    let http = json!({
+        "server_uri": {"uri": "http://a.test", "cluster": "a", "timeout": "1s"},
+        "path_prefix": "/check",
+        "authorization_request": {"headers_to_add": [
+            header("x-plain", "a"), header("x-share", "100%%"), header("x-format", "%REQ(x-y)%"),
+        ]},
+        "authorization_response": {
+            "allowed_upstream_headers": {"patterns": [{"prefix": "x-"}]},
+            "allowed_client_headers": {"patterns": [{"suffix": "-x"}]},
+            "allowed_client_headers_on_success": {"patterns": [{"exact": "x-a"}]},
+        },
+    });
+    let common = json!({
+        "@type": kind, "transport_api_version": "V3", "clear_route_cache": true,
+        "failure_mode_allow": true, "status_on_error": {"code": "Continue"},
+        "with_request_body": {"max_request_bytes": 33554432, "pack_as_bytes": true},
+        "allowed_headers": {"patterns": [{"exact": "x-b"}]},
+    });
+    let grpc = json!({
+        "envoy_grpc": {"cluster_name": "a", "authority": "a_.b"}, "timeout": "600s",
+    });
+    for (field, service) in [("http_service", http), ("grpc_service", grpc)] {
+        let filter = json!({
+            "name": "envoy.filters.http.ext_authz",
+            "typed_config": with(common.clone(), json!({field: service})),
+        });
+        let m = with(manager(), json!({"http_filters": [filter, router()]}));
+        let at = "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config";
+        assert_eq!(
+            notices(compiled_listener(&http_listener(m))),
+            [
+                format!("{at}.status_on_error.code: 100 does not end a request; 403 is answered"),
+                format!(
+                    "{at}.with_request_body.max_request_bytes: no more than 16777216 are read ahead"
+                ),
+            ]
+        );
+    }
+}
+
+/// An issuer decides what its key set is.
+#[test]
+fn a_key_set_of_no_use_keeps_no_listener_out() {
+    let kind = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+    let curve = r#"{"keys":[{"kty":"EC","crv":"secp256k1","x":"AQ","y":"AQ"}]}"#;
+    let unsupported = "[crv] or [alg] field is not supported for an EC key";
+    for (text, left_out, reason) in [
+        ("", None, "Jwks is an invalid JSON"),
+        (
+            curve,
+            Some(unsupported),
+            "Jwks doesn't have any valid public key",
+        ),
+    ] {
+        let filter = json!({"name": "envoy.filters.http.jwt_authn", "typed_config": {
+            "@type": kind, "providers": {"p": {"local_jwks": {"inline_string": text}}},
+        }});
+        let m = with(manager(), json!({"http_filters": [filter, router()]}));
+        let at = "filter_chains[0].filters[0].typed_config.http_filters[0].typed_config";
+        let at = format!("{at}.providers[\"p\"].local_jwks");
+        let left_out = left_out.map(|why| format!("{at}.keys[0]: the key is left out: {why}"));
+        let refuses = format!(
+            "{at}: no token of this provider is accepted until its key set is replaced: {reason}"
+        );
+        let expect: Vec<String> = left_out.into_iter().chain([refuses]).collect();
+        assert_eq!(notices(compiled_listener(&http_listener(m))), expect);
+    }
 }

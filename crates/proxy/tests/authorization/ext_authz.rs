@@ -2,256 +2,12 @@
 //! wants: over HTTP and over gRPC.
 
 use crate::planes::{Running, TYPES, both, cluster, filter, log, manager};
-use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-use envoy_types::pb::envoy::service::auth::v3 as pb;
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
-use envoy_types::pb::google::protobuf as wkt;
-use envoy_types::pb::google::rpc::Status;
+use crate::servers::{by_grpc, by_http, server};
 use lateen_testkit::echo::Echo;
-use pb::check_response::HttpResponse;
-use prost::Message;
 use serde_json::{Value, json};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-
-/// A port on which `serve` serves connections.
-async fn server<F: Future<Output = ()> + Send + 'static>(
-    serve: impl Fn(TcpStream) -> F + Send + 'static,
-) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream));
-        }
-    });
-    port
-}
-
-/// An HTTP server that answers by the header `x-want` of the request it is asked about.
-async fn by_http(mut stream: TcpStream) {
-    let mut read = Vec::new();
-    loop {
-        let end = loop {
-            if let Some(at) = read.windows(4).position(|w| w == b"\r\n\r\n") {
-                break at + 4;
-            }
-            if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
-                return;
-            }
-        };
-        let head = String::from_utf8_lossy(&read[..end]).into_owned();
-        let header = |name: &str| {
-            let mut lines = head.lines().filter_map(|line| line.split_once(": "));
-            let found = lines.find(|(n, _)| n.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.to_owned()).unwrap_or_default()
-        };
-        let length: usize = header("content-length").parse().unwrap_or(0);
-        while read.len() < end + length {
-            if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
-                return;
-            }
-        }
-        let body = String::from_utf8_lossy(&read[end..end + length]).into_owned();
-        read.drain(..end + length);
-        let line = head.lines().next().unwrap_or_default().to_owned();
-        let answer = |status: &str, headers: &str, body: &str| {
-            let length = body.len();
-            format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}\r\n{body}")
-        };
-        let answer = match header("x-want").as_str() {
-            "allow" => answer(
-                "200 OK",
-                "x-user: alice\r\nx-add: b\r\nx-other: no\r\nx-back: yes\r\n",
-                "",
-            ),
-            "no content" => answer("204 No Content", "", ""),
-            "deny" => answer(
-                "401 Unauthorized",
-                "www-authenticate: Basic\r\nx-why: because\r\nx-secret: s\r\ncontent-type: text/html\r\n",
-                "<p>no</p>",
-            ),
-            "error" => answer("500 Internal Server Error", "", ""),
-            "redirect" => answer("302 Found", "location: http://login.test/\r\n", ""),
-            "broken" => "HTP/1.1 200 OK\r\n\r\n".to_owned(),
-            "close" => return,
-            "huge" => answer("403 Forbidden", "", &"x".repeat(3 << 20)),
-            "slow" => {
-                tokio::time::sleep(Duration::from_secs(60)).await;
-                return;
-            }
-            "tell" => {
-                let said = format!(
-                    "{line}|{}|{}|{}|{}|{body}",
-                    header("host"),
-                    header("authorization"),
-                    header("x-hidden"),
-                    header("x-envoy-auth-partial-body"),
-                );
-                answer("403 Forbidden", "", &said)
-            }
-            _ => answer("403 Forbidden", "", ""),
-        };
-        if stream.write_all(answer.as_bytes()).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The same over gRPC.
-async fn by_grpc(stream: TcpStream) {
-    let Ok(mut connection) = h2::server::handshake(stream).await else {
-        return;
-    };
-    while let Some(Ok((request, mut respond))) = connection.accept().await {
-        tokio::spawn(async move {
-            let (head, mut body) = request.into_parts();
-            let mut bytes = Vec::new();
-            while let Some(Ok(data)) = body.data().await {
-                bytes.extend_from_slice(&data);
-                let _ = body.flow_control().release_capacity(data.len());
-            }
-            let request = pb::CheckRequest::decode(bytes.get(5..).unwrap_or_default()).unwrap();
-            let attributes = request.attributes.unwrap_or_default();
-            let http = attributes
-                .request
-                .clone()
-                .and_then(|r| r.http)
-                .unwrap_or_default();
-            let want = http.headers.get("x-want").cloned().unwrap_or_default();
-            let mut response = check_response(&want, &attributes, head.uri.path());
-            let mut status = "0";
-            match want.as_str() {
-                "slow" => tokio::time::sleep(Duration::from_secs(60)).await,
-                "close" => return,
-                "error" => status = "14",
-                "huge" => {
-                    response = check_response("deny", &attributes, "");
-                    if let Some(HttpResponse::DeniedResponse(denied)) = &mut response.http_response
-                    {
-                        denied.body = "x".repeat(3 << 20);
-                    }
-                }
-                _ => {}
-            }
-            let head = http::Response::builder().header("content-type", "application/grpc");
-            let Ok(mut send) = respond.send_response(head.body(()).unwrap(), false) else {
-                return;
-            };
-            let message = response.encode_to_vec();
-            let mut framed = vec![0];
-            framed.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
-            framed.extend_from_slice(&message);
-            if want == "broken" {
-                framed.truncate(4);
-            }
-            let _ = send.send_data(framed.into(), false);
-            let mut trailers = http::HeaderMap::new();
-            trailers.insert("grpc-status", status.parse().unwrap());
-            let _ = send.send_trailers(trailers);
-        });
-    }
-}
-
-fn option(name: &str, value: &str, append: Option<bool>) -> HeaderValueOption {
-    HeaderValueOption {
-        header: Some(HeaderValue {
-            key: name.to_owned(),
-            value: value.to_owned(),
-            ..HeaderValue::default()
-        }),
-        #[allow(deprecated, reason = "authorizers still say it")]
-        append: append.map(|value| wkt::BoolValue { value }),
-        ..HeaderValueOption::default()
-    }
-}
-
-fn check_response(want: &str, attributes: &pb::AttributeContext, path: &str) -> pb::CheckResponse {
-    let http = attributes
-        .request
-        .clone()
-        .and_then(|r| r.http)
-        .unwrap_or_default();
-    let denied = |code, headers, body: &str| {
-        HttpResponse::DeniedResponse(pb::DeniedHttpResponse {
-            status: Some(HttpStatus { code }),
-            headers,
-            body: body.to_owned(),
-        })
-    };
-    let (code, response) = match want {
-        "allow" => (
-            0,
-            Some(HttpResponse::OkResponse(pb::OkHttpResponse {
-                headers: vec![
-                    option("x-user", "alice", None),
-                    option("x-add", "b", Some(true)),
-                    option("x-both", "1", None),
-                ],
-                headers_to_remove: vec!["x-hidden".to_owned(), "x-both".to_owned()],
-                response_headers_to_add: vec![option("x-back", "yes", None)],
-                ..pb::OkHttpResponse::default()
-            })),
-        ),
-        "plain" => (0, None),
-        "deny" => {
-            let headers = vec![
-                option("x-why", "because", None),
-                option("content-type", "text/html", None),
-            ];
-            (7, Some(denied(401, headers, "<p>no</p>")))
-        }
-        "redirect" => {
-            let headers = vec![option("location", "http://login.test/", None)];
-            (7, Some(denied(302, headers, "")))
-        }
-        "tell" => {
-            let context = attributes.context_extensions.get("from").cloned();
-            let source = attributes.source.clone().unwrap_or_default();
-            let shown = format!(
-                "{path}|{} {}|{}|{}|{}|{}|{}",
-                http.method,
-                http.path,
-                http.host,
-                http.headers.get(":path").cloned().unwrap_or_default(),
-                http.headers
-                    .get("x-envoy-auth-partial-body")
-                    .cloned()
-                    .unwrap_or_default(),
-                context.unwrap_or_default(),
-                http.body,
-            );
-            let local = format!("{:?}", source.address).contains("127.0.0.1");
-            (
-                7,
-                Some(denied(
-                    403,
-                    Vec::new(),
-                    if local { &shown } else { "no address" },
-                )),
-            )
-        }
-        _ => (7, None),
-    };
-    let metadata = wkt::Struct {
-        fields: [(
-            "decided".to_owned(),
-            wkt::Value {
-                kind: Some(wkt::value::Kind::StringValue(want.to_owned())),
-            },
-        )]
-        .into(),
-    };
-    pb::CheckResponse {
-        status: Some(Status {
-            code,
-            ..Status::default()
-        }),
-        dynamic_metadata: Some(metadata),
-        http_response: response,
-    }
-}
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 const NAMES: [&str; 2] = ["http", "grpc"];
 
@@ -265,12 +21,18 @@ fn ext_authz(over: &str, config: Value) -> Value {
         "http" => json!({ "http_service": {
             "server_uri": { "uri": "http://authz", "cluster": "by-http", "timeout": "2s" },
             "path_prefix": "/check",
-            "authorization_request": { "allowed_headers": names(&["x-want", "x-add"]) },
+            "authorization_request": {
+                "allowed_headers": names(&["x-want", "x-add"]),
+                "headers_to_add": [
+                    { "key": "x-share", "value": "100%%" },
+                    { "key": "x-protocol", "value": "by %PROTOCOL%" },
+                ],
+            },
             "authorization_response": {
                 "allowed_upstream_headers": names(&["x-user"]),
                 "allowed_upstream_headers_to_append": names(&["x-add"]),
                 "allowed_client_headers": names(&["x-why"]),
-                "allowed_client_headers_on_success": names(&["x-back"]),
+                "allowed_client_headers_on_success": names(&["x-back", "x-other"]),
             },
         } }),
         _ => json!({ "grpc_service": {
@@ -300,24 +62,29 @@ fn routes() -> Value {
     json!([
         { "match": { "prefix": "/open" }, "route": up, "typed_per_filter_config": per(json!({ "disabled": true })) },
         { "match": { "prefix": "/said" }, "route": up, "typed_per_filter_config": per(json!({ "check_settings": { "context_extensions": { "from": "route" } } })) },
+        { "match": { "prefix": "/alice", "headers": [{ "name": "x-user", "string_match": { "exact": "alice" } }] }, "direct_response": { "status": 202 } },
         { "match": { "prefix": "/" }, "route": up },
     ])
 }
 
-/// Both planes with a listener for the filter over HTTP and one over gRPC.
-async fn start(test: &str, config: Value, up: &Echo) -> Vec<Running> {
+/// The upstream and both servers.
+async fn clusters(up: &Echo) -> [Value; 3] {
     let mut grpc = cluster("by-grpc", server(by_grpc).await);
     let http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     grpc["typed_extension_protocol_options"] = json!({ http2: {
         "@type": format!("type.googleapis.com/{http2}"),
         "explicit_http_config": { "http2_protocol_options": {} },
     } });
-    let clusters = [
+    [
         cluster("up", up.port()),
         cluster("by-http", server(by_http).await),
         grpc,
-    ];
-    both(test, &clusters, |directory| {
+    ]
+}
+
+/// Both planes with a listener for the filter over HTTP and one over gRPC.
+async fn start(test: &str, config: Value, up: &Echo) -> Vec<Running> {
+    both(test, &clusters(up).await, |directory| {
         let listener = |over: &&str| {
             let log = log(
                 &directory.join(over),
@@ -506,6 +273,125 @@ async fn a_body_that_is_too_long_is_refused_and_failures_are_let_through_where_s
     let long = "POST /b HTTP/1.1\r\nhost: h\r\nx-want: allow\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
     for (who, status, head, _) in all(&planes, long) {
         assert_eq!(status, 413, "{who}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_allows_is_applied_as_a_whole_or_not_at_all() {
+    let up = Echo::start("up").await;
+    let planes = start("an_answer_that_allows", json!({}), &up).await;
+    let grpc = |answers: Vec<(String, u16, String, String)>| {
+        answers
+            .into_iter()
+            .filter(|(who, ..)| who.ends_with("grpc"))
+    };
+    let request = get("/q?b=2&gone=1&a=x&b=4", "query", "");
+    for (who, status, head, body) in grpc(all(&planes, &request)) {
+        assert_eq!(status, 200, "{who}: {head}");
+        let said: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(said["path"], "/q?a=x&b=3", "{who}");
+    }
+    for (who, status, head, body) in grpc(all(&planes, &get("/p", "elsewhere", ""))) {
+        assert_eq!(status, 200, "{who}: {head}");
+        let said: Value = serde_json::from_str(&body).unwrap();
+        let found = (&said["method"], &said["path"], &said["headers"]["host"]);
+        let expect = ("PUT", "/elsewhere?x=1", "other.test");
+        assert_eq!(
+            found,
+            (&json!(expect.0), &json!(expect.1), &json!(expect.2)),
+            "{who}"
+        );
+    }
+    // Envoy only with `validate_mutations`, which Istio does not set.
+    for want in ["line break", "unknown action"] {
+        for (who, status, head, body) in grpc(all(&planes, &get("/i", want, "x-user: admin\r\n"))) {
+            if who.starts_with("Lateen") {
+                assert_eq!((status, body.as_str()), (500, ""), "{who} {want}: {head}");
+            }
+        }
+    }
+    // What is added to the question may be a format.
+    for (who, _, head, body) in all(&planes, &get("/f", "added", "")) {
+        if who.ends_with("http") {
+            assert_eq!(body, "100%|by HTTP/1.1", "{who}: {head}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_route_is_chosen_anew_where_the_answer_changed_the_request() {
+    let up = Echo::start("up").await;
+    for (clear, expect) in [(false, 200), (true, 202)] {
+        let config = json!({ "clear_route_cache": clear });
+        let planes = start("the_route_is_chosen_anew", config, &up).await;
+        for (who, status, head, _) in all(&planes, &get("/alice", "allow", "")) {
+            assert_eq!(status, expect, "{who}: {head}");
+        }
+        for (who, status, head, _) in all(&planes, &get("/bob", "allow", "")) {
+            assert_eq!(status, 200, "{who}: {head}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_nobody_allows_does_not_pass_by_a_route_that_is_found_late() {
+    let up = Echo::start("up").await;
+    let routes = json!([{
+        "match": { "prefix": "/", "headers": [{ "name": "x-user", "string_match": { "exact": "alice" } }] },
+        "route": { "cluster": "up" },
+    }]);
+    let planes = both("an_upgrade_that_nobody", &clusters(&up).await, |_| {
+        let listener = |over: &&str| {
+            let filters = vec![ext_authz(over, json!({ "clear_route_cache": true }))];
+            json!({ "filters": [manager(filters, routes.clone(), json!({}))] })
+        };
+        NAMES.iter().map(listener).collect()
+    })
+    .await;
+    let request = "GET /u HTTP/1.1\r\nhost: h.test\r\nx-want: allow\r\n\
+                   connection: upgrade\r\nupgrade: foo\r\n\r\n";
+    for (who, status, head, _) in all(&planes, request) {
+        // Envoy does not ask anybody about a request without a route.
+        let expect = if who.starts_with("Lateen") { 403 } else { 404 };
+        assert_eq!(status, expect, "{who}: {head}");
+    }
+    assert_eq!(up.hits("/u"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_see_the_same_body_and_each_changes_the_response_once() {
+    let up = Echo::start("up").await;
+    let planes = both("two_servers_see", &clusters(&up).await, |_| {
+        let body = |bytes: u32| {
+            let limits = json!({ "max_request_bytes": bytes, "allow_partial_message": true });
+            json!({ "with_request_body": limits })
+        };
+        let filters = vec![ext_authz("http", body(4)), ext_authz("grpc", body(64))];
+        vec![json!({ "filters": [manager(filters, routes(), json!({}))] })]
+    })
+    .await;
+    let post = |want: &str| {
+        format!(
+            "POST /said HTTP/1.1\r\nhost: h.test\r\nx-want: {want}\r\ncontent-length: 11\r\n\
+             connection: close\r\n\r\nhello world"
+        )
+    };
+    for plane in &planes {
+        let (status, said) = plane.http(0, &post("second"));
+        assert_eq!(status, 403, "{:?}: {said}", plane.plane);
+        assert!(said.ends_with("|hello world"), "{:?}: {said}", plane.plane);
+        let answer = plane.raw(0, post("allow").as_bytes()).unwrap();
+        let answer = String::from_utf8_lossy(&answer).to_lowercase();
+        assert!(
+            answer.starts_with("http/1.1 200"),
+            "{:?}: {answer}",
+            plane.plane
+        );
+        // Of one of them, and of each.
+        for (header, count) in [("x-other: no", 1), ("x-back: yes", 2)] {
+            let found = answer.matches(header).count();
+            assert_eq!(found, count, "{:?}: {answer}", plane.plane);
+        }
     }
 }
 

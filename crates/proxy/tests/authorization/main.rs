@@ -12,3 +12,4 @@ mod ext_authz;
 mod planes;
 mod rbac;
 mod requests;
+mod servers;

@@ -14,8 +14,11 @@ mod rbac;
 
 use super::exchange::Exchange;
 use super::head::ResponseHead;
+use super::local;
+use super::prepare::upgrade_allowed;
 use super::request::{Decision, Routed, find_route};
 use super::stream::Downstream;
+use crate::outcome::Outcome;
 use lateen_proxy_config::HttpFilter;
 use lateen_proxy_config::route::RouteTable;
 use std::sync::Arc;
@@ -31,8 +34,8 @@ pub(crate) struct Marks {
     cors_origin: Option<Box<[u8]>>,
     /// What has been read of the body for a filter.
     pub(super) held: Option<ext_authz::Held>,
-    /// Headers that a filter wants on the response.
-    response: Vec<ext_authz::Change>,
+    /// Headers that filters want on the response, by their place.
+    response: Vec<(usize, Vec<ext_authz::Change>)>,
     /// Why a filter refused it, where that says more than the outcome.
     pub details: Option<Arc<str>>,
 }
@@ -41,6 +44,8 @@ pub(crate) struct Marks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     Continue,
+    /// On, by the route that it takes now.
+    Anew,
     Answered,
 }
 
@@ -54,16 +59,13 @@ pub(super) async fn request<'t, D: Downstream>(
 ) -> Flow {
     let service = x.service.clone();
     let mut counted = service.rbac.iter();
-    for filter in &service.manager.filters {
+    for (place, filter) in service.manager.filters.iter().enumerate() {
         let routed = decision.routed();
         // What waits or answers is boxed: it is rare, and every request would carry its size.
         let flow = match filter {
             HttpFilter::JwtAuthn(filter) => match jwt::check(x, filter) {
                 jwt::Verdict::Pass => Flow::Continue,
-                jwt::Verdict::PassAnew => {
-                    *decision = find_route(x, table);
-                    Flow::Continue
-                }
+                jwt::Verdict::PassAnew => Flow::Anew,
                 jwt::Verdict::Refuse(failure) => {
                     Box::pin(jwt::refuse(x, down, routed, failure)).await;
                     Flow::Answered
@@ -81,7 +83,9 @@ pub(super) async fn request<'t, D: Downstream>(
                 None => Flow::Continue,
             },
             HttpFilter::ExtAuthz(filter) => match ext_authz::wanted(x, routed, filter) {
-                Some(route) => Box::pin(ext_authz::check(x, down, routed, filter, route)).await,
+                Some(route) => {
+                    Box::pin(ext_authz::check(x, down, routed, (place, filter), route)).await
+                }
                 None => Flow::Continue,
             },
             HttpFilter::Rbac(filter) => match rbac::refuses(x, routed, filter, counted.next()) {
@@ -93,8 +97,18 @@ pub(super) async fn request<'t, D: Downstream>(
             },
             HttpFilter::Router(_) => Flow::Continue,
         };
-        if flow == Flow::Answered {
-            return flow;
+        match flow {
+            Flow::Continue => {}
+            Flow::Anew => {
+                *decision = find_route(x, table);
+                // It was looked at for the first route only, if there was one.
+                if let Some(routed) = decision.routed().filter(|to| !upgrade_allowed(x, *to)) {
+                    let outcome = Outcome::UpgradeNotAllowed;
+                    Box::pin(local::refuse_as(x, down, Some(routed), outcome, 403)).await;
+                    return Flow::Answered;
+                }
+            }
+            Flow::Answered => return flow,
         }
     }
     Flow::Continue
@@ -102,12 +116,14 @@ pub(super) async fn request<'t, D: Downstream>(
 
 /// Shows the response of a routed request to the filters.
 pub(super) fn response(x: &Exchange, routed: Routed<'_>, head: &mut ResponseHead) {
-    for filter in x.service.manager.filters.iter().rev() {
+    for (place, filter) in x.service.manager.filters.iter().enumerate().rev() {
         match filter {
             HttpFilter::Cors => cors::response(x, routed, head),
             HttpFilter::ExtAuthz(_) => {
-                let changes = x.marks.iter().flat_map(|marks| &marks.response);
-                changes.for_each(|change| change.apply(&mut head.headers));
+                let all = x.marks.iter().flat_map(|marks| &marks.response);
+                let own = all.filter(|(of, _)| *of == place);
+                own.flat_map(|(_, changes)| changes)
+                    .for_each(|change| change.apply(&mut head.headers));
             }
             HttpFilter::JwtAuthn(_)
             | HttpFilter::Fault(_)

@@ -37,19 +37,21 @@ impl Held {
     }
 }
 
-/// Reads until the end of the body, or as much as is wanted.
+/// Reads until the end of the body, or as much as is wanted, on from what was read `before`.
 pub(super) async fn read<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
     wanted: AuthzBody,
+    before: Option<Held>,
 ) -> Result<Held, Outcome> {
+    let is_first = before.is_none();
     let mut held = Held {
-        ended: down.body_done(),
         as_bytes: wanted.as_bytes,
         asked_for: true,
-        ..Held::default()
+        ..before.unwrap_or_default()
     };
-    if !held.ended {
+    held.ended |= down.body_done();
+    if is_first && !held.ended {
         forward::expect_continue(x, down).await;
     }
     let limit = x.service.manager.timeouts.stream_idle;

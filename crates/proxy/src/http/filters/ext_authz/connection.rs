@@ -35,6 +35,7 @@ pub(crate) async fn check(
     let (answer, metadata) = match reply.map_or(Decision::Failed, grpc::answer) {
         Decision::Allowed(changes) => (Answer::Allowed, changes.metadata),
         Decision::Denied(denied) => (Answer::Denied, denied.metadata),
+        Decision::Invalid => (Answer::Denied, None),
         Decision::Failed => (Answer::Failed, None),
     };
     if let Some(metadata) = metadata {

@@ -1,8 +1,9 @@
 //! The server as a gRPC service: `envoy.service.auth.v3.Authorization/Check`.
 
 use super::call::{Question, Reply};
+use super::changes::{Change, Changes, How, parameter};
 use super::http::{named, once_set};
-use super::{Change, Changes, Decision, Denied, Held, How};
+use super::{Decision, Denied, Held, Invalid};
 use crate::http::exchange::Exchange;
 use crate::http::head::{BodyLength, Method, RequestHead, Version};
 use crate::http::headers::Known;
@@ -285,17 +286,10 @@ fn decision(response: pb::CheckResponse) -> Decision {
     let allowed = status.is_none_or(|status| status.code == 0);
     match (allowed, http_response) {
         (_, Some(HttpResponse::ErrorResponse(_))) => Decision::Failed,
-        (true, Some(HttpResponse::OkResponse(ok))) => Decision::Allowed(Changes {
-            request: changes(ok.headers, true),
-            remove: ok
-                .headers_to_remove
-                .into_iter()
-                .filter(|name| !name.starts_with(':') && !name.eq_ignore_ascii_case("host"))
-                .map(|name| name.to_ascii_lowercase())
-                .collect(),
-            response: changes(ok.response_headers_to_add, false),
-            metadata,
-        }),
+        (true, Some(HttpResponse::OkResponse(ok))) => match allowing(ok, metadata) {
+            Ok(changes) => Decision::Allowed(changes),
+            Err(Invalid) => Decision::Invalid,
+        },
         (true, _) => Decision::Allowed(Changes {
             metadata,
             ..Changes::default()
@@ -305,7 +299,12 @@ fn decision(response: pb::CheckResponse) -> Decision {
             let status = status.and_then(|code| u16::try_from(code).ok());
             Decision::Denied(Denied {
                 status: status.filter(|s| (200..600).contains(s)).unwrap_or(403),
-                headers: once_set(changes(denied.headers, false)),
+                // A refusal stays one, whatever of it cannot be shown.
+                headers: once_set(
+                    changes(denied.headers, false)
+                        .filter_map(Result::ok)
+                        .collect(),
+                ),
                 body: denied.body.into_bytes(),
                 metadata,
             })
@@ -319,31 +318,64 @@ fn decision(response: pb::CheckResponse) -> Decision {
     }
 }
 
+#[allow(
+    deprecated,
+    reason = "servers still say it, and it wins over the newer field"
+)]
+fn allowing(ok: pb::OkHttpResponse, metadata: Option<Metadata>) -> Result<Changes, Invalid> {
+    let pb::OkHttpResponse {
+        headers,
+        headers_to_remove,
+        dynamic_metadata,
+        response_headers_to_add,
+        query_parameters_to_set,
+        query_parameters_to_remove,
+    } = ok;
+    let set = query_parameters_to_set.into_iter();
+    Ok(Changes {
+        request: changes(headers, true).collect::<Result<_, _>>()?,
+        remove: headers_to_remove
+            .into_iter()
+            .filter(|name| !name.starts_with(':') && !name.eq_ignore_ascii_case("host"))
+            .map(|name| name.to_ascii_lowercase())
+            .collect(),
+        set_parameters: set
+            .map(|one| parameter(one.key, one.value))
+            .collect::<Result<_, _>>()?,
+        remove_parameters: query_parameters_to_remove,
+        response: changes(response_headers_to_add, false).collect::<Result<_, _>>()?,
+        metadata: dynamic_metadata.map(from_struct).or(metadata),
+    })
+}
+
 /// Headers of requests are set unless `append` is said; those of responses are added.
 #[allow(deprecated, reason = "servers still say it")]
-fn changes(options: Vec<core::HeaderValueOption>, of_request: bool) -> Vec<Change> {
+fn changes(
+    options: Vec<core::HeaderValueOption>,
+    of_request: bool,
+) -> impl Iterator<Item = Result<Change, Invalid>> {
     use core::header_value_option::HeaderAppendAction as Action;
-    let options = options.into_iter().filter_map(|option| {
+    options.into_iter().filter_map(move |option| {
         let header = option.header?;
         let how = match (of_request, option.append.map(|append| append.value)) {
             (true, Some(true)) => How::AddIfPresent,
             (_, Some(false)) => How::Set,
             (false, Some(true)) => How::Add,
-            (_, None) => match Action::try_from(option.append_action).ok()? {
-                Action::AppendIfExistsOrAdd if of_request => How::Set,
-                Action::AppendIfExistsOrAdd => How::Add,
-                Action::AddIfAbsent => How::AddIfAbsent,
-                Action::OverwriteIfExistsOrAdd => How::Set,
-                Action::OverwriteIfExists => How::SetIfPresent,
+            (_, None) => match Action::try_from(option.append_action) {
+                Ok(Action::AppendIfExistsOrAdd) if of_request => How::Set,
+                Ok(Action::AppendIfExistsOrAdd) => How::Add,
+                Ok(Action::AddIfAbsent) => How::AddIfAbsent,
+                Ok(Action::OverwriteIfExistsOrAdd) => How::Set,
+                Ok(Action::OverwriteIfExists) => How::SetIfPresent,
+                Err(_) => return Some(Err(Invalid)),
             },
         };
         let value = match header.raw_value.is_empty() {
             true => header.value.into_bytes(),
             false => header.raw_value,
         };
-        Change::new(&header.key, &value, how)
-    });
-    options.collect()
+        Change::new(&header.key, &value, how).transpose()
+    })
 }
 
 fn to_struct(values: &Metadata) -> wkt::Struct {

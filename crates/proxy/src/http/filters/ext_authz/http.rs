@@ -2,14 +2,17 @@
 //! question. Status 200 allows it, 5xx says nothing, anything else is the client's answer.
 
 use super::call::{Question, Reply};
-use super::{Change, Changes, Decision, Denied, Held, How};
+use super::changes::{Change, Changes, How};
+use super::{Decision, Denied, Held};
 use crate::http::exchange::Exchange;
 use crate::http::head::{BodyLength, RequestHead};
 use crate::http::headers::Known;
+use crate::http::request::Routed;
 use crate::http1::encode;
 use bytes::Bytes;
 use lateen_proxy_config::route::StringMatcher;
-use lateen_proxy_config::{ExtAuthz, HttpAuthz};
+use lateen_proxy_config::{ExtAuthz, HeaderTemplate, HttpAuthz};
+use lateen_telemetry::format::Missing;
 
 const PARTIAL: &[u8] = b"x-envoy-auth-partial-body";
 /// Headers that the server gets in any case, besides those that make the request.
@@ -24,6 +27,7 @@ pub(super) fn named(matchers: &[StringMatcher], name: &[u8]) -> bool {
 
 pub(super) fn question(
     x: &Exchange,
+    routed: Option<Routed<'_>>,
     filter: &ExtAuthz,
     service: &HttpAuthz,
     held: &Held,
@@ -48,7 +52,17 @@ pub(super) fn question(
         }
     }
     for (name, value) in &service.headers_to_add {
-        headers.set_name(name.as_bytes(), value.as_bytes());
+        let mut rendered = Vec::new();
+        let value = match value {
+            HeaderTemplate::Literal(value) => &value[..],
+            HeaderTemplate::Format(format) => {
+                format.render(&x.facts(routed), Missing::Empty, &mut rendered);
+                &rendered
+            }
+        };
+        if !value.is_empty() {
+            headers.set_name(name.as_bytes(), value);
+        }
     }
     if held.asked_for {
         let part: &[u8] = if held.is_part() { b"true" } else { b"false" };
@@ -82,8 +96,13 @@ pub(super) fn answer(service: &HttpAuthz, reply: Reply) -> Decision {
         .collect();
     let pick = |wanted: &dyn Fn(&[u8]) -> bool, how: How| {
         let found = headers.iter().filter(|(name, _)| wanted(name));
-        let changes = found
-            .filter_map(|(name, value)| Change::new(&String::from_utf8_lossy(name), value, how));
+        // Names and values are those of a message that has been read; what a request cannot have has
+        // been refused there. Where a request goes is not for this kind of server to say.
+        let changes = found.filter_map(|(name, value)| {
+            Change::new(&String::from_utf8_lossy(name), value, how)
+                .ok()
+                .flatten()
+        });
         changes.collect::<Vec<Change>>()
     };
     match reply.head.status {
@@ -96,7 +115,7 @@ pub(super) fn answer(service: &HttpAuthz, reply: Reply) -> Decision {
             request.extend(more);
             Decision::Allowed(Changes {
                 request,
-                response: pick(&|name| named(&service.to_client, name), How::Set),
+                response: pick(&|name| named(&service.to_client, name), How::Add),
                 ..Changes::default()
             })
         }

@@ -7,6 +7,7 @@
 //! | `grpc.rs` | `envoy.service.auth.v3.Authorization/Check` |
 //! | `http.rs` | a request like the one in question |
 //! | `body.rs` | the body that is read ahead for the server |
+//! | `changes.rs` | what an answer changes |
 //! | `connection.rs` | the question about a connection |
 //!
 //! Invariant: a request goes on only after an answer that allows it, or where the configuration says
@@ -14,13 +15,13 @@
 
 mod body;
 mod call;
+mod changes;
 pub(crate) mod connection;
 mod grpc;
 mod http;
 
 use super::Flow;
 use crate::http::exchange::Exchange;
-use crate::http::headers::{HeaderBlock, is_value};
 use crate::http::local;
 use crate::http::request::Routed;
 use crate::http::stream::Downstream;
@@ -31,7 +32,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
+use changes::{Changes, Invalid};
+
 pub(in crate::http) use body::Held;
+pub(in crate::http) use changes::Change;
 
 const NAMESPACE: &str = "envoy.filters.http.ext_authz";
 const FAILURE_ALLOWED: &[u8] = b"x-envoy-auth-failure-mode-allowed";
@@ -41,17 +45,10 @@ const FAILURE_ALLOWED: &[u8] = b"x-envoy-auth-failure-mode-allowed";
 enum Decision {
     Allowed(Changes),
     Denied(Denied),
+    /// It allows, and asks for what cannot be done.
+    Invalid,
     /// There is no answer, or none that says anything.
     Failed,
-}
-
-/// What an answer that allows wants changed. Names are in lower case.
-#[derive(Debug, Default)]
-struct Changes {
-    request: Vec<Change>,
-    remove: Vec<String>,
-    response: Vec<Change>,
-    metadata: Option<Metadata>,
 }
 
 /// A refusal, for the client.
@@ -61,64 +58,6 @@ struct Denied {
     headers: Vec<Change>,
     body: Vec<u8>,
     metadata: Option<Metadata>,
-}
-
-/// One header.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::http) struct Change {
-    name: String,
-    value: Vec<u8>,
-    how: How,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    Set,
-    Add,
-    AddIfAbsent,
-    AddIfPresent,
-    SetIfPresent,
-}
-
-impl Change {
-    /// Of a header that may stand in a head.
-    fn new(name: &str, value: &[u8], how: How) -> Option<Change> {
-        let name = name.to_ascii_lowercase();
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        let fits = !name.is_empty() && name.bytes().all(token) && is_value(value);
-        // How the message is framed and where it goes is not for the server to say.
-        let framing = matches!(
-            name.as_str(),
-            "host"
-                | "content-length"
-                | "transfer-encoding"
-                | "connection"
-                | "keep-alive"
-                | "upgrade"
-                | "te"
-                | "trailer"
-                | "proxy-connection"
-        );
-        (fits && !framing).then(|| Change {
-            name,
-            value: value.to_vec(),
-            how,
-        })
-    }
-
-    pub(super) fn apply(&self, headers: &mut HeaderBlock) {
-        let name = self.name.as_bytes();
-        let there = headers.get_name(name).is_some();
-        match (self.how, there) {
-            (How::Set, _) | (How::SetIfPresent, true) => {
-                headers.set_name(name, &self.value);
-            }
-            (How::Add, _) | (How::AddIfAbsent, false) | (How::AddIfPresent, true) => {
-                headers.push_name(name, &self.value);
-            }
-            (How::SetIfPresent | How::AddIfPresent, false) | (How::AddIfAbsent, true) => {}
-        }
-    }
 }
 
 /// Whether the server is to be asked about a request, and what the route has for it.
@@ -144,12 +83,12 @@ pub(super) fn wanted<'r>(
     None
 }
 
-/// Asks, and does what the answer says.
+/// Asks, and does what the answer says. `place` is the filter's among all.
 pub(super) async fn check<D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
     routed: Option<Routed<'_>>,
-    filter: &ExtAuthz,
+    (place, filter): (usize, &ExtAuthz),
     route: Option<&ExtAuthzRoute>,
 ) -> Flow {
     let without_body = route.is_some_and(|route| route.without_body);
@@ -158,7 +97,9 @@ pub(super) async fn check<D: Downstream>(
         .filter(|_| !without_body && !x.request.is_tunnel());
     let mut held = Held::default();
     if let Some(wanted) = wanted {
-        match body::read(x, down, wanted).await {
+        // Another filter may have read of it before.
+        let before = x.marks.as_mut().and_then(|marks| marks.held.take());
+        match body::read(x, down, wanted, before).await {
             Ok(read) => held = read,
             Err(outcome) => return refuse(x, down, routed, outcome, outcome.row().status).await,
         }
@@ -172,7 +113,7 @@ pub(super) async fn check<D: Downstream>(
             ask(x, down, filter, asked, grpc::answer).await
         }
         AuthzService::Http(service) => {
-            let asked = http::question(x, filter, service, &held);
+            let asked = http::question(x, routed, filter, service, &held);
             ask(x, down, filter, asked, |reply| http::answer(service, reply)).await
         }
     };
@@ -187,8 +128,17 @@ pub(super) async fn check<D: Downstream>(
         }
         Some(Decision::Allowed(changes)) => {
             x.service.stats.inc(HttpStat::ExtAuthzOk);
-            allow(x, filter, changes);
-            Flow::Continue
+            let anew = filter.clear_route_cache && changes.touch_request();
+            allow(x, (place, filter), changes);
+            match anew {
+                true => Flow::Anew,
+                false => Flow::Continue,
+            }
+        }
+        // As Envoy with `validate_mutations`: neither half of the answer is taken.
+        Some(Decision::Invalid) => {
+            x.service.stats.inc(HttpStat::ExtAuthzInvalid);
+            refuse(x, down, routed, Outcome::ExtAuthzInvalid, 500).await
         }
         Some(Decision::Denied(denied)) => {
             x.service.stats.inc(HttpStat::ExtAuthzDenied);
@@ -243,19 +193,12 @@ async fn ask<D: Downstream>(
     Some(reply.await?.map_or(Decision::Failed, answer))
 }
 
-fn allow(x: &mut Exchange, filter: &ExtAuthz, changes: Changes) {
-    take_metadata(x, filter, changes.metadata);
-    let headers = &mut x.request.headers;
-    changes
-        .request
-        .iter()
-        .for_each(|change| change.apply(headers));
-    // Last, as in Envoy: what the server wants gone is gone.
-    for name in &changes.remove {
-        headers.remove_name(name.as_bytes());
-    }
+fn allow(x: &mut Exchange, (place, filter): (usize, &ExtAuthz), mut changes: Changes) {
+    take_metadata(x, filter, changes.metadata.take());
+    changes.apply(&mut x.request);
     if !changes.response.is_empty() {
-        x.marks.get_or_insert_default().response = changes.response;
+        let marks = x.marks.get_or_insert_default();
+        marks.response.push((place, changes.response));
     }
 }
 
@@ -302,27 +245,4 @@ async fn refuse<D: Downstream>(
         local::refuse_as(x, down, routed, outcome, status).await;
     }
     Flow::Answered
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn headers_that_frame_a_message_are_not_taken_from_the_server() {
-        for (name, value, fits) in [
-            ("X-User", "a", true),
-            ("x-user", "", true),
-            ("x-user", "a\r\nb: c", false),
-            ("x user", "a", false),
-            ("", "a", false),
-            (":path", "/", false),
-            ("Host", "h", false),
-            ("Transfer-Encoding", "chunked", false),
-            ("content-length", "1", false),
-        ] {
-            let change = Change::new(name, value.as_bytes(), How::Set);
-            assert_eq!(change.is_some(), fits, "{name}: {value}");
-        }
-    }
 }
