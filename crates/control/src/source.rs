@@ -13,15 +13,9 @@ pub(crate) struct Discovery {
     translator: Translator<Resource>,
     /// Gateways that did not prove who they are get their certificates all the same.
     plaintext_credentials: bool,
-    /// By node id and proved identity, with the number of streams: what somebody says of himself
-    /// on one connection is not taken for what another one has proved.
-    proxies: RwLock<HashMap<Client, (Arc<Proxy>, usize)>>,
-}
-
-type Client = (String, Option<String>);
-
-fn client(node: &Node) -> Client {
-    (node.id.clone(), node.identity.clone())
+    /// By stream: what somebody says of himself on one is not taken for what another one has proved,
+    /// nor for what another one has said with the same proof.
+    proxies: RwLock<HashMap<u64, Arc<Proxy>>>,
 }
 
 impl Discovery {
@@ -44,7 +38,7 @@ impl Discovery {
         let proxies = self.proxies.read().unwrap_or_else(PoisonError::into_inner);
         let is_connected = |(namespace, name): &NamespacedName| {
             let mut proxies = proxies.values();
-            proxies.any(|(proxy, _)| proxy.name == *name && proxy.namespace == *namespace)
+            proxies.any(|proxy| proxy.name == *name && proxy.namespace == *namespace)
         };
         let Some(affected) = lateen_translate::affected(now, changes, is_connected) else {
             return Changed::All;
@@ -58,7 +52,7 @@ impl Discovery {
 
     fn proxy(&self, node: &Node) -> Option<Arc<Proxy>> {
         let proxies = self.proxies.read().unwrap_or_else(PoisonError::into_inner);
-        proxies.get(&client(node)).map(|(proxy, _)| proxy.clone())
+        proxies.get(&node.stream).cloned()
     }
 }
 
@@ -76,23 +70,13 @@ impl Source for Discovery {
             subzone: node.sub_zone.clone(),
         };
         let mut proxies = self.proxies.write().unwrap_or_else(PoisonError::into_inner);
-        let entry = proxies.entry(client(node));
-        // A proxy that connects anew may have changed; its metadata now is what counts.
-        let (known, streams) = entry.or_insert_with(|| (Arc::new(proxy.clone()), 0));
-        *known = Arc::new(proxy);
-        *streams += 1;
+        proxies.insert(node.stream, Arc::new(proxy));
         Ok(())
     }
 
     fn disconnect(&self, node: &Node) {
         let mut proxies = self.proxies.write().unwrap_or_else(PoisonError::into_inner);
-        let client = client(node);
-        if let Some((_, streams)) = proxies.get_mut(&client) {
-            *streams = streams.saturating_sub(1);
-            if *streams == 0 {
-                proxies.remove(&client);
-            }
-        }
+        proxies.remove(&node.stream);
     }
 
     fn generate(

@@ -24,6 +24,8 @@ pub struct Node {
     /// The SPIFFE id that the connection has proved. It never comes out of the node itself, and
     /// is not sent.
     pub identity: Option<String>,
+    /// The server's number of the stream that it speaks on, which is no other's. Not sent either.
+    pub stream: u64,
 }
 
 /// `sidecar~10.0.0.1~reviews-v1.default~default.svc.cluster.local`
@@ -107,10 +109,11 @@ impl Node {
             user_agent_version: version,
             parsed: NodeId::parse(&node.id),
             identity: None,
+            stream: 0,
         }
     }
 
-    /// The form a client sends. `parsed` and `identity` are not looked at.
+    /// The form a client sends. `parsed`, `identity` and `stream` are not looked at.
     pub fn to_proto(&self) -> core::Node {
         core::Node {
             id: self.id.clone(),

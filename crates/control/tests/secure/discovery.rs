@@ -1,6 +1,10 @@
 //! Discovery over TLS: a proxy gets the configuration of the identity it has proved, and no
 //! other; certificates of gateways go to nobody else.
 
+use std::time::Duration;
+
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value as ProtoValue};
 use lateen_testkit::certificates::Authority;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -8,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::client::{Ads, Plane, create, node};
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,6 +90,66 @@ async fn a_proxy_gets_the_configuration_of_the_identity_it_has_proved() {
         .err()
         .unwrap();
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
+}
+
+/// Waits for listeners in which all of these texts are.
+async fn listeners_with(ads: &mut Ads, texts: &[&str]) {
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(20), ads.responses.message());
+        let next = next.await.expect("listeners in time").unwrap().unwrap();
+        let all: Vec<u8> = next
+            .resources
+            .into_iter()
+            .flat_map(|any| any.value)
+            .collect();
+        let has = |text: &&str| all.windows(text.len()).any(|part| part == text.as_bytes());
+        if next.type_url == LISTENER && texts.iter().all(has) {
+            return;
+        }
+    }
+}
+
+/// Workloads that share a service account can say that they are each other; what one says of its
+/// labels is not taken for what the other one said.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_stream_of_the_same_node_takes_no_policy_from_the_first() {
+    let plane = Plane::start().await;
+    let own = plane.certificate("default", "reviews").await;
+    let stranger = node("sidecar", "reviews-v1", "default", "reviews");
+    let mut reviews = stranger.clone();
+    let app = ProtoValue {
+        kind: Some(Kind::StringValue("reviews".to_owned())),
+    };
+    let labels = ProtoValue {
+        kind: Some(Kind::StructValue(Struct {
+            fields: [("app".to_owned(), app)].into(),
+        })),
+    };
+    let metadata = reviews.metadata.as_mut().unwrap();
+    metadata.fields.insert("LABELS".to_owned(), labels);
+    let deny = async |name: &str| {
+        let path =
+            format!("/apis/security.istio.io/v1/namespaces/default/authorizationpolicies/{name}");
+        let document = format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: {name}, namespace: default}}\n\
+             spec: {{selector: {{matchLabels: {{app: reviews}}}}, action: DENY, \
+             rules: [{{to: [{{operation: {{paths: [/admin]}}}}]}}]}}\n"
+        );
+        plane.apply(&path, &document).await;
+    };
+    deny("first-policy").await;
+    let ask = async |node| {
+        let channel = plane.channel(Some(&own)).await;
+        Ads::ask(channel, None, node, LISTENER, &[])
+            .await
+            .unwrap()
+            .0
+    };
+    let mut victim = ask(reviews).await;
+    let _other = ask(stranger).await;
+    deny("second-policy").await;
+    listeners_with(&mut victim, &["first-policy", "second-policy"]).await;
 }
 
 async fn plaintext(plane: &Plane) -> Channel {

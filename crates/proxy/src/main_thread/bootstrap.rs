@@ -256,6 +256,7 @@ fn node(fields: Option<NodeFields>, notices: &mut Vec<Notice>) -> Node {
         user_agent: "lateen".to_owned(),
         user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         identity: None,
+        stream: 0,
     }
 }
 

@@ -15,7 +15,7 @@ use super::service::{Pieces, Requests};
 use super::wire::Wire;
 use super::{Caller, Inner, Source};
 use crate::session::{Answer, Gate, Request, Response, Session, View};
-use crate::{Node, Protocol, ProxyStatus, Push, type_url};
+use crate::{Changed, Node, Protocol, ProxyStatus, Push, type_url};
 
 /// What the server knows of a stream; shared between its task, pushes and status.
 pub(super) struct Connection<S> {
@@ -143,6 +143,9 @@ pub(super) struct Stream<S: Source, W: Wire> {
     pub(super) pace: Pace,
     /// When the change behind the push in work came.
     pub(super) pushing_since: Option<Instant>,
+    /// What the next push changes was found out before this client was known to be there, so it may
+    /// leave out what concerns nobody else.
+    pub(super) unheard: bool,
 }
 
 impl<S: Source, W: Wire> Stream<S, W> {
@@ -215,9 +218,10 @@ impl<S: Source, W: Wire> Stream<S, W> {
         self.send(responses).await
     }
 
-    fn accept(&self, mut node: Node) -> Result<(), End> {
+    fn accept(&mut self, mut node: Node) -> Result<(), End> {
         let caller = self.connection.caller.as_ref();
         node.identity = caller.and_then(|caller| caller.identity.clone());
+        node.stream = self.connection.id;
         if let Err(reason) = self.server.source.connect(&node) {
             tracing::warn!(node = %node.id, reason, "refused");
             return Err(Status::permission_denied(reason));
@@ -226,6 +230,11 @@ impl<S: Source, W: Wire> Stream<S, W> {
             node = %node.id, agent = %node.user_agent, connection = self.connection.id,
             protocol = ?W::PROTOCOL, "connected"
         );
+        // What came before the first request was made without it.
+        if let Some(push) = self.connection.take_push() {
+            self.current = push;
+        }
+        self.unheard = true;
         self.connection.stands_at(&self.current.version);
         let _ = self.connection.node.set(node);
         Ok(())
@@ -268,7 +277,11 @@ impl<S: Source, W: Wire> Stream<S, W> {
                 let Some(push) = self.connection.take_push() else {
                     return Ok(None);
                 };
-                self.connection.session().begin(&push.changed);
+                let changed = match std::mem::take(&mut self.unheard) {
+                    true => &Changed::All,
+                    false => &push.changed,
+                };
+                self.connection.session().begin(changed);
                 self.pushing_since = Some(push.since);
                 self.current = push;
             }

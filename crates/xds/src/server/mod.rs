@@ -198,6 +198,7 @@ impl<S: Source> Server<S> {
             current,
             pace: Pace::new(),
             pushing_since: None,
+            unheard: false,
         };
         tokio::spawn(stream.run(inbound));
         Ok(responses)

@@ -58,6 +58,27 @@ async fn a_proxy_gets_what_it_subscribes_to_and_every_change_of_it() {
     assert_eq!(status.state(LISTENER), SyncState::NotSent);
 }
 
+/// What a push changes may have been found out before the proxy was there.
+#[tokio::test]
+async fn the_first_push_to_a_proxy_leaves_nothing_out() {
+    let mesh = Mesh::start().await;
+    mesh.set(&[(CLUSTER, "a", 1), (ENDPOINT, "a", 1)]);
+    let proxy = Proxy::connect(&mesh, "p.default");
+    proxy.client.subscribe_all(CLUSTER);
+    proxy.client.subscribe(ENDPOINT, ["a".to_owned()]);
+    let first = [(CLUSTER, "a", 1), (ENDPOINT, "a", 1)];
+    eventually("the first state", || proxy.holds(&first)).await;
+    mesh.replace(&[(CLUSTER, "a", 2), (ENDPOINT, "a", 2)]);
+    mesh.push(Changed::names(ENDPOINT, ["a"]));
+    let second = [(CLUSTER, "a", 2), (ENDPOINT, "a", 2)];
+    eventually("all of the first push", || proxy.holds(&second)).await;
+    // The next ones are made with it in view.
+    mesh.replace(&[(CLUSTER, "a", 3), (ENDPOINT, "a", 3)]);
+    mesh.push(Changed::names(ENDPOINT, ["a"]));
+    let third = [(CLUSTER, "a", 2), (ENDPOINT, "a", 3)];
+    eventually("what the push names", || proxy.holds(&third)).await;
+}
+
 #[tokio::test]
 async fn a_refused_resource_is_shown_with_its_reason_while_the_others_apply() {
     let mesh = Mesh::start().await;
