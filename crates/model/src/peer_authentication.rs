@@ -152,11 +152,8 @@ impl MeshSnapshot {
 
     /// What holds for the workload of a proxy.
     pub fn mtls_of(&self, proxy: &Proxy) -> WorkloadMtls {
-        // What the workload's entry says counts with what the proxy says of itself.
-        let workload = self.workload(&proxy.namespace, &proxy.name);
-        let mut labels = proxy.labels.clone();
-        labels.extend(workload.iter().flat_map(|w| w.labels.clone()));
-        self.mtls_in(&proxy.namespace).of_workload(&labels)
+        let proxy = self.labelled(proxy);
+        self.mtls_in(&proxy.namespace).of_workload(&proxy.labels)
     }
 
     /// Whether the proxy has an identity in the mesh: certificate, key and the authorities that

@@ -4,12 +4,14 @@
 //! what a mesh on one machine has to say (which loopback port stands for what). A stock Envoy
 //! sends them as well, since they stand in its bootstrap.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use lateen_api::mesh_config::ForwardClientCertDetails;
 use serde_json::Value;
 use thiserror::Error;
 
+use crate::MeshSnapshot;
 use crate::service::Locality;
 use crate::settings::GatewayTopology;
 
@@ -137,6 +139,23 @@ impl Proxy {
             has_agent: text(metadata, "ISTIO_VERSION").is_some(),
             namespace,
         })
+    }
+}
+
+impl MeshSnapshot {
+    /// A proxy with the labels of its workload: what the workload's entry says wins over what the proxy
+    /// says of itself (Istio, `Proxy.SetWorkloadLabels`), and rules select by both.
+    pub fn labelled<'p>(&self, proxy: &'p Proxy) -> Cow<'p, Proxy> {
+        let Some(workload) = self.workload(&proxy.namespace, &proxy.name) else {
+            return Cow::Borrowed(proxy);
+        };
+        let known = |(name, value): (&String, &String)| proxy.labels.get(name) == Some(value);
+        if workload.labels.iter().all(known) {
+            return Cow::Borrowed(proxy);
+        }
+        let mut labelled = proxy.clone();
+        labelled.labels.extend(workload.labels.clone());
+        Cow::Owned(labelled)
     }
 }
 

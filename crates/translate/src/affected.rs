@@ -65,13 +65,18 @@ pub fn affected(
     if own || headless || imported || listeners(now, changes) {
         affected.insert(type_url::LISTENER, None);
     }
-    if headless || routes(changes) {
+    // Rules of every kind select by the labels of the workload.
+    if own || headless || routes(changes) {
         affected.insert(type_url::ROUTE, None);
     }
-    if changes.gateways || !changes.secrets.is_empty() || !changes.destination_rules.is_empty() {
+    if own
+        || changes.gateways
+        || !changes.secrets.is_empty()
+        || !changes.destination_rules.is_empty()
+    {
         affected.insert(type_url::SECRET, None);
     }
-    if changes.sidecars || imported || headless || !changes.services.is_empty() {
+    if own || changes.sidecars || imported || headless || !changes.services.is_empty() {
         affected.insert(type_url::NAME_TABLE, None);
     }
     Some(affected)

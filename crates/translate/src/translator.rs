@@ -186,6 +186,7 @@ impl<R> Translator<R> {
         type_url: &str,
         names: Names<'_>,
     ) -> Vec<Arc<R>> {
+        let proxy = &*snapshot.labelled(proxy);
         match (type_url, proxy.generator) {
             (type_url::CLUSTER, _) => self.generate_clusters(snapshot, proxy, names),
             (type_url::ENDPOINT, _) => self.generate_endpoints(snapshot, proxy, names),

@@ -87,6 +87,7 @@ mod scanned;
 mod scope;
 mod secrets;
 mod secure_gateway;
+mod selection;
 mod service_entries;
 mod sidecar;
 mod sidecar_sockets;
