@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_api::authorization_policy::Action;
-use lateen_model::{AuthorizationPolicy, MeshSnapshot, Origin, Service, labels_match};
+use lateen_model::{AuthorizationPolicy, MeshSnapshot, Origin, Protocol, Service, labels_match};
 
 use crate::{Finding, Level, Subject, not_found};
 
@@ -18,6 +18,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     }
     several_providers(snapshot, &mut found);
     out_of_scope(snapshot, &mut found);
+    connections(snapshot, &mut found);
     found
 }
 
@@ -196,4 +197,45 @@ fn authorizer<'a>(
     let (service, port) = http.or(grpc.map(|one| (&one.service, &one.port)))?;
     let (service, _) = snapshot.authorizer(service, port, seen_from)?;
     Some(service)
+}
+
+/// Ports at which nobody can ask an authorizer that is asked over HTTP: those of connections, and
+/// those where the client chooses what it speaks.
+fn connections(snapshot: &MeshSnapshot, found: &mut Vec<Finding>) {
+    let over_http = |policy: &AuthorizationPolicy| {
+        let name = policy.spec.provider.as_ref().map(|one| one.name.as_str());
+        let mut providers = snapshot.settings.extension_providers.iter();
+        policy.action() == Action::Custom
+            && providers
+                .any(|one| Some(one.name.as_str()) == name && one.envoy_ext_authz_http.is_some())
+    };
+    let mut told = BTreeSet::new();
+    for workload in snapshot.workloads() {
+        let policies = snapshot.authorization_policies(&workload.namespace, &workload.labels);
+        for policy in policies.filter(|policy| over_http(policy)) {
+            let services = snapshot.services_of(workload);
+            let mut ports =
+                services.flat_map(|service| service.ports.iter().map(move |p| (service, p)));
+            let Some((service, port)) = ports
+                .find(|(_, port)| port.protocol.is_tcp() || port.protocol == Protocol::Undeclared)
+            else {
+                continue;
+            };
+            if !told.insert(policy.origin.clone()) {
+                continue;
+            }
+            found.push(Finding {
+                code: "IST0133",
+                level: Level::Warning,
+                subject: subject(policy),
+                message: format!(
+                    "Schema validation warning: the provider is asked over HTTP, so nobody is asked about \
+                     connections: port {} of {} is not declared to be HTTP, and what is not HTTP passes \
+                     there; declare its protocol, use envoyExtAuthzGrpc, or deny the port",
+                    port.number, service.hostname
+                ),
+                path: "spec.provider.name".to_string(),
+            });
+        }
+    }
 }

@@ -30,11 +30,15 @@ spec: {address: 127.0.0.1, labels: {istio: ingressgateway}}
 "#;
 
 fn check(documents: &str, expect: Expect) {
+    check_with(MeshSettings::default(), documents, expect);
+}
+
+fn check_with(settings: MeshSettings, documents: &str, expect: Expect) {
     let yaml = format!("{SERVICES}{documents}");
     let parsed = lateen_api::parse("test.yaml", &yaml, lateen_api::Mode::Strict);
     assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
     let objects: Vec<_> = parsed.objects.into_iter().map(|p| p.object).collect();
-    let snapshot = MeshSnapshot::build(objects.iter(), 1, Arc::new(MeshSettings::default()), None);
+    let snapshot = MeshSnapshot::build(objects.iter(), 1, Arc::new(settings), None);
     let found = lateen_analysis::findings(&snapshot);
     for finding in &found {
         // Who asks for one object hears the same about it.
@@ -210,6 +214,47 @@ spec:
             spec.http[0].mirrors[0].destination.subset: Error [IST0101] (VirtualService default/wrong) Referenced host+subset in destinationrule not found: "reviews+shadow"
         "#]],
     );
+}
+
+#[test]
+fn an_authorizer_over_http_is_not_asked_about_connections() {
+    use lateen_api::mesh_config::{ExtAuthzGrpcProvider, ExtAuthzHttpProvider, ExtensionProvider};
+    let settings = || MeshSettings {
+        extension_providers: vec![
+            ExtensionProvider {
+                name: "http".to_owned(),
+                envoy_ext_authz_http: Some(ExtAuthzHttpProvider::default()),
+                ..Default::default()
+            },
+            ExtensionProvider {
+                name: "grpc".to_owned(),
+                envoy_ext_authz_grpc: Some(ExtAuthzGrpcProvider::default()),
+                ..Default::default()
+            },
+        ],
+        ..MeshSettings::default()
+    };
+    let documents = |port: &str, provider: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: vault, namespace: default}}\n\
+             spec: {{selector: {{app: vault}}, ports: [{{name: http, port: 80}}, {{name: {port}, port: 81}}]}}\n---\n\
+             apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: vault, namespace: default}}\n\
+             spec: {{address: 127.0.0.1, labels: {{app: vault}}}}\n---\n\
+             apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: ask, namespace: default}}\n\
+             spec: {{selector: {{matchLabels: {{app: vault}}}}, action: CUSTOM, provider: {{name: {provider}}}, rules: [{{}}]}}\n---\n"
+        )
+    };
+    for port in ["tcp-raw", "mysql-own"] {
+        check_with(
+            settings(),
+            &documents(port, "http"),
+            expect![[r#"
+                spec.provider.name: Warning [IST0133] (AuthorizationPolicy default/ask) Schema validation warning: the provider is asked over HTTP, so nobody is asked about connections: port 81 of vault.default.svc.cluster.local is not declared to be HTTP, and what is not HTTP passes there; declare its protocol, use envoyExtAuthzGrpc, or deny the port
+            "#]],
+        );
+    }
+    check_with(settings(), &documents("tcp-raw", "grpc"), expect![""]);
+    check_with(settings(), &documents("http-more", "http"), expect![""]);
 }
 
 #[test]
