@@ -146,6 +146,8 @@ pub struct Http1Options {
     pub allow_chunked_length: bool,
     /// Upstream only: send the absolute form.
     pub send_fully_qualified_url: bool,
+    /// Towards clients: pass on the trailers of requests (default false).
+    pub enable_trailers: bool,
 }
 
 impl Default for Http1Options {
@@ -156,6 +158,7 @@ impl Default for Http1Options {
             default_host_for_http_10: Box::default(),
             allow_chunked_length: false,
             send_fully_qualified_url: false,
+            enable_trailers: false,
         }
     }
 }

@@ -28,7 +28,6 @@ pub(crate) fn http1_options(
     } = message;
     reject!(at; ignore_http_11_upgrade);
     report!(at, "there is one HTTP/1 parser"; use_balsa_parser);
-    report!(at, "trailers are passed on as they come"; enable_trailers);
     report!(at, "methods of any name are accepted"; allow_custom_methods);
     report!(at, "a broken message ends its connection"; override_stream_error_on_invalid_http_message);
     header_case(header_key_format, at.field("header_key_format"))?;
@@ -38,6 +37,7 @@ pub(crate) fn http1_options(
         default_host_for_http_10: default_host_for_http_10.into(),
         allow_chunked_length,
         send_fully_qualified_url,
+        enable_trailers,
     })
 }
 

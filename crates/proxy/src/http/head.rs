@@ -40,6 +40,12 @@ impl Method {
         })
     }
 
+    /// Whether a name is a usual one but for its case. To rules it is another one, while there are
+    /// applications that take it for the same.
+    pub(crate) fn is_disguised(name: &[u8]) -> bool {
+        Method::usual(name).is_none() && Method::usual(&name.to_ascii_uppercase()).is_some()
+    }
+
     /// Whether sending it twice does no more than once (RFC 9110 section 9.2.2).
     pub(crate) fn is_idempotent(self) -> bool {
         matches!(

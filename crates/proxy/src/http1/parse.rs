@@ -83,6 +83,9 @@ pub(crate) fn request(
         return Err(HeadError::Syntax);
     };
     let at = |text: &str| Span::new(offset(bytes, text.as_bytes()), text.len());
+    if Method::is_disguised(method.as_bytes()) {
+        return Err(HeadError::Syntax);
+    }
     let method = Method::usual(method.as_bytes()).unwrap_or_else(|| Method::Other(at(method)));
     let version = if minor == 0 {
         Version::Http10

@@ -38,6 +38,8 @@ pub(crate) struct ServerConn {
     /// Nothing more can be served on this connection.
     close: bool,
     tunnel: bool,
+    /// Trailers of requests go on.
+    takes_trailers: bool,
     /// A head has begun to arrive.
     begun: bool,
     /// Bytes on the wire, for statistics.
@@ -72,6 +74,7 @@ impl ServerConn {
             method: Method::Get,
             close: false,
             tunnel: false,
+            takes_trailers: false,
             begun: false,
             received: 0,
             sent: 0,
@@ -177,6 +180,7 @@ impl ServerConn {
         let rest = bytes.get(used..).unwrap_or_default();
         keep(&mut self.left, rest);
         let head = parts.with(block);
+        self.takes_trailers = options.enable_trailers;
         self.begin(&head);
         Ok(Some(head))
     }
@@ -330,7 +334,11 @@ impl Source for ServerConn {
                 .decode(&mut scratch[..n])
                 .map_err(|_| StreamError::Protocol)?;
             keep(&mut self.left, &scratch[decoded.consumed..n]);
-            let end = body_end(&mut self.body, decoded.done)?;
+            let end = match body_end(&mut self.body, decoded.done)? {
+                // Nobody looks at them, and applications may read them as headers.
+                End::Trailers(_) if !self.takes_trailers => End::Done,
+                end => end,
+            };
             if decoded.payload > 0 || decoded.done {
                 return Poll::Ready(Ok(Piece {
                     data: Data::Slice(&scratch[..decoded.payload]),

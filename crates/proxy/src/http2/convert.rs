@@ -59,13 +59,15 @@ pub(super) fn trailers(map: &HeaderMap) -> HeaderBlock {
     block
 }
 
-/// Whether a request can be passed on: one good authority, and no more headers than are allowed.
+/// Whether a request can be passed on: one good authority, no more headers than are allowed, and a
+/// method that is what it looks like.
 pub(super) fn is_acceptable(parts: &http::request::Parts, max_headers: usize) -> bool {
     let mut hosts = parts.headers.get_all(http::header::HOST).iter();
     let host = hosts.next().map(HeaderValue::as_bytes);
     let authority = parts.uri.authority().map(|a| a.as_str().as_bytes());
     hosts.next().is_none()
         && parts.headers.len() <= max_headers
+        && !Method::is_disguised(parts.method.as_str().as_bytes())
         && authority
             .or(host)
             .is_some_and(|value| !value.is_empty() && is_authority(value))

@@ -162,6 +162,19 @@ fn broken_request_lines_are_refused() {
     }
 }
 
+/// Rules on GET are not got around by an application that reads `get` as GET.
+#[test]
+fn methods_in_another_case_are_refused_and_other_names_are_not() {
+    for method in ["get", "Get", "pOST", "connect"] {
+        let text = format!("{method} / HTTP/1.1\r\nhost: h\r\n\r\n");
+        assert!(matches!(error(&text), HeadError::Syntax), "{method}");
+    }
+    for method in ["GET", "gets", "PURGE", "purge"] {
+        let text = format!("{method} / HTTP/1.1\r\nhost: h\r\n\r\n");
+        assert_eq!(head(&text).method_bytes(), method.as_bytes());
+    }
+}
+
 #[test]
 fn http_1_0_needs_no_host_and_is_only_taken_where_allowed() {
     let text = b"GET / HTTP/1.0\r\n\r\n";
