@@ -81,6 +81,8 @@ async fn a_refused_client_hears_nothing_of_a_server_that_speaks_first() {
         let read = stream.read_exact(&mut greeting).await;
         read.is_ok().then(|| greeting.to_vec())
     };
+    // Before its listener knows that the port is TCP, it waits for the client to speak.
+    guarded.apply("").await;
     assert_eq!(heard().await, Some(b"front-tcp\n".to_vec()));
     let denied = "action: DENY, rules: [{to: [{operation: {ports: ['7000']}}]}]";
     guarded.apply(&policy("denied", denied)).await;
