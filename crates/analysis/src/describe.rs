@@ -2,9 +2,11 @@
 
 use lateen_api::Choice;
 use lateen_model::{
-    AuthorizationPolicy, MESH_GATEWAY, MeshSnapshot, MtlsMode, Origin, Service, Workload, hostname,
+    AuthorizationPolicy, MESH_GATEWAY, MeshSnapshot, MtlsMode, Origin, Service, VirtualService,
+    Workload, hostname,
 };
 use serde::Serialize;
+use std::sync::Arc;
 
 /// What holds for one workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -105,14 +107,7 @@ fn service(snapshot: &MeshSnapshot, workload: &Workload, service: &Service) -> D
     });
     let rule = snapshot.destination_rule(&workload.namespace, service);
     let subsets = rule.into_iter().flat_map(|rule| &rule.subsets);
-    let covers = |pattern: &String| hostname::matches(pattern, &service.hostname);
-    let virtual_services = snapshot.virtual_services().filter(|rule| {
-        rule.hosts.iter().any(covers)
-            || rule
-                .destinations(&snapshot.settings.domain_suffix)
-                .iter()
-                .any(|host| **host == *service.hostname)
-    });
+    let virtual_services = rules_about(snapshot, service);
     DescribedService {
         host: service.hostname.to_string(),
         ports: ports.collect(),
@@ -141,7 +136,26 @@ fn service(snapshot: &MeshSnapshot, workload: &Workload, service: &Service) -> D
     }
 }
 
-fn policy(policy: &AuthorizationPolicy) -> DescribedPolicy {
+/// VirtualServices that are for a service or lead to it, oldest first.
+pub(crate) fn rules_about<'a>(
+    snapshot: &'a MeshSnapshot,
+    service: &'a Service,
+) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+    snapshot.virtual_services().filter(|rule| {
+        let mut to = rule
+            .destinations(&snapshot.settings.domain_suffix)
+            .into_iter();
+        is_for(rule, service) || to.any(|host| *host == *service.hostname)
+    })
+}
+
+/// Whether one of a rule's hosts is the service's.
+pub(crate) fn is_for(rule: &VirtualService, service: &Service) -> bool {
+    let mut hosts = rule.hosts.iter();
+    hosts.any(|pattern| hostname::matches(pattern, &service.hostname))
+}
+
+pub(crate) fn policy(policy: &AuthorizationPolicy) -> DescribedPolicy {
     DescribedPolicy {
         action: policy.action().as_str(),
         name: full_name(&policy.origin),
@@ -150,7 +164,7 @@ fn policy(policy: &AuthorizationPolicy) -> DescribedPolicy {
     }
 }
 
-fn mode(mode: MtlsMode) -> &'static str {
+pub(crate) fn mode(mode: MtlsMode) -> &'static str {
     match mode {
         MtlsMode::Disable => "DISABLE",
         MtlsMode::Permissive => "PERMISSIVE",
@@ -158,6 +172,6 @@ fn mode(mode: MtlsMode) -> &'static str {
     }
 }
 
-fn full_name(origin: &Origin) -> String {
+pub(crate) fn full_name(origin: &Origin) -> String {
     format!("{}.{}", origin.name, origin.namespace)
 }

@@ -8,6 +8,7 @@
 
 mod authorization_policies;
 mod describe;
+mod describe_service;
 mod destination_rules;
 mod gateways;
 mod mtls;
@@ -20,6 +21,7 @@ mod virtual_services;
 use std::fmt;
 
 pub use describe::{Description, describe};
+pub use describe_service::{ServiceDescription, describe_service};
 
 use lateen_model::MeshSnapshot;
 use serde::Serialize;

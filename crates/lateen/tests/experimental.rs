@@ -127,3 +127,59 @@ fn describe_tells_what_holds_for_a_workload() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("there is no workload \"nobody\""), "{said}");
 }
+
+#[test]
+fn describe_tells_what_holds_for_a_service() {
+    let mesh = Mesh::demo(&[]);
+    let (good, said) = mesh.apply(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+         metadata: {name: viewers, namespace: default}\n\
+         spec: {selector: {matchLabels: {version: v2}}, rules: [{to: [{operation: {methods: [GET]}}]}]}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+         metadata: {name: parts, namespace: default}\n\
+         spec: {host: reviews, trafficPolicy: {loadBalancer: {simple: RANDOM}}, \
+         subsets: [{name: second, labels: {version: v2}}, {name: none, labels: {version: v9}}]}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {name: parts, namespace: default}\n\
+         spec: {hosts: [reviews], http: [{match: [{uri: {prefix: /x}}], timeout: 1s, route: \
+         [{destination: {host: reviews, subset: second}, weight: 3}, {destination: {host: reviews}, weight: 1}]}]}\n",
+    );
+    assert!(good, "{said}");
+    let text = mesh.ok(&["x", "describe", "service", "reviews"]);
+    for part in [
+        "Service: reviews.default.svc.cluster.local\n",
+        "   Port: http 9080/Http targets",
+        "mTLS PERMISSIVE\n",
+        "   reviews-v1.default ",
+        "DestinationRule: parts.default for reviews.default.svc.cluster.local\n",
+        "   loadBalancer: {\"simple\":\"RANDOM\"}\n",
+        "   Subset second: 1 workload\n",
+        "   Subset none: no workload: requests to it fail\n",
+        "VirtualService: parts.default (gateways: mesh)\n",
+        "   http[0] to reviews second 75%, reviews 25% with timeout\n",
+        "      if {\"uri\":{\"prefix\":\"/x\"}}\n",
+        "   ALLOW viewers.default (1 rule) at reviews-v2.default\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("Exposed by"), "{text}");
+
+    let text = mesh.ok(&["x", "describe", "svc", "productpage.default"]);
+    assert!(
+        text.contains(
+            "Exposed by Gateway: default/bookinfo-gateway (VirtualService bookinfo.default)\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("No AuthorizationPolicy applies"), "{text}");
+    let json = mesh.ok(&["x", "describe", "service", "reviews", "-o", "json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["workloads"].as_array().unwrap().len(), 3);
+
+    let refused = mesh.run(&["x", "describe", "service", "nobody"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(said.contains("there is no service \"nobody\""), "{said}");
+    let refused = mesh.run(&["x", "describe", "gateway", "reviews"]);
+    assert_eq!(refused.status.code(), Some(64));
+}

@@ -59,6 +59,7 @@ async fn index() -> Json<Value> {
         "/debug/root-cert.pem": "the roots that workloads trust",
         "/debug/directoryz": "files of the configuration directory, with errors and warnings",
         "/debug/describe?workload=NAME.NAMESPACE": "what holds for a workload: services, mTLS, policies, rules",
+        "/debug/describe?service=NAME.NAMESPACE": "what holds for a service: ports, workloads, rules, policies, gateways",
         "/debug/config_dump?proxyID=NAME.NAMESPACE": "the resources a proxy is given",
     }))
 }
@@ -68,17 +69,23 @@ async fn describe(
     State(monitor): State<Monitor>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    let name = query.get("workload").map(String::as_str);
-    let name = name.unwrap_or_default();
+    let of = |what: &str| query.get(what).map(String::as_str);
+    let (what, name) = match of("service") {
+        Some(name) => ("service", name),
+        None => ("workload", of("workload").unwrap_or_default()),
+    };
     let (name, namespace) = name.rsplit_once('.').unwrap_or((name, "default"));
     let snapshot = monitor.mesh.refresh();
-    match lateen_analysis::describe(&snapshot, namespace, name) {
-        Some(found) => Json(found).into_response(),
-        None => {
-            let text = format!("there is no workload {name:?} in namespace {namespace:?}");
-            (StatusCode::NOT_FOUND, text).into_response()
-        }
-    }
+    let found = match what {
+        "service" => lateen_analysis::describe_service(&snapshot, namespace, name)
+            .map(|found| Json(found).into_response()),
+        _ => lateen_analysis::describe(&snapshot, namespace, name)
+            .map(|found| Json(found).into_response()),
+    };
+    found.unwrap_or_else(|| {
+        let text = format!("there is no {what} {name:?} in namespace {namespace:?}");
+        (StatusCode::NOT_FOUND, text).into_response()
+    })
 }
 
 async fn syncz(State(monitor): State<Monitor>) -> Json<Value> {

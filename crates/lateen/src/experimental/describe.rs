@@ -1,4 +1,4 @@
-//! `x describe WORKLOAD`: what holds for a workload, in sentences.
+//! `x describe WORKLOAD`, `x describe service NAME`: what holds for it, in sentences.
 
 use serde_json::Value;
 
@@ -8,11 +8,11 @@ use crate::rest::{Call, ServerArgs};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The workload, as NAME[.NAMESPACE]
-    #[arg(value_name = "WORKLOAD")]
-    pub workload: String,
+    /// NAME[.NAMESPACE] of a workload, or what to describe (service, workload) before it
+    #[arg(value_name = "[service] NAME", required = true, num_args = 1..=2)]
+    pub what: Vec<String>,
 
-    /// Namespace of the workload
+    /// Namespace of the workload or service
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
 
@@ -25,31 +25,64 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let name = match (&args.namespace, args.workload.contains('.')) {
-        (Some(namespace), _) => format!("{}.{namespace}", args.workload),
-        (None, true) => args.workload.clone(),
-        (None, false) => format!("{}.default", args.workload),
+    let (what, name) = of_what(&args.what)?;
+    let name = match (&args.namespace, name.contains('.')) {
+        (Some(namespace), _) => format!("{name}.{namespace}"),
+        (None, true) => name.to_owned(),
+        (None, false) => format!("{name}.default"),
     };
-    let path = format!("/debug/describe?workload={name}");
+    let (parameter, list) = match what {
+        What::Workload => ("workload", "workloadentries"),
+        What::Service => ("service", "services"),
+    };
+    let path = format!("/debug/describe?{parameter}={name}");
     let answer = args.server.connect()?.call(Call::get(&path))?;
     if !answer.is_good() {
         return Err(Failure::other(format!(
-            "{}; `lateen get workloadentries -A` lists them",
+            "{}; `lateen get {list} -A` lists them",
             answer.text().trim()
         )));
     }
     let found = answer.json()?;
     if !output::document(args.output, &found) {
-        print(&found);
+        match what {
+            What::Workload => print(&found),
+            What::Service => super::describe_service::print(&found),
+        }
     }
     Ok(())
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+#[derive(Clone, Copy)]
+enum What {
+    Workload,
+    Service,
+}
+
+/// `NAME`, or `service NAME` and what istioctl and kubectl users write for it.
+fn of_what(words: &[String]) -> Result<(What, &str), Failure> {
+    let what = match words {
+        [name] => return Ok((What::Workload, name)),
+        [what, _] => what.to_ascii_lowercase(),
+        _ => String::new(),
+    };
+    let name = words.last().map(String::as_str).unwrap_or_default();
+    match what.as_str() {
+        "service" | "services" | "svc" => Ok((What::Service, name)),
+        "workload" | "workloads" | "workloadentry" | "we" | "pod" | "pods" | "po" => {
+            Ok((What::Workload, name))
+        }
+        other => Err(Failure::usage(format!(
+            "{other:?} cannot be described; use service NAME or workload NAME"
+        ))),
+    }
+}
+
+pub(super) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
     value[field].as_array().into_iter().flatten()
 }
 
@@ -88,22 +121,23 @@ fn print(found: &Value) {
         Some(_) => outln!("Applied AuthorizationPolicies:"),
     }
     for policy in policies {
-        let rules = policy["rules"].as_u64().unwrap_or(0);
-        let rules = match rules {
-            0 => "no rule".to_owned(),
-            1 => "1 rule".to_owned(),
-            many => format!("{many} rules"),
-        };
-        let dry = match policy["dryRun"] == true {
-            true => ", dry run",
-            false => "",
-        };
-        outln!(
-            "   {} {} ({rules}{dry})",
-            text(policy, "action"),
-            text(policy, "name")
-        );
+        outln!("   {}", sentence(policy));
     }
+}
+
+/// `ALLOW viewers.default (1 rule)`.
+pub(super) fn sentence(policy: &Value) -> String {
+    let rules = match policy["rules"].as_u64().unwrap_or(0) {
+        0 => "no rule".to_owned(),
+        1 => "1 rule".to_owned(),
+        many => format!("{many} rules"),
+    };
+    let dry = match policy["dryRun"] == true {
+        true => ", dry run",
+        false => "",
+    };
+    let (action, name) = (text(policy, "action"), text(policy, "name"));
+    format!("{action} {name} ({rules}{dry})")
 }
 
 fn print_service(service: &Value) {

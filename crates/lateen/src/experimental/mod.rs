@@ -2,12 +2,13 @@
 
 mod authz;
 mod describe;
+mod describe_service;
 
 use clap::Subcommand;
 
 use crate::failure::Outcome;
 
-/// Tell what is in force for a workload (istioctl's experimental commands)
+/// Tell what is in force for a workload or a service (istioctl's experimental commands)
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true, infer_subcommands = true)]
 pub struct Args {
@@ -19,7 +20,7 @@ pub struct Args {
 pub enum Part {
     /// AuthorizationPolicies, as a proxy has them
     Authz(authz::Args),
-    /// Services, mTLS, policies and rules of a workload
+    /// Services, mTLS, policies and rules of a workload, or of a service
     #[command(visible_alias = "des")]
     Describe(describe::Args),
 }
