@@ -25,6 +25,7 @@ pub struct Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum What {
     UnknownField,
+    UnknownKind,
     Missing,
     Other,
 }

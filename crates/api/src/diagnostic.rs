@@ -26,6 +26,8 @@ pub struct Diagnostic {
     pub suggestion: Option<String>,
     /// The source line holds what may not be shown.
     pub confidential: bool,
+    /// There is no such kind here: nothing else of the object was looked at.
+    pub unknown_kind: bool,
 }
 
 impl fmt::Display for Severity {

@@ -108,6 +108,7 @@ impl ParsedMeshFile {
             path: path.to_string(),
             suggestion,
             confidential: false,
+            unknown_kind: false,
         }
     }
 }

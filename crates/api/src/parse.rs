@@ -303,6 +303,9 @@ impl Reader {
         let (key, message, suggestion) = explain_kind(&resolved, &api_version, &name);
         let at = root.get(key).map_or(root.at, |node| node.at);
         self.error(self.prefix.key(key), at, message, suggestion);
+        if let Some(problem) = self.problems.last_mut() {
+            problem.what = What::UnknownKind;
+        }
         None
     }
 
@@ -522,6 +525,7 @@ impl Problem {
             path: shorten(self.path.to_string()),
             suggestion: self.suggestion.map(shorten),
             confidential: false,
+            unknown_kind: self.what == What::UnknownKind,
         }
     }
 }

@@ -35,5 +35,6 @@ fn diagnostic(finding: Finding) -> Diagnostic {
         path: finding.path,
         suggestion: None,
         confidential: false,
+        unknown_kind: false,
     }
 }

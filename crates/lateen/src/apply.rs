@@ -250,6 +250,7 @@ fn at_path(path: &str, message: &str, parsed: &ParsedObject) -> Diagnostic {
         path: path.to_owned(),
         suggestion: None,
         confidential: parsed.object.kind == Kind::Secret,
+        unknown_kind: false,
     }
 }
 

@@ -1,11 +1,11 @@
 //! `lateen delete`: objects by name, by file, or all of a kind.
 
 use http::{Method, StatusCode};
-use lateen_api::{Kind, Mode};
+use lateen_api::{Diagnostic, Kind, Mode};
 use serde_json::Value;
 
 use crate::apply::{change_id, rank};
-use crate::documents;
+use crate::documents::{self, Documents};
 use crate::failure::{Failure, Outcome};
 use crate::resource::{collection, dotted, kinds, named, path};
 use crate::rest::{Call, Server, ServerArgs};
@@ -54,10 +54,11 @@ struct Target {
 }
 
 pub fn run(args: Args) -> Outcome {
-    let mut targets = match args.files.is_empty() {
-        true => Vec::new(),
-        false => from_files(&args)?,
+    let mut from_files = match args.files.is_empty() {
+        true => FromFiles::default(),
+        false => FromFiles::read(&args)?,
     };
+    let mut targets = std::mem::take(&mut from_files.targets);
     let server = args.server.connect()?;
     if args.files.is_empty() {
         targets = from_arguments(&args, &server)?;
@@ -66,7 +67,7 @@ pub fn run(args: Args) -> Outcome {
     targets.sort_by_key(|target| std::cmp::Reverse(rank(target.kind)));
     let dry_run = args.dry_run == Some(crate::apply::DryRun::Server);
     let change = change_id();
-    let mut failed = false;
+    let mut failed = from_files.report();
     for target in &targets {
         let query = if dry_run { "?dryRun=All" } else { "" };
         let url = format!(
@@ -92,11 +93,38 @@ pub fn run(args: Args) -> Outcome {
     }
 }
 
-fn from_files(args: &Args) -> Result<Vec<Target>, Failure> {
-    let documents = documents::read(&args.files, Mode::AllowUnknown, "nothing was deleted")?;
-    if documents.objects.is_empty() {
-        return Err(Failure::other("no objects passed to delete"));
+/// What documents declare.
+#[derive(Default)]
+struct FromFiles {
+    targets: Vec<Target>,
+    /// Objects of kinds that are not known here, so that nobody can have applied them: one error
+    /// each, and the others are deleted all the same, as kubectl does.
+    unknown: Option<(Documents, Vec<(usize, Diagnostic)>)>,
+}
+
+impl FromFiles {
+    fn read(args: &Args) -> Result<FromFiles, Failure> {
+        let mode = Mode::AllowUnknown;
+        let (documents, unknown) = documents::read_known(&args.files, mode, "nothing was deleted")?;
+        if documents.objects.is_empty() && unknown.is_empty() {
+            return Err(Failure::other("no objects passed to delete"));
+        }
+        Ok(FromFiles {
+            targets: targets(args, &documents),
+            unknown: (!unknown.is_empty()).then_some((documents, unknown)),
+        })
     }
+
+    /// Says what could not be looked for; whether there is any.
+    fn report(&self) -> bool {
+        if let Some((documents, errors)) = &self.unknown {
+            documents.print(errors);
+        }
+        self.unknown.is_some()
+    }
+}
+
+fn targets(args: &Args, documents: &Documents) -> Vec<Target> {
     let fallback = args.namespace.as_deref().unwrap_or("default");
     let target = |object: &lateen_api::Object| Target {
         kind: object.kind,
@@ -106,11 +134,8 @@ fn from_files(args: &Args) -> Result<Vec<Target>, Failure> {
         },
         name: object.meta.name.clone(),
     };
-    Ok(documents
-        .objects
-        .iter()
-        .map(|(_, parsed)| target(&parsed.object))
-        .collect())
+    let objects = documents.objects.iter();
+    objects.map(|(_, parsed)| target(&parsed.object)).collect()
 }
 
 fn from_arguments(args: &Args, server: &Server) -> Result<Vec<Target>, Failure> {

@@ -1,5 +1,6 @@
 //! `-f`: files, directories and standard input, read and parsed with every error at once.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -28,46 +29,74 @@ pub struct Source {
 /// Reads and parses all of `files`. If anything is wrong, prints every error with its line and
 /// fails with `EX_DATAERR`; `consequence` says what that means ("nothing was applied").
 pub fn read(files: &[String], mode: Mode, consequence: &str) -> Result<Documents, Failure> {
+    let (documents, errors) = gather(files, mode)?;
+    match errors.is_empty() {
+        true => Ok(documents),
+        false => Err(documents.refuse(&errors, consequence)),
+    }
+}
+
+/// The same, save that objects of kinds that are not known are left out: an error for each.
+pub fn read_known(
+    files: &[String],
+    mode: Mode,
+    consequence: &str,
+) -> Result<(Documents, Vec<(usize, Diagnostic)>), Failure> {
+    let (documents, errors) = gather(files, mode)?;
+    match errors.iter().all(|(_, error)| error.unknown_kind) {
+        true => Ok((documents, errors)),
+        false => Err(documents.refuse(&errors, consequence)),
+    }
+}
+
+/// The documents, and what is wrong with others, by source.
+fn gather(files: &[String], mode: Mode) -> Result<(Documents, Vec<(usize, Diagnostic)>), Failure> {
     let sources = read_sources(files)?;
     let mut documents = Documents {
         sources,
         objects: Vec::new(),
         warnings: Vec::new(),
     };
-    let (mut report, mut errors, mut wrong_files) = (String::new(), 0, 0);
+    let mut errors = Vec::new();
     for (index, source) in documents.sources.iter().enumerate() {
         let parsed = parse(&source.name, &source.text, mode);
-        wrong_files += usize::from(parsed.has_errors());
         for diagnostic in parsed.diagnostics {
-            if diagnostic.is_error() {
-                errors += 1;
-                report.push_str(&diagnostic.render(&source.text, colour()));
-            } else {
-                documents.warnings.push((index, diagnostic));
+            match diagnostic.is_error() {
+                true => errors.push((index, diagnostic)),
+                false => documents.warnings.push((index, diagnostic)),
             }
         }
         documents
             .objects
             .extend(parsed.objects.into_iter().map(|object| (index, object)));
     }
-    if errors == 0 {
-        return Ok(documents);
-    }
-    documents.print_warnings();
-    let _ = write!(report, "\n{}", plural(errors, "error"));
-    if documents.sources.len() > 1 {
-        let _ = write!(report, " in {}", plural(wrong_files, "file"));
-    }
-    anstream::eprintln!("{report}; {consequence}");
-    Err(Failure::silent(65))
+    Ok((documents, errors))
 }
 
 impl Documents {
     /// Warnings of parsing, with their lines.
     pub fn print_warnings(&self) {
-        for (index, warning) in &self.warnings {
-            anstream::eprint!("{}", warning.render(&self.sources[*index].text, colour()));
+        self.print(&self.warnings);
+    }
+
+    /// Findings with their lines.
+    pub fn print(&self, findings: &[(usize, Diagnostic)]) {
+        for (index, found) in findings {
+            anstream::eprint!("{}", found.render(&self.sources[*index].text, colour()));
         }
+    }
+
+    /// Prints everything that is wrong, and what follows from it.
+    fn refuse(&self, errors: &[(usize, Diagnostic)], consequence: &str) -> Failure {
+        self.print_warnings();
+        self.print(errors);
+        let mut report = plural(errors.len(), "error");
+        if self.sources.len() > 1 {
+            let files: BTreeSet<usize> = errors.iter().map(|(index, _)| *index).collect();
+            let _ = write!(report, " in {}", plural(files.len(), "file"));
+        }
+        anstream::eprintln!("\n{report}; {consequence}");
+        Failure::silent(65)
     }
 }
 

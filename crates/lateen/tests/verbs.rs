@@ -407,6 +407,28 @@ fn delete_takes_names_and_files() {
 }
 
 #[test]
+fn delete_goes_on_past_kinds_that_are_not_known() {
+    let control = Control::start();
+    let unknown = "apiVersion: example.com/v1\nkind: Whatever\nmetadata: {name: w}\n";
+    control
+        .run_with(&["apply", "-f", "-"], &format!("{RULE}---\n{ROUTE}"))
+        .ok();
+    let file = control.file("mixed.yaml", &format!("{ROUTE}---\n{unknown}---\n{RULE}"));
+    let run = control.run(&["delete", "-f", &file]);
+    assert_eq!(
+        run.out,
+        "virtualservice.networking.istio.io \"reviews\" deleted\n\
+         destinationrule.networking.istio.io \"reviews\" deleted\n"
+    );
+    run.fails(1, &["mixed.yaml", "Whatever", "example.com/v1"]);
+    // What cannot be read at all still stops it.
+    let broken = control.file("broken.yaml", &format!("{ROUTE}---\nkind: [\n"));
+    control
+        .run(&["delete", "-f", &broken])
+        .fails(65, &["nothing was deleted"]);
+}
+
+#[test]
 fn wait_returns_when_every_proxy_has_it_or_it_is_gone() {
     let control = Control::start();
     control.run_with(&["apply", "-f", "-"], RULE).ok();

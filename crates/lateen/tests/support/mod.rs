@@ -8,14 +8,41 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// Everything that has to happen happens within this, on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A mesh has started, or has given up, within this.
+const START: Duration = Duration::from_secs(120);
+
+/// The first JSON document of an output, or what else was there.
+fn summary(out: ChildStdout) -> Result<Value, String> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            // Nobody listens any more once the document is complete.
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let started = Instant::now();
+    let mut text = String::new();
+    while let Ok(line) = receive.recv_timeout(START.saturating_sub(started.elapsed())) {
+        text.push_str(&line);
+        text.push('\n');
+        if let Ok(value) = serde_json::from_str(&text) {
+            return Ok(value);
+        }
+    }
+    Err(text)
+}
 
 /// The binary under test.
 pub fn lateen() -> Command {
@@ -58,15 +85,12 @@ impl Mesh {
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let mut out = BufReader::new(child.stdout.take().unwrap());
-        let mut text = String::new();
-        let summary = loop {
-            if out.read_line(&mut text).unwrap() == 0 {
+        let summary = match summary(child.stdout.take().unwrap()) {
+            Ok(summary) => summary,
+            Err(text) => {
+                let _ = child.kill();
                 let status = child.wait().unwrap();
-                panic!("lateen ended ({status}) before it was ready: {text}");
-            }
-            if let Ok(value) = serde_json::from_str::<Value>(&text) {
-                break value;
+                panic!("lateen ({status}) was not ready within {START:?}: {text}");
             }
         };
         Mesh {

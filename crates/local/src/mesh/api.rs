@@ -53,11 +53,17 @@ impl Api {
         }
     }
 
-    /// Waits until the API answers.
-    pub async fn wait(&self) {
-        while self.call(Method::GET, "/version", None).await.is_err() {
-            tokio::time::sleep(POLL).await;
-        }
+    /// Waits until the API answers, at most for `limit`; the error is what it said last.
+    pub async fn wait(&self, limit: Duration) -> Result<(), String> {
+        let mut last = "it did not say anything".to_owned();
+        let answers = async {
+            while let Err(error) = self.call(Method::GET, "/version", None).await {
+                last = error.to_string();
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let ended = tokio::time::timeout(limit, answers).await;
+        ended.map_err(|_| last)
     }
 
     /// Creates or replaces an object.
@@ -135,5 +141,24 @@ impl Api {
             status,
             message,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_never_answers_is_not_waited_for_without_end() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = Api::new(listener.local_addr().unwrap().port());
+        // Connections are made, and nobody takes them.
+        let limit = Duration::from_millis(100);
+        let waited = tokio::time::timeout(Duration::from_secs(30), api.wait(limit)).await;
+        assert!(waited.unwrap().is_err());
+
+        drop(listener);
+        let error = api.wait(limit).await.unwrap_err();
+        assert!(error.contains("cannot connect"), "{error}");
     }
 }

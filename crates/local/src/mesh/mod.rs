@@ -174,7 +174,9 @@ impl Mesh {
     pub async fn settle(&mut self) -> Result<Outcome, StartError> {
         let api = Api::new(self.plan.control.api);
         tokio::select! {
-            ready = api.wait() => ready,
+            ready = api.wait(SETTLE) => {
+                ready.map_err(|last| self.control_is_silent(&last))?;
+            }
             failed = self.control_failed() => return Err(failed),
         }
         let publisher = Publisher::new(api.clone(), self.plan.clone(), self.table.clone());
@@ -295,6 +297,14 @@ impl Mesh {
     }
 
     /// Waits for the control plane to have failed for good.
+    fn control_is_silent(&self, last: &str) -> StartError {
+        let seconds = SETTLE.as_secs();
+        StartError::Control {
+            reason: format!("its API has not answered for {seconds} s ({last})"),
+            log: self.run_dir.logs().join(format!("{CONTROL}.log")),
+        }
+    }
+
     async fn control_failed(&self) -> StartError {
         let mut table = self.table.clone();
         let failed = table.wait_for(|table| {

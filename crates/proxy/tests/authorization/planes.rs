@@ -52,6 +52,8 @@ pub fn manager(filters: Vec<Value>, routes: Value, more: Value) -> Value {
     );
     let mut config = json!({
         "stat_prefix": "in",
+        // These clients read to the end, which Envoy otherwise lingers a second for.
+        "delayed_close_timeout": "0.05s",
         "normalize_path": true,
         "merge_slashes": true,
         "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
