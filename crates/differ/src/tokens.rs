@@ -6,13 +6,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
-use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaEncoding};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use indexmap::IndexMap;
+use lateen_testkit::signing::{SigningKey, encode, hs256};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -32,6 +27,12 @@ pub enum Algorithm {
     ES256,
     ES384,
     EdDSA,
+}
+
+impl Algorithm {
+    fn name(self) -> String {
+        format!("{self:?}")
+    }
 }
 
 /// A token as it stands in the corpus.
@@ -65,16 +66,10 @@ pub enum Spoil {
     Long,
 }
 
-enum Key {
-    Rsa(RsaKeyPair),
-    Ecdsa(EcdsaKeyPair),
-    Ed25519(Ed25519KeyPair),
-}
-
 /// The keys and tokens of one area.
 #[derive(Default)]
 pub struct Tokens {
-    keys: IndexMap<String, (Algorithm, Key)>,
+    keys: IndexMap<String, (Algorithm, SigningKey)>,
     /// Signed, by name.
     pub signed: IndexMap<String, String>,
 }
@@ -83,9 +78,8 @@ impl Tokens {
     pub fn of(area: &Area) -> Result<Tokens> {
         let mut tokens = Tokens::default();
         for (name, algorithm) in &area.keys {
-            tokens
-                .keys
-                .insert(name.clone(), (*algorithm, make(*algorithm)?));
+            let key = SigningKey::generate(&algorithm.name());
+            tokens.keys.insert(name.clone(), (*algorithm, key));
         }
         for (name, spec) in &area.tokens {
             let token = tokens.sign(spec).map_err(failed(format!("token {name}")))?;
@@ -158,40 +152,23 @@ impl Tokens {
         Ok(json!({"keys": keys?}).to_string())
     }
 
-    fn key(&self, name: &str) -> Result<&(Algorithm, Key)> {
+    fn key(&self, name: &str) -> Result<&(Algorithm, SigningKey)> {
         let key = self.keys.get(name);
         key.ok_or_else(|| Failure(format!("there is no key {name}")))
     }
 
     fn public(&self, name: &str) -> Result<Value> {
         let (algorithm, key) = self.key(name)?;
-        let mut public = match key {
-            Key::Rsa(key) => {
-                let (n, e) = rsa_numbers(key.public_key().as_ref())?;
-                json!({"kty": "RSA", "n": encode(n), "e": encode(e)})
-            }
-            Key::Ecdsa(key) => {
-                let point = &key.public_key().as_ref()[1..];
-                let (x, y) = point.split_at(point.len() / 2);
-                let curve = match algorithm {
-                    Algorithm::ES384 => "P-384",
-                    _ => "P-256",
-                };
-                json!({"kty": "EC", "crv": curve, "x": encode(x), "y": encode(y)})
-            }
-            Key::Ed25519(key) => {
-                json!({"kty": "OKP", "crv": "Ed25519", "x": encode(key.public_key().as_ref())})
-            }
-        };
+        let mut public = key.jwk();
         public["kid"] = json!(name);
-        public["alg"] = json!(format!("{algorithm:?}"));
+        public["alg"] = json!(algorithm.name());
         public["use"] = json!("sig");
         Ok(public)
     }
 
     fn sign(&self, spec: &TokenSpec) -> Result<String> {
         let (algorithm, key) = self.key(&spec.key)?;
-        let mut header = json!({"alg": format!("{algorithm:?}"), "typ": "JWT", "kid": spec.key});
+        let mut header = json!({"alg": algorithm.name(), "typ": "JWT", "kid": spec.key});
         match spec.spoil {
             Some(Spoil::Unsigned) => header["alg"] = json!("none"),
             Some(Spoil::Confused) => header["alg"] = json!("HS256"),
@@ -211,12 +188,8 @@ impl Tokens {
         let signed = format!("{head}.{}", part(&claims));
         let mut signature = match spec.spoil {
             Some(Spoil::Unsigned) => Vec::new(),
-            Some(Spoil::Confused) => {
-                let secret = self.public(&spec.key)?.to_string();
-                let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-                hmac::sign(&key, signed.as_bytes()).as_ref().to_vec()
-            }
-            _ => signature_of(*algorithm, key, signed.as_bytes())?,
+            Some(Spoil::Confused) => hs256(&self.public(&spec.key)?.to_string(), signed.as_bytes()),
+            _ => key.sign(&algorithm.name(), signed.as_bytes()),
         };
         if spec.spoil == Some(Spoil::Signature)
             && let Some(byte) = signature.first_mut()
@@ -252,83 +225,11 @@ fn moved(claims: &Map<String, Value>) -> Result<Value> {
     Ok(Value::Object(claims))
 }
 
-fn make(algorithm: Algorithm) -> Result<Key> {
-    let wrong = || failed::<aws_lc_rs::error::Unspecified>("a key");
-    Ok(match algorithm {
-        Algorithm::ES256 => {
-            let kind = &signature::ECDSA_P256_SHA256_FIXED_SIGNING;
-            Key::Ecdsa(EcdsaKeyPair::generate(kind).map_err(wrong())?)
-        }
-        Algorithm::ES384 => {
-            let kind = &signature::ECDSA_P384_SHA384_FIXED_SIGNING;
-            Key::Ecdsa(EcdsaKeyPair::generate(kind).map_err(wrong())?)
-        }
-        Algorithm::EdDSA => Key::Ed25519(Ed25519KeyPair::generate().map_err(wrong())?),
-        _ => Key::Rsa(RsaKeyPair::generate(KeySize::Rsa2048).map_err(wrong())?),
-    })
-}
-
-fn signature_of(algorithm: Algorithm, key: &Key, data: &[u8]) -> Result<Vec<u8>> {
-    let random = SystemRandom::new();
-    let wrong = || failed::<aws_lc_rs::error::Unspecified>("signing");
-    match key {
-        Key::Ed25519(key) => Ok(key.sign(data).as_ref().to_vec()),
-        Key::Ecdsa(key) => {
-            let signature = key.sign(&random, data).map_err(wrong())?;
-            Ok(signature.as_ref().to_vec())
-        }
-        Key::Rsa(key) => {
-            let encoding: &dyn RsaEncoding = match algorithm {
-                Algorithm::RS384 => &signature::RSA_PKCS1_SHA384,
-                Algorithm::RS512 => &signature::RSA_PKCS1_SHA512,
-                Algorithm::PS256 => &signature::RSA_PSS_SHA256,
-                Algorithm::PS384 => &signature::RSA_PSS_SHA384,
-                Algorithm::PS512 => &signature::RSA_PSS_SHA512,
-                _ => &signature::RSA_PKCS1_SHA256,
-            };
-            let mut bytes = vec![0; key.public_modulus_len()];
-            key.sign(encoding, &random, data, &mut bytes)
-                .map_err(wrong())?;
-            Ok(bytes)
-        }
-    }
-}
-
-fn encode(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// Modulus and exponent of an `RSAPublicKey` (RFC 8017, A.1.1).
-fn rsa_numbers(der: &[u8]) -> Result<(&[u8], &[u8])> {
-    fn value<'a>(at: &mut &'a [u8]) -> Option<&'a [u8]> {
-        let (&[_, first], rest) = at.split_first_chunk::<2>()?;
-        let (length, rest) = match first {
-            0x80.. => {
-                let (bytes, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                let length = bytes.iter().fold(0, |sum, b| sum << 8 | usize::from(*b));
-                (length, rest)
-            }
-            length => (usize::from(length), rest),
-        };
-        let (value, rest) = rest.split_at_checked(length)?;
-        *at = rest;
-        Some(value)
-    }
-    fn number<'a>(at: &mut &'a [u8]) -> Option<&'a [u8]> {
-        let bytes = value(at)?;
-        Some(bytes.strip_prefix(&[0]).unwrap_or(bytes))
-    }
-    let mut outer = der;
-    let numbers = value(&mut outer).and_then(|mut inner| {
-        let modulus = number(&mut inner)?;
-        Some((modulus, number(&mut inner)?))
-    });
-    numbers.ok_or_else(|| Failure("not an RSA key".to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     #[test]
     fn tokens_have_the_parts_they_are_meant_to_have() {

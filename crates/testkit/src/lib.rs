@@ -17,6 +17,7 @@ pub mod http;
 pub mod netns;
 pub mod ports;
 pub mod recorder;
+pub mod signing;
 pub mod tls_client;
 pub mod tokens;
 pub mod tools;

@@ -41,7 +41,7 @@ pub async fn ask(
         match dial {
             Dial::Plain => converse(tcp, bytes, ends).await,
             Dial::Tls(pair, alpn) => {
-                let connector = tokio_rustls::TlsConnector::from(config(pair, alpn));
+                let connector = tokio_rustls::TlsConnector::from(Arc::new(config(pair, alpn)));
                 let name = ServerName::try_from("server.test").map_err(|e| e.to_string())?;
                 let stream = connector.connect(name, tcp).await;
                 converse(stream.map_err(|e| e.to_string())?, bytes, ends).await
@@ -82,7 +82,7 @@ pub async fn handshake(to: SocketAddr, offer: Offer<'_>) -> Result<Agreed, Strin
         groups: offer.groups,
     };
     let connector =
-        tokio_rustls::TlsConnector::from(limited_config(offer.pair, offer.alpn, limited));
+        tokio_rustls::TlsConnector::from(Arc::new(limited_config(offer.pair, offer.alpn, limited)));
     let shaking = tokio::time::timeout(SILENCE, connector.connect(name, tcp)).await;
     let stream = shaking.map_err(|_| "silence".to_owned())?;
     let stream = stream.map_err(|e| e.to_string())?;
@@ -150,11 +150,12 @@ async fn converse(
     Ok(answer)
 }
 
-fn config(pair: Option<&Pair>, alpn: &[&str]) -> Arc<ClientConfig> {
+/// How a client behaves that takes every server, with a certificate of its own or without.
+pub fn config(pair: Option<&Pair>, alpn: &[&str]) -> ClientConfig {
     limited_config(pair, alpn, Limited::default())
 }
 
-fn limited_config(pair: Option<&Pair>, alpn: &[&str], limited: Limited<'_>) -> Arc<ClientConfig> {
+fn limited_config(pair: Option<&Pair>, alpn: &[&str], limited: Limited<'_>) -> ClientConfig {
     let provider = limited.provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_protocol_versions(&limited.versions())
@@ -172,7 +173,7 @@ fn limited_config(pair: Option<&Pair>, alpn: &[&str], limited: Limited<'_>) -> A
         }
     };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Arc::new(config)
+    config
 }
 
 #[derive(Debug)]

@@ -6,15 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::http::{Request, Response};
-use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
-    RSA_PSS_SHA256, RsaKeyPair,
-};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -23,11 +14,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-enum Key {
-    Es256(EcdsaKeyPair),
-    Rsa(RsaKeyPair),
-    EdDsa(Ed25519KeyPair),
-}
+use crate::signing::{SigningKey, encode, hs256};
 
 /// Somebody who issues tokens, with one key.
 pub struct Issuer {
@@ -35,33 +22,33 @@ pub struct Issuer {
     pub name: String,
     /// `kid`.
     pub key_id: String,
-    key: Key,
+    key: SigningKey,
+    /// What it signs with where nothing else is said.
+    algorithm: &'static str,
 }
 
 impl Issuer {
     /// With a P-256 key.
     pub fn new(name: &str) -> Self {
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
-        Self::with(name, "es256", Key::Es256(key))
+        Self::with(name, "es256", "ES256")
     }
 
     /// With an RSA key of 2,048 bits.
     pub fn rsa(name: &str) -> Self {
-        let key = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
-        Self::with(name, "rsa", Key::Rsa(key))
+        Self::with(name, "rsa", "RS256")
     }
 
     /// With an Ed25519 key.
     pub fn ed25519(name: &str) -> Self {
-        let key = Ed25519KeyPair::generate().expect("a key");
-        Self::with(name, "ed", Key::EdDsa(key))
+        Self::with(name, "ed", "EdDSA")
     }
 
-    fn with(name: &str, key_id: &str, key: Key) -> Self {
+    fn with(name: &str, key_id: &str, algorithm: &'static str) -> Self {
         Issuer {
             name: name.to_owned(),
             key_id: key_id.to_owned(),
-            key,
+            key: SigningKey::generate(algorithm),
+            algorithm,
         }
     }
 
@@ -73,20 +60,7 @@ impl Issuer {
 
     /// The public key.
     pub fn jwk(&self) -> Value {
-        let mut key = match &self.key {
-            Key::Es256(key) => {
-                // 4, x, y.
-                let point = key.public_key().as_ref();
-                json!({"kty": "EC", "crv": "P-256", "x": text(&point[1..33]), "y": text(&point[33..])})
-            }
-            Key::Rsa(key) => {
-                let (n, e) = rsa_numbers(key.public_key().as_ref());
-                json!({"kty": "RSA", "n": text(n), "e": text(e)})
-            }
-            Key::EdDsa(key) => {
-                json!({"kty": "OKP", "crv": "Ed25519", "x": text(key.public_key().as_ref())})
-            }
-        };
+        let mut key = self.key.jwk();
         key["kid"] = json!(self.key_id);
         key
     }
@@ -98,12 +72,7 @@ impl Issuer {
 
     /// A token with these claims, beside `iss` and an `exp` in an hour where they do not say other.
     pub fn token(&self, claims: Value) -> String {
-        let algorithm = match &self.key {
-            Key::Es256(_) => "ES256",
-            Key::Rsa(_) => "RS256",
-            Key::EdDsa(_) => "EdDSA",
-        };
-        self.token_as(algorithm, claims)
+        self.token_as(self.algorithm, claims)
     }
 
     /// The same with another word in `alg`: `PS256` is signed so, `HS256` with the public key as
@@ -120,59 +89,14 @@ impl Issuer {
             };
         }
         let header = json!({"alg": algorithm, "kid": self.key_id, "typ": "JWT"});
-        let part = |value: &Value| text(value.to_string().as_bytes());
+        let part = |value: &Value| encode(value.to_string().as_bytes());
         let signed = format!("{}.{}", part(&header), part(&all));
-        let signature = self.sign(algorithm, signed.as_bytes());
-        format!("{signed}.{}", text(&signature))
+        let signature = match algorithm {
+            "HS256" => hs256(&self.jwk().to_string(), signed.as_bytes()),
+            _ => self.key.sign(algorithm, signed.as_bytes()),
+        };
+        format!("{signed}.{}", encode(&signature))
     }
-
-    fn sign(&self, algorithm: &str, data: &[u8]) -> Vec<u8> {
-        if algorithm == "HS256" {
-            // With the public key as the secret, as somebody without the private one would try.
-            let secret = self.jwk().to_string();
-            let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-            return hmac::sign(&key, data).as_ref().to_vec();
-        }
-        let random = SystemRandom::new();
-        match &self.key {
-            Key::Es256(key) => {
-                let signature = key.sign(&random, data).expect("a signature");
-                signature.as_ref().to_vec()
-            }
-            Key::Rsa(key) => {
-                let mut signature = vec![0; key.public_modulus_len()];
-                let padding = match algorithm {
-                    "PS256" => &RSA_PSS_SHA256,
-                    _ => &RSA_PKCS1_SHA256,
-                };
-                let signed = key.sign(padding, &random, data, &mut signature);
-                signed.expect("a signature");
-                signature
-            }
-            Key::EdDsa(key) => key.sign(data).as_ref().to_vec(),
-        }
-    }
-}
-
-/// Modulus and exponent of an `RSAPublicKey` (RFC 8017 appendix A.1.1) in DER.
-fn rsa_numbers(der: &[u8]) -> (&[u8], &[u8]) {
-    let (inside, _) = der_value(der);
-    let (n, rest) = der_value(inside);
-    let (e, _) = der_value(rest);
-    (n.strip_prefix(&[0]).unwrap_or(n), e)
-}
-
-/// The content of the first element, and what follows it.
-fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
-    let first = usize::from(der[1]);
-    let (length, start) = match first.checked_sub(128) {
-        None => (first, 2),
-        Some(bytes) => {
-            let digits = der[2..2 + bytes].iter();
-            (digits.fold(0, |n, b| n * 256 + usize::from(*b)), 2 + bytes)
-        }
-    };
-    (&der[start..start + length], &der[start + length..])
 }
 
 /// The keys of several issuers.
@@ -185,10 +109,6 @@ pub fn key_set(issuers: &[&Issuer]) -> String {
 pub fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.expect("after 1970").as_secs()
-}
-
-fn text(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// What a path is answered with.

@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use crate::mesh::loopback;
 use crate::mesh_settings::config_map;
-use crate::secure_gateway::{Secure, TO_REVIEWS, block, gateway, path, routes, secret};
+use crate::secure_gateway::{
+    Secure, TO_REVIEWS, block, gateway, path, routes, secret, secret_with_authority,
+};
 
 on_both!(
     what_is_told_of_a_clients_certificate_is_as_the_mesh_says,
@@ -92,10 +94,7 @@ async fn what_is_told_of_a_clients_certificate_is_as_the_mesh_says(plane: Plane)
     let clients = Authority::new("clients");
     let pair = clients.issue("client", &["spiffe://test/a", "client.test", "other.test"]);
     let client = Client::new(&secure, "client", &pair);
-    let beside = secret("web", "istio-system", &server).replace(
-        "stringData:\n",
-        &format!("stringData:\n  ca.crt: |\n    {}\n", block(&clients.pem)),
-    );
+    let beside = secret_with_authority("web", &server, &clients.pem);
     let objects = [
         beside,
         gateway(

@@ -161,6 +161,12 @@ pub fn secret(name: &str, namespace: &str, pair: &Pair) -> String {
     )
 }
 
+/// A Secret of a gateway, with the authority of its clients beside the certificate.
+pub fn secret_with_authority(name: &str, pair: &Pair, authority: &str) -> String {
+    let beside = format!("stringData:\n  ca.crt: |\n    {}\n", block(authority));
+    secret(name, "istio-system", pair).replace("stringData:\n", &beside)
+}
+
 /// A Gateway with one server.
 pub fn gateway(name: &str, port: u16, protocol: &str, hosts: &str, tls: &str) -> String {
     format!(
@@ -460,10 +466,7 @@ async fn clients_are_verified_as_the_mode_says(plane: Plane) {
             block(&clients.pem)
         )
     };
-    let beside = secret("beside", "istio-system", &server).replace(
-        "stringData:\n",
-        &format!("stringData:\n  ca.crt: |\n    {}\n", block(&clients.pem)),
-    );
+    let beside = secret_with_authority("beside", &server, &clients.pem);
     let objects = [
         secret("web", "istio-system", &server),
         authority("web-cacert"),

@@ -8,11 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lateen_testkit::certificates::{Authority, Pair};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, ProtocolVersion, SignatureScheme};
+use lateen_testkit::tls_client;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ProtocolVersion};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -106,7 +104,7 @@ impl AsyncWrite for Stream {
 
 /// The client's side of a handshake.
 pub async fn encrypt(tcp: TcpStream, tls: &ClientTls) -> Result<Opened> {
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config(tls)?));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config(tls)));
     let name = match tls.sni.as_str() {
         // An address is not sent.
         "" => ServerName::try_from("127.0.0.1"),
@@ -134,27 +132,12 @@ fn why(error: &io::Error) -> String {
     }
 }
 
-fn config(tls: &ClientTls) -> Result<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(failed("versions of TLS"))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
-    let mut config = match pair(&tls.identity) {
-        None => builder.with_no_client_auth(),
-        Some(pair) => {
-            let chain: Result<Vec<_>, _> =
-                CertificateDer::pem_slice_iter(pair.chain.as_bytes()).collect();
-            let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes());
-            let key = key.map_err(failed("a key"))?;
-            let with = builder.with_client_auth_cert(chain.map_err(failed("a chain"))?, key);
-            with.map_err(failed(&tls.identity))?
-        }
-    };
-    config.alpn_protocols = tls.alpn.iter().map(|p| p.clone().into_bytes()).collect();
+/// What a proxy shows is not what cases are about, so every server is taken.
+fn config(tls: &ClientTls) -> ClientConfig {
+    let alpn: Vec<&str> = tls.alpn.iter().map(String::as_str).collect();
+    let mut config = tls_client::config(pair(&tls.identity).as_ref(), &alpn);
     config.resumption = rustls::client::Resumption::disabled();
-    Ok(config)
+    config
 }
 
 /// The certificate of an identity as [`ClientTls::identity`] says it.
@@ -183,43 +166,4 @@ fn once(name: &str, make: impl FnOnce() -> Pair) -> Pair {
     static PAIRS: LazyLock<Mutex<HashMap<String, Pair>>> = LazyLock::new(Mutex::default);
     let mut pairs = PAIRS.lock().unwrap_or_else(PoisonError::into_inner);
     pairs.entry(name.to_owned()).or_insert_with(make).clone()
-}
-
-/// Takes every server: what a proxy shows is not what cases are about.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
