@@ -18,6 +18,7 @@ use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::uri::Uri;
@@ -131,17 +132,18 @@ impl Fetcher {
         })
     }
 
-    /// The keys of a source.
+    /// The keys of a source. All of it takes no longer than `limit`.
     pub async fn keys(
         &self,
         source: &KeySource,
         limit: Duration,
     ) -> Result<Arc<str>, FetcherError> {
+        let until = Instant::now() + limit;
         let uri = match source.uri.is_empty() {
             false => source.uri.clone(),
-            true => self.discover(&source.issuer, limit).await?,
+            true => self.discover(&source.issuer, until, limit).await?,
         };
-        let text = self.get(&uri, limit).await?;
+        let text = self.get(&uri, until, limit).await?;
         // What a proxy would refuse does not take the place of what it has.
         check_key_set(&text).map_err(|reason| FetcherError::Failed {
             reason: format!("the key set cannot be used: {reason}"),
@@ -150,25 +152,39 @@ impl Fetcher {
         Ok(Arc::from(text))
     }
 
-    /// Where an issuer says that its keys are.
-    async fn discover(&self, issuer: &str, limit: Duration) -> Result<String, FetcherError> {
+    /// Where an issuer says that its keys are. As with redirects, from https nothing leads to http.
+    async fn discover(
+        &self,
+        issuer: &str,
+        until: Instant,
+        limit: Duration,
+    ) -> Result<String, FetcherError> {
         let uri = format!("{}{DISCOVERY}", issuer.trim_end_matches('/'));
-        let text = self.get(&uri, limit).await?;
+        let text = self.get(&uri, until, limit).await?;
         let document: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let keys = document["jwks_uri"].as_str().map(str::to_owned);
-        keys.ok_or_else(|| FetcherError::Failed {
-            uri,
-            reason: "it does not say a jwks_uri".to_owned(),
-        })
+        let secure = |uri: &str| Uri::parse(uri).is_ok_and(|uri| uri.https);
+        let reason = match document["jwks_uri"].as_str() {
+            Some(keys) if secure(&uri) && !secure(keys) => {
+                format!("its jwks_uri {keys:?} gives up TLS")
+            }
+            Some(keys) => return Ok(keys.to_owned()),
+            None => "it does not say a jwks_uri".to_owned(),
+        };
+        Err(FetcherError::Failed { uri, reason })
     }
 
-    async fn get(&self, uri: &str, limit: Duration) -> Result<String, FetcherError> {
+    async fn get(
+        &self,
+        uri: &str,
+        until: Instant,
+        limit: Duration,
+    ) -> Result<String, FetcherError> {
         let parsed = Uri::parse(uri).map_err(FetcherError::Uri)?;
         let failed = |reason| FetcherError::Failed {
             uri: uri.to_owned(),
             reason,
         };
-        match tokio::time::timeout(limit, self.follow(parsed)).await {
+        match tokio::time::timeout_at(until, self.follow(parsed)).await {
             Ok(answer) => answer.map_err(failed),
             Err(_) => Err(FetcherError::TooSlow {
                 uri: uri.to_owned(),

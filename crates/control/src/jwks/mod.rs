@@ -6,7 +6,8 @@
 //! Until its keys are there, a rule accepts no token. And what was fetched is kept over a restart
 //! ([`kept`]), so that an issuer that cannot be reached then is no outage.
 //!
-//! Invariant: at most [`MAX_SOURCES`] sources are asked, each by one request at a time.
+//! Invariants: at most [`MAX_SOURCES`] sources are asked, each by one request at a time; no source keeps
+//! others waiting for longer than [`LONGEST_FETCH`] at a place.
 
 mod fetch;
 mod kept;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use lateen_model::{KeySet, KeySets, KeySource, MeshSnapshot};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 pub use fetch::Cidr;
 use fetch::{Fetcher, FetcherError};
@@ -30,8 +31,11 @@ use crate::options::KeyOptions;
 
 /// Beyond this many further sources are told to be too many.
 const MAX_SOURCES: usize = 1000;
-/// Fetches at the same time.
+/// Fetches at the same time: of sources that have not failed, and of such as have. Who does not answer
+/// takes a place of the first kind once.
 const PARALLEL: usize = 16;
+/// No fetch takes longer, whatever its rule says: a place is for everybody.
+const LONGEST_FETCH: Duration = Duration::from_secs(30);
 /// How long a start waits for keys.
 const FIRST_FETCH: Duration = Duration::from_secs(3);
 /// Waits between tries that fail double from [`Settings::retry`] up to this.
@@ -134,7 +138,8 @@ async fn resolve(
         known: kept.load().await,
         entries: BTreeMap::new(),
         under_way: JoinSet::new(),
-        permits: Arc::new(Semaphore::new(PARALLEL)),
+        first: Arc::new(Semaphore::new(PARALLEL)),
+        again: Arc::new(Semaphore::new(PARALLEL)),
     };
     let mut told = KeySets::new();
     loop {
@@ -164,7 +169,10 @@ struct Resolver {
     known: BTreeMap<KeySource, Arc<str>>,
     entries: BTreeMap<KeySource, Entry>,
     under_way: JoinSet<Ended>,
-    permits: Arc<Semaphore>,
+    /// Places of sources that have not failed.
+    first: Arc<Semaphore>,
+    /// Places of the others.
+    again: Arc<Semaphore>,
 }
 
 type Ended = (KeySource, Result<Arc<str>, FetcherError>);
@@ -172,33 +180,74 @@ type Ended = (KeySource, Result<Arc<str>, FetcherError>);
 struct Entry {
     set: KeySet,
     timeout: Duration,
-    /// `None`: under way.
-    due: Option<Instant>,
+    state: State,
     failures: u32,
+}
+
+enum State {
+    /// To be fetched then.
+    Due(Instant),
+    UnderWay(AbortHandle),
+    /// One too many.
+    Excess,
+}
+
+impl Entry {
+    fn new(timeout: Duration, keys: Option<Arc<str>>) -> Entry {
+        Entry {
+            set: KeySet { keys, error: None },
+            timeout,
+            state: State::Due(Instant::now()),
+            failures: 0,
+        }
+    }
+
+    fn excess(timeout: Duration) -> Entry {
+        let error = format!("there are more than {MAX_SOURCES} sources of keys; use fewer issuers");
+        Entry {
+            set: KeySet {
+                keys: None,
+                error: Some(Arc::from(error)),
+            },
+            state: State::Excess,
+            ..Entry::new(timeout, None)
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Due(at) => Some(at),
+            State::UnderWay(_) | State::Excess => None,
+        }
+    }
 }
 
 impl Resolver {
     fn want(&mut self, wanted: &Wanted) {
-        self.entries.retain(|source, _| wanted.contains_key(source));
+        self.entries.retain(|source, entry| {
+            let stays = wanted.contains_key(source);
+            // Its place is for others.
+            if let (false, State::UnderWay(task)) = (stays, &entry.state) {
+                task.abort();
+            }
+            stays
+        });
+        let asked = |entry: &&Entry| !matches!(entry.state, State::Excess);
+        let mut room = MAX_SOURCES.saturating_sub(self.entries.values().filter(asked).count());
         for (source, timeout) in wanted {
-            if let Some(entry) = self.entries.get_mut(source) {
+            let known = self.entries.get_mut(source);
+            if let Some(entry) = known
+                && asked(&&*entry)
+            {
                 entry.timeout = *timeout;
                 continue;
             }
-            let full = self.entries.len() >= MAX_SOURCES;
-            let error = full.then(|| Arc::from("there are too many sources of keys"));
-            let entry = Entry {
-                set: KeySet {
-                    keys: self.known.remove(source),
-                    error,
-                },
-                timeout: *timeout,
-                due: Some(Instant::now()),
-                failures: 0,
+            let entry = match room {
+                0 => Entry::excess(*timeout),
+                _ => Entry::new(*timeout, self.known.remove(source)),
             };
-            if !full {
-                self.entries.insert(source.clone(), entry);
-            }
+            room = room.saturating_sub(1);
+            self.entries.insert(source.clone(), entry);
         }
         // What the configuration of the start does not name is old.
         self.known.clear();
@@ -206,23 +255,27 @@ impl Resolver {
 
     fn start_due(&mut self, now: Instant) {
         for (source, entry) in &mut self.entries {
-            if entry.due.is_none_or(|due| due > now) {
+            if entry.due().is_none_or(|due| due > now) {
                 continue;
             }
-            entry.due = None;
-            let (source, timeout) = (source.clone(), entry.timeout);
-            let (fetcher, permits) = (self.fetcher.clone(), self.permits.clone());
-            self.under_way.spawn(async move {
+            let (source, limit) = (source.clone(), entry.timeout.min(LONGEST_FETCH));
+            let fetcher = self.fetcher.clone();
+            let places = match entry.failures {
+                0 => self.first.clone(),
+                _ => self.again.clone(),
+            };
+            let task = self.under_way.spawn(async move {
                 // It is never closed.
-                let _permit = permits.acquire().await;
-                let fetched = fetcher.keys(&source, timeout).await;
+                let _place = places.acquire().await;
+                let fetched = fetcher.keys(&source, limit).await;
                 (source, fetched)
             });
+            entry.state = State::UnderWay(task);
         }
     }
 
     fn next_due(&self) -> Instant {
-        let due = self.entries.values().filter_map(|entry| entry.due).min();
+        let due = self.entries.values().filter_map(Entry::due).min();
         due.unwrap_or_else(|| Instant::now() + self.settings.refresh)
     }
 
@@ -230,7 +283,12 @@ impl Resolver {
         let Ok((source, fetched)) = ended else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(&source) else {
+        // One that ended while nobody wanted it says nothing of one that was begun after.
+        let Some(entry) = self
+            .entries
+            .get_mut(&source)
+            .filter(|entry| matches!(&entry.state, State::UnderWay(task) if task.is_finished()))
+        else {
             return;
         };
         let wait = match fetched {
@@ -258,7 +316,7 @@ impl Resolver {
                 doubled.min(LONGEST_RETRY)
             }
         };
-        entry.due = Some(Instant::now() + wait);
+        entry.state = State::Due(Instant::now() + wait);
     }
 
     /// What is known by now.
@@ -271,3 +329,7 @@ impl Resolver {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;

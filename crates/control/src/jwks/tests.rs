@@ -153,6 +153,18 @@ async fn https_needs_a_certificate_of_somebody_trusted_for_that_host() {
     let keys = trusting.keys(&uri("/keys"), LIMIT).await.unwrap();
     assert_eq!(&*keys, issuer.jwks());
     fails(&trusting, &uri("/down"), "gives up TLS").await;
+    // Nor does the document of an issuer lead there.
+    let issuer = KeySource {
+        issuer: format!("https://localhost:{}", server.port()),
+        uri: String::new(),
+    };
+    let document = |uri: &str| json!({"jwks_uri": uri}).to_string();
+    let place = "/.well-known/openid-configuration";
+    server.page(place, 200, &document("http://localhost/keys"));
+    fails(&trusting, &issuer, "gives up TLS").await;
+    let keys = format!("https://localhost:{}/keys", server.port());
+    server.page(place, 200, &document(&keys));
+    trusting.keys(&issuer, LIMIT).await.unwrap();
     // Nobody vouches for it without the file.
     fails(&fetcher(&[], None), &uri("/keys"), "TLS:").await;
     // The certificate is another host's.
