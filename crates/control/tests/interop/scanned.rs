@@ -62,12 +62,16 @@ struct Found {
     client_certificate: String,
 }
 
-async fn scan(program: &Path, to: SocketAddr, name: &str, more: &[&str]) -> Found {
-    let output = std::env::temp_dir().join(format!(
-        "lateen-scan-{}-{}.json",
-        std::process::id(),
-        to.port()
-    ));
+/// The program, and a directory for what it writes.
+type Scanner<'a> = (&'a Path, &'a Path);
+
+async fn scan(
+    (program, directory): Scanner<'_>,
+    to: SocketAddr,
+    name: &str,
+    more: &[&str],
+) -> Found {
+    let output = directory.join("scan.json");
     let (json, sni) = (
         format!("--json_out={}", output.display()),
         format!("--sni={name}"),
@@ -150,17 +154,18 @@ async fn gateway_is_scanned(plane: Plane, program: &Path) {
     secure.mesh.apply(&objects.concat()).await;
     secure.rejected_nothing().await;
     secure.answers(secure.https, hosts[0], &[], " 200 2").await;
-    let simple = scan(program, secure.https, hosts[0], &[]).await;
+    let scanner = (program, secure.mesh.directory());
+    let simple = scan(scanner, secure.https, hosts[0], &[]).await;
     assert_eq!(simple, found(&["1.2", "1.3"], &[AES256], "DISABLED"));
-    let newest = scan(program, secure.https, hosts[2], &[]).await;
+    let newest = scan(scanner, secure.https, hosts[2], &[]).await;
     assert_eq!(newest, found(&["1.3"], &[], "DISABLED"));
     let arguments = credentials(secure.mesh.directory(), &secure.authority.issue("me", &[]));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mutual = scan(program, secure.https, hosts[1], &arguments).await;
+    let mutual = scan(scanner, secure.https, hosts[1], &arguments).await;
     assert_eq!(mutual.versions, ["1.2", "1.3"]);
     let forward_secret = |name: &String| name.starts_with("ECDHE-ECDSA-");
     assert!(mutual.ciphers.iter().all(forward_secret), "{mutual:?}");
-    let nobody = scan(program, secure.https, hosts[1], &[]).await;
+    let nobody = scan(scanner, secure.https, hosts[1], &[]).await;
     assert_eq!(nobody.client_certificate, "REQUIRED");
 }
 
@@ -178,10 +183,11 @@ async fn sidecar_is_scanned(plane: Plane, program: &Path) {
     let clients = Clients::new(&mesh.authority);
     let arguments = credentials(mesh.directory(), &clients.right);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let strict = scan(program, cart.http, "cart", &arguments).await;
+    let scanner = (program, mesh.directory());
+    let strict = scan(scanner, cart.http, "cart", &arguments).await;
     assert_eq!(strict.versions, ["1.2", "1.3"]);
     assert_eq!(strict.ciphers, [AES128, AES256]);
-    let nobody = scan(program, cart.http, "cart", &[]).await;
+    let nobody = scan(scanner, cart.http, "cart", &[]).await;
     assert_eq!(nobody.client_certificate, "REQUIRED");
     assert_eq!(cart.envoy.rejected().await, Default::default());
 }
