@@ -118,9 +118,9 @@ fn ingress_tls(check: &mut Checker, tls: &ServerTlsSettings) {
     let of_secret = !tls.credential_name.is_empty() || !tls.credential_names.is_empty();
     if of_secret {
         check.field("credentialName", |check| {
-            check.error_hint(
-                "a sidecar gets no Secrets",
-                "name files with serverCertificate and privateKey",
+            check.warning(
+                "a sidecar gets no Secrets, so nobody can connect; name files with \
+                 serverCertificate and privateKey",
             );
         });
     }
