@@ -43,7 +43,7 @@ message! {
         effective tls: Option<ClientTlsSettings>,
         /// A port listed here inherits nothing from the fields above.
         effective port_level_settings "portLevelSettings": Vec<PortTrafficPolicy>,
-        pending tunnel: Option<TunnelSettings>,
+        effective tunnel: Option<TunnelSettings>,
         effective proxy_protocol "proxyProtocol": Option<ProxyProtocol>,
         effective retry_budget "retryBudget": Option<RetryBudget>,
     }

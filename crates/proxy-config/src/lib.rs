@@ -62,7 +62,7 @@ pub use http_filter::{
 pub use listener::{
     FilterChain, FilterChainMatch, Guard, Listener, ListenerFilter, ListenerFilterKind,
     ListenerFilters, Network, PortPredicate, ProxyProtocol, SourceType, TcpCluster, TcpProxy,
-    TlsInspector, TrafficDirection,
+    TlsInspector, TrafficDirection, Tunnel,
 };
 pub use outlier::{Consecutive, ErrorMatcher, FailurePercentage, OutlierDetection, SuccessRate};
 pub use request::RequestView;

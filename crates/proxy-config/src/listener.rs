@@ -196,7 +196,18 @@ pub struct TcpProxy {
     pub hash_source_ip: bool,
     /// A cluster by name goes to the server name that the client asked for, at this port.
     pub server_name_port: Option<u16>,
+    /// Through an HTTP proxy rather than directly.
+    pub tunnel: Option<Tunnel>,
     pub access_log: Vec<AccessLog>,
+}
+
+/// The request that makes a proxy pass bytes on.
+#[derive(Clone, Debug)]
+pub struct Tunnel {
+    /// Host and port that the proxy is asked for.
+    pub host: Box<str>,
+    /// POST to this path instead of CONNECT.
+    pub post_path: Option<Box<str>>,
 }
 
 /// Where TCP bytes go.

@@ -4,6 +4,8 @@
 //! not take at once is kept (at most one read) and nothing more is read from that side until it has
 //! gone. Reads are large while the receiver keeps up, and small when it does not. A side that ends its stream still receives (half-close).
 
+mod tunnel;
+
 use crate::access_log::LogSink;
 use crate::http::hash;
 use crate::io::{Backlog, Io};
@@ -70,19 +72,16 @@ pub(crate) async fn serve(
     service.stats.inc(TcpStat::DownstreamCxTotal);
     worker.shared.tcp.fetch_add(1, Relaxed);
     let mut passage = Passage::new(info);
-    match connect(&mut passage, &service, &worker).await {
-        Ok((mut up, ticket)) => {
-            let ended = copy(
-                &mut down,
-                &mut up,
-                &mut passage,
-                &service,
-                &worker,
-                &deadline,
-            )
-            .await;
-            passage.outcome = ended;
+    let mut limits = Limits::new(&service.config, &worker, &deadline);
+    match connect(&mut passage, &service, &worker, &mut limits).await {
+        Ok(Opened::Direct(mut up, ticket)) => {
+            passage.outcome = copy(&mut down, &mut up, &mut passage, &worker, &mut limits).await;
             drop(ticket);
+        }
+        Ok(Opened::Tunnel(mut tunnel)) => {
+            // Boxed, since it is rare and its future is large.
+            let copied = Box::pin(tunnel.copy(&mut down, &mut passage, &worker, &mut limits));
+            passage.outcome = copied.await;
         }
         Err(outcome) => passage.outcome = outcome,
     }
@@ -104,12 +103,19 @@ pub(crate) fn refused(
     passage.finish(service);
 }
 
+/// The way to an endpoint.
+enum Opened {
+    Direct(Io, ConnTicket),
+    Tunnel(Box<tunnel::Tunnel>),
+}
+
 /// A connection to an endpoint, after as many attempts as configured.
 async fn connect(
     passage: &mut Passage,
     service: &TcpService,
     worker: &Rc<Worker>,
-) -> Result<(Io, ConnTicket), Outcome> {
+    limits: &mut Limits<'_>,
+) -> Result<Opened, Outcome> {
     let name = service.config.cluster.pick(worker.random());
     let Some(cluster) = worker.clusters.get(worker, name) else {
         service.stats.inc(TcpStat::DownstreamCxNoRoute);
@@ -121,13 +127,23 @@ async fn connect(
         let host = select(&cluster, worker, &passage.info, &service.config).await;
         let host = host.ok_or(Outcome::NoHealthyUpstream)?;
         passage.host = Some(host.address);
+        if let Some(through) = &service.config.tunnel {
+            passage.attempts += 1;
+            // Boxed, since it is rare and its future is large.
+            let opening = tunnel::open(through, &cluster, &host, &passage.info, worker, limits);
+            match Box::pin(opening).await {
+                Ok(tunnel) => return Ok(Opened::Tunnel(Box::new(tunnel))),
+                Err(outcome) => last = outcome,
+            }
+            continue;
+        }
         let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
         passage.attempts += 1;
         let key = cluster.tcp_key(&passage.info);
         match cluster.connect(&host, key.as_deref(), Offer::Tcp).await {
             Ok((io, _)) => {
                 host.note(&cluster, Seen::ConnectedOnly);
-                return Ok((io, ticket));
+                return Ok(Opened::Direct(io, ticket));
             }
             Err(outcome) => {
                 host.note(
@@ -203,24 +219,61 @@ struct Direction {
     want: usize,
 }
 
+/// How long a connection may last, and be silent. In milliseconds of the worker's clock.
+struct Limits<'w> {
+    worker: &'w Worker,
+    deadline: &'w Rc<Deadline>,
+    idle: Option<u64>,
+    latest: Option<u64>,
+    /// Bytes that had moved when the silence began to count.
+    moved: u64,
+    idle_at: Option<u64>,
+    /// When it has to leave its filter chain.
+    leaves: Option<u64>,
+}
+
+impl<'w> Limits<'w> {
+    fn new(config: &TcpProxy, worker: &'w Worker, deadline: &'w Rc<Deadline>) -> Limits<'w> {
+        let latest = config.max_connection_duration;
+        Limits {
+            worker,
+            deadline,
+            idle: config.idle_timeout.map(|d| d.as_millis() as u64),
+            latest: latest.map(|d| worker.timers.now() + d.as_millis() as u64),
+            moved: u64::MAX,
+            idle_at: None,
+            leaves: None,
+        }
+    }
+
+    /// Ready when the connection is over; `moved` is how many bytes have moved on it.
+    fn poll_over(&mut self, moved: u64, info: &ConnInfo, cx: &mut Context<'_>) -> Poll<Ended> {
+        let timers = &self.worker.timers;
+        let leaving = info.leaves_at();
+        if self.moved != moved || self.leaves != leaving {
+            if self.moved != moved {
+                self.idle_at = self.idle.map(|idle| timers.now() + idle);
+            }
+            (self.moved, self.leaves) = (moved, leaving);
+            let due = [self.idle_at, self.latest, self.leaves];
+            timers.set(self.deadline, due.into_iter().flatten().min());
+        }
+        timers.poll(self.deadline, cx).map(|()| match self.leaves {
+            Some(at) if at <= timers.now() => Ended::Drained,
+            _ => Ended::Idle,
+        })
+    }
+}
+
 /// Copies both directions until both have ended.
 async fn copy(
     down: &mut Io,
     up: &mut Io,
     passage: &mut Passage,
-    service: &TcpService,
     worker: &Worker,
-    deadline: &Rc<Deadline>,
+    limits: &mut Limits<'_>,
 ) -> Outcome {
     let (mut to_up, mut to_down) = (Direction::default(), Direction::default());
-    let idle = service.config.idle_timeout.map(|d| d.as_millis() as u64);
-    let latest = service
-        .config
-        .max_connection_duration
-        .map(|d| d.as_millis() as u64);
-    let latest = latest.map(|d| worker.timers.now() + d);
-    let mut moved = u64::MAX;
-    let (mut leaves, mut idle_at) = (None, None);
     let ended = poll_fn(|cx| {
         let mut scratch = worker.scratch.borrow_mut();
         let sending = to_up.poll(cx, down, up, &mut scratch);
@@ -235,23 +288,7 @@ async fn copy(
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ended::InOrder),
             _ => {}
         }
-        let now = to_up.bytes + to_down.bytes;
-        let leaving = passage.info.leaves_at();
-        if moved != now || leaves != leaving {
-            if moved != now {
-                idle_at = idle.map(|idle| worker.timers.now() + idle);
-            }
-            (moved, leaves) = (now, leaving);
-            let due = [idle_at, latest, leaves].into_iter().flatten().min();
-            worker.timers.set(deadline, due);
-        }
-        if worker.timers.poll(deadline, cx).is_ready() {
-            return Poll::Ready(match leaves {
-                Some(at) if at <= worker.timers.now() => Ended::Drained,
-                _ => Ended::Idle,
-            });
-        }
-        Poll::Pending
+        limits.poll_over(to_up.bytes + to_down.bytes, &passage.info, cx)
     })
     .await;
     passage.received = to_up.bytes;

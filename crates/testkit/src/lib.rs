@@ -10,6 +10,7 @@
 
 pub mod certificates;
 pub mod child;
+pub mod connect_proxy;
 pub mod echo;
 pub mod envoy;
 pub mod http;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lateen_api::destination_rule::{ConsistentHashLb, HttpCookie};
+use lateen_api::destination_rule::{ConsistentHashLb, HttpCookie, TunnelSettings};
 use lateen_api::virtual_service::Destination;
 use lateen_model::{DestinationRule, MeshSnapshot, Proxy, hostname};
 
@@ -169,6 +169,11 @@ pub fn apply_to_connections(made: &mut tcp::TcpProxy, snapshot: &MeshSnapshot, p
     made.max_downstream_connection_duration = settings
         .and_then(|tcp| tcp.max_connection_duration)
         .map(envoy::duration);
+    // As in Istio, not where connections are divided among several destinations.
+    if matches!(made.cluster_specifier, Some(ClusterSpecifier::Cluster(_))) {
+        let settings = Policy::tunnel(rule.map(Arc::as_ref), subset);
+        made.tunneling_config = settings.map(tunnel);
+    }
     let balancer = policy.load_balancer.as_ref();
     let hash = balancer.and_then(|lb| lb.consistent_hash.as_ref());
     if hash.is_some_and(|hash| hash.use_source_ip == Some(true)) {
@@ -177,5 +182,19 @@ pub fn apply_to_connections(made: &mut tcp::TcpProxy, snapshot: &MeshSnapshot, p
                 kind::hash_policy::SourceIp {},
             )),
         }];
+    }
+}
+
+/// Bytes as what follows a request to an HTTP proxy.
+fn tunnel(settings: &TunnelSettings) -> tcp::tcp_proxy::TunnelingConfig {
+    let host = &settings.target_host;
+    let hostname = match host.contains(':') {
+        true => format!("[{host}]:{}", settings.target_port),
+        false => format!("{host}:{}", settings.target_port),
+    };
+    tcp::tcp_proxy::TunnelingConfig {
+        hostname,
+        use_post: settings.protocol == "POST",
+        ..Default::default()
     }
 }

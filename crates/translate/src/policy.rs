@@ -2,7 +2,7 @@
 
 use lateen_api::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection,
-    PortTrafficPolicy, ProxyProtocol, RetryBudget, SimpleLb, TrafficPolicy,
+    PortTrafficPolicy, ProxyProtocol, RetryBudget, SimpleLb, TrafficPolicy, TunnelSettings,
 };
 use lateen_model::DestinationRule;
 
@@ -68,6 +68,20 @@ impl Policy {
                 proxy_protocol: self.proxy_protocol.take(),
             };
         }
+    }
+
+    /// The tunnel of a subset, or of no subset: a subset without one has none, whatever the rule as a
+    /// whole says (`pilot/pkg/networking/core/tunnelingconfig`).
+    pub fn tunnel<'r>(
+        rule: Option<&'r DestinationRule>,
+        subset: &str,
+    ) -> Option<&'r TunnelSettings> {
+        let rule = rule?;
+        let policy = match subset {
+            "" => rule.traffic_policy.as_ref(),
+            name => rule.subset(name)?.traffic_policy.as_ref(),
+        };
+        policy?.tunnel.as_ref()
     }
 
     /// The connection pool's limits.

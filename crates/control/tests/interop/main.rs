@@ -92,6 +92,7 @@ mod service_entries;
 mod sidecar;
 mod sidecar_sockets;
 mod sniffing;
+mod tcp_tunnels;
 mod tls_settings;
 mod tokens;
 mod tunnels;

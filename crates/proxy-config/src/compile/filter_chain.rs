@@ -11,7 +11,7 @@ use super::values::{
 };
 use crate::{
     CidrRange, ConfigError, FilterChain, FilterChainMatch, Guard, Network, SourceType, TcpCluster,
-    TcpProxy,
+    TcpProxy, Tunnel,
 };
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
@@ -283,7 +283,7 @@ fn tcp_proxy(message: tcp::TcpProxy, at: At<'_>) -> Result<TcpProxy, ConfigError
         check_drain_close,
         cluster_specifier,
     } = message;
-    reject!(at; on_demand, metadata_match, tunneling_config, proxy_protocol_tlvs, upstream_connect_mode);
+    reject!(at; on_demand, metadata_match, proxy_protocol_tlvs, upstream_connect_mode);
     report!(at, "idle_timeout holds for both sides"; downstream_idle_timeout, upstream_idle_timeout);
     report!(at, "a failed connect is tried again at once"; backoff_options);
     report!(at, "connections end at the limit exactly"; max_downstream_connection_duration_jitter_percentage);
@@ -307,7 +307,50 @@ fn tcp_proxy(message: tcp::TcpProxy, at: At<'_>) -> Result<TcpProxy, ConfigError
         )?,
         hash_source_ip: hashes_source_ip(hash_policy, at)?,
         server_name_port: None,
+        tunnel: tunneling_config
+            .map(|message| tunnel(message, at.field("tunneling_config")))
+            .transpose()?,
         access_log: access_logs(access_log, at)?,
+    })
+}
+
+fn tunnel(message: tcp::tcp_proxy::TunnelingConfig, at: At<'_>) -> Result<Tunnel, ConfigError> {
+    let tcp::tcp_proxy::TunnelingConfig {
+        hostname,
+        use_post,
+        headers_to_add,
+        propagate_response_headers,
+        post_path,
+        propagate_response_trailers,
+        request_id_extension,
+        request_id_header,
+        request_id_metadata_key,
+        formatters,
+    } = message;
+    reject!(at; headers_to_add, formatters);
+    report!(at, "what the proxy answers is not kept"; propagate_response_headers, propagate_response_trailers);
+    report!(at, "the request has no id"; request_id_extension, request_id_header, request_id_metadata_key);
+    let host = non_empty(hostname, at.field("hostname"))?;
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~[]:".contains(&b);
+    if !host.bytes().all(fits) {
+        return Err(at
+            .field("hostname")
+            .error("must be a host and a port; formats (%...%) are not supported"));
+    }
+    let post_path = match (use_post, post_path.as_str()) {
+        (false, "") => None,
+        (false, _) => {
+            return Err(at.field("post_path").error("is for use_post only"));
+        }
+        (true, "") => Some("/".into()),
+        (true, path) if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic()) => {
+            Some(path.into())
+        }
+        (true, _) => return Err(at.field("post_path").error("must be a path")),
+    };
+    Ok(Tunnel {
+        host: host.into(),
+        post_path,
     })
 }
 

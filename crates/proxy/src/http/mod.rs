@@ -45,4 +45,4 @@ mod retry;
 pub(crate) mod service;
 pub(crate) mod stream;
 mod timeouts;
-mod upstream;
+pub(crate) mod upstream;

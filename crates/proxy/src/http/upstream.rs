@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 /// The upstream's side of one try, by protocol. Boxed: an HTTP/1 connection is made once and served
 /// by many requests, and the future of a request stays small.
-pub(super) enum Upstream {
+pub(crate) enum Upstream {
     Http1(Box<ClientConn>),
     Http2(Box<Http2Stream>),
 }
@@ -32,7 +32,7 @@ impl Upstream {
     }
 
     /// From here on bytes are passed on as they come.
-    pub(super) fn become_tunnel(&mut self) {
+    pub(crate) fn become_tunnel(&mut self) {
         if let Upstream::Http1(conn) = self {
             conn.become_tunnel();
         }
