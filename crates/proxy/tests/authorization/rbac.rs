@@ -445,29 +445,38 @@ async fn identities_of_clients_decide_over_mutual_tls() {
     .await;
     let directory = tempfile::tempdir().unwrap();
     for plane in &planes {
-        for (what, pair, allow) in &clients {
-            let chain = certificates::file(directory.path(), "chain", &pair.chain);
-            let key = certificates::file(directory.path(), "key", &pair.key);
-            let pair = [
-                "--cert",
-                chain.to_str().unwrap(),
-                "--key",
-                key.to_str().unwrap(),
-            ];
-            for (sni, right) in [("server.test", true), ("wrong.test", false)] {
-                let status = curl(plane, 0, sni, &pair).await;
-                let expect = if *allow && right { "200" } else { "403" };
-                assert_eq!(status, expect, "{:?}: {what} {sni}", plane.plane);
-            }
-            // curl speaks HTTP to the TCP echo, and gets its own words back or nothing.
-            let answer = curl_raw(plane, 1, "server.test", &pair).await;
-            assert_eq!(
-                answer.contains("GET / HTTP"),
-                *allow,
-                "{:?}: {what}: {answer}",
-                plane.plane
-            );
-        }
+        // At once: those who may talk to the echo wait for its end in vain.
+        let checks = clients
+            .iter()
+            .enumerate()
+            .map(|(index, (what, pair, allow))| {
+                let directory = directory.path().join(index.to_string());
+                async move {
+                    std::fs::create_dir_all(&directory).unwrap();
+                    let chain = certificates::file(&directory, "chain", &pair.chain);
+                    let key = certificates::file(&directory, "key", &pair.key);
+                    let pair = [
+                        "--cert",
+                        chain.to_str().unwrap(),
+                        "--key",
+                        key.to_str().unwrap(),
+                    ];
+                    for (sni, right) in [("server.test", true), ("wrong.test", false)] {
+                        let status = curl(plane, 0, sni, &pair).await;
+                        let expect = if *allow && right { "200" } else { "403" };
+                        assert_eq!(status, expect, "{:?}: {what} {sni}", plane.plane);
+                    }
+                    // curl speaks HTTP to the TCP echo, and gets its own words back or nothing.
+                    let answer = curl_raw(plane, 1, "server.test", &pair).await;
+                    assert_eq!(
+                        answer.contains("GET / HTTP"),
+                        *allow,
+                        "{:?}: {what}: {answer}",
+                        plane.plane
+                    );
+                }
+            });
+        futures_util::future::join_all(checks).await;
         assert_eq!(
             curl(plane, 0, "server.test", &[]).await,
             "403",
@@ -490,7 +499,7 @@ async fn curl(plane: &Running, listener: usize, sni: &str, more: &[&str]) -> Str
 }
 
 async fn curl_raw(plane: &Running, listener: usize, sni: &str, more: &[&str]) -> String {
-    let raw = ["--http0.9", "--http1.1", "-m", "3"];
+    let raw = ["--http0.9", "--http1.1", "-m", "5"];
     run_curl(plane, listener, sni, &[&raw, more].concat()).await
 }
 
