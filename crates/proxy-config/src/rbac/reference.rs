@@ -291,7 +291,7 @@ fn plain_template(text: &str) -> String {
 
 /// `*` is one segment, `**` any number of them.
 fn template(pattern: &str, path: &[u8]) -> bool {
-    const OTHERS: &[u8] = b"-._~%!$&'()+,;:@";
+    const OTHERS: &[u8] = b"-._~%!$&'()+,;:@=*";
     let fits = |b: u8| b.is_ascii_alphanumeric() || OTHERS.contains(&b);
     let run = |slash: bool| {
         let inside = |b: &&u8| fits(**b) || (slash && **b == b'/');
