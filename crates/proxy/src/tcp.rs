@@ -137,7 +137,7 @@ async fn connect(
             }
             continue;
         }
-        let ticket = ConnTicket::take(&cluster, &host).ok_or(Outcome::Overflow)?;
+        let ticket = ConnTicket::take_strictly(&cluster, &host).ok_or(Outcome::Overflow)?;
         passage.attempts += 1;
         let key = cluster.tcp_key(&passage.info);
         match cluster.connect(&host, key.as_deref(), Offer::Tcp).await {

@@ -11,10 +11,8 @@ use crate::http::head::{BodyLength, Method, RequestHead, ResponseHead, Version};
 use crate::http::headers::{Known, has_token};
 use crate::http::stream::{Data, Piece, Sink, Source, StreamError, UpstreamStream};
 use crate::io::{Backlog, Io};
-use crate::upstream::connect::ConnKey;
 use crate::upstream::ticket::ConnTicket;
 use crate::worker::state::{PIECE, Worker};
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 /// Reads that look for a head ask for no more, so that little of a body has to be copied aside.
@@ -56,18 +54,10 @@ pub(crate) struct ClientConn {
     pub sent: u64,
     /// Counts the connection as long as it lives.
     pub ticket: ConnTicket,
-    /// Which requests it may serve.
-    pub key: Option<Rc<ConnKey>>,
 }
 
 impl ClientConn {
-    pub(crate) fn new(
-        io: Io,
-        limits: Limits,
-        absolute: bool,
-        ticket: ConnTicket,
-        key: Option<Rc<ConnKey>>,
-    ) -> ClientConn {
+    pub(crate) fn new(io: Io, limits: Limits, absolute: bool, ticket: ConnTicket) -> ClientConn {
         ClientConn {
             io,
             backlog: Backlog::default(),
@@ -90,7 +80,6 @@ impl ClientConn {
             received: 0,
             sent: 0,
             ticket,
-            key,
         }
     }
 
@@ -103,7 +92,7 @@ impl ClientConn {
         };
         ClientConn {
             raw: true,
-            ..ClientConn::new(io, limits, false, ticket, None)
+            ..ClientConn::new(io, limits, false, ticket)
         }
     }
 

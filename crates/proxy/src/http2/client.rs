@@ -20,7 +20,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
@@ -42,6 +42,8 @@ pub(crate) struct Http2Conn {
     pub opened: u64,
     /// Which requests it may serve.
     key: Option<Rc<ConnKey>>,
+    /// Where requests wait for room.
+    host: Weak<Host>,
 }
 
 impl fmt::Debug for Http2Conn {
@@ -66,7 +68,6 @@ pub(crate) async fn handshake(
     cluster: &Rc<ActiveCluster>,
     io: Io,
     ticket: ConnTicket,
-    key: Option<Rc<ConnKey>>,
 ) -> Result<Rc<Http2Conn>, Outcome> {
     let http = &cluster.config.http;
     let handshake = h2::client::Builder::new()
@@ -91,7 +92,8 @@ pub(crate) async fn handshake(
         stats: cluster.stats.clone(),
         seen: Cell::new((0, worker.timers.now())),
         opened: worker.timers.now(),
-        key,
+        key: ticket.key().clone(),
+        host: Rc::downgrade(ticket.host()),
     });
     let driven = Rc::downgrade(&conn);
     let pings = http.http2.keepalive_interval.zip(connection.ping_pong());
@@ -114,7 +116,6 @@ pub(crate) async fn handshake(
         let host = ticket.host().clone();
         host.http2.borrow_mut().retain(|conn| conn.is_open());
         drop(ticket);
-        host.http2_room();
     });
     Ok(conn)
 }
@@ -228,6 +229,9 @@ impl Drop for Http2Stream {
             && let Some(sending) = &mut self.sending
         {
             sending.reset(h2::Reason::CANCEL);
+        }
+        if let Some(host) = self.conn.host.upgrade() {
+            host.has_room(&self.conn.key);
         }
     }
 }

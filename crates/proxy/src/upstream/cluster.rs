@@ -4,7 +4,6 @@ use super::Host;
 use super::connect::{HostTransport, same_transports, transports};
 use super::hosts::HostSet;
 use super::names::{self, KnownNames};
-use super::wait::WaitLine;
 use crate::stats::{Page, Scope};
 use crate::worker::limits::ClusterLimits;
 use crate::worker::state::Worker;
@@ -41,8 +40,6 @@ pub(crate) struct ActiveCluster {
     named: RefCell<HashMap<SocketAddr, Rc<Host>>>,
     /// What the names led to that requests brought.
     names: KnownNames,
-    /// Requests that wait for a connection because of the connection limit.
-    pub(super) waiting: WaitLine,
     pub(super) shared: Arc<crate::worker::Shared>,
     /// What carries the bytes, by [`Host::transport`].
     pub(super) transports: Vec<HostTransport>,
@@ -103,7 +100,8 @@ impl ActiveCluster {
     /// Forgets endpoints that requests named, and that nobody is connected or connecting to.
     pub(super) fn forget_unused(&self) {
         self.named.borrow_mut().retain(|address, host| {
-            let used = host.connections.get() > 0 || Rc::strong_count(host) > 1;
+            // Each connection keeps its endpoint.
+            let used = Rc::strong_count(host) > 1;
             if !used {
                 self.shared
                     .stats
@@ -169,7 +167,6 @@ impl Clusters {
                 old.retire();
             }
             known.active = Some(new);
-            old.waiting.call_all();
         }
         known.config = Some(config);
     }
@@ -245,7 +242,6 @@ fn activate(
         hosts: RefCell::new(Rc::new(hosts)),
         named: RefCell::default(),
         names: KnownNames::default(),
-        waiting: WaitLine::default(),
         shared: worker.shared.clone(),
         transports: transports(&config, &worker.shared.tls),
         config,

@@ -56,7 +56,7 @@ enum NotMade {
 }
 
 /// What a connection is tied to besides its endpoint: requests that differ in this cannot share it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ConnKey {
     server_name: Option<Box<str>>,
     /// Of the client, for the PROXY header: where from, and where to.

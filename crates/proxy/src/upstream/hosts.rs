@@ -5,16 +5,18 @@
 
 use super::ActiveCluster;
 use super::balance::Balancer;
+use super::connect::ConnKey;
 use super::health::{HostHealth, Seen};
 use super::outlier;
 use super::priority::{self, Arrangement, Group, Level, Priority};
+use super::wait::WaitLine;
 use crate::http1::client::ClientConn;
 use crate::http2::client::Http2Conn;
 use crate::stats::{EndpointStat, Page, Scope};
 use crate::worker::state::Worker;
 use lateen_proxy_config::{Address, Cluster, EndpointSet};
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
@@ -47,11 +49,13 @@ pub(crate) struct Host {
     )]
     pub idle: RefCell<Vec<Box<ClientConn>>>,
     pub http2: RefCell<Vec<Rc<Http2Conn>>>,
-    /// An HTTP/2 connection is being made; others wait for it rather than make their own.
-    pub http2_connecting: Cell<bool>,
-    /// How often making one has failed.
-    pub http2_failed: Cell<u32>,
-    pub(super) http2_waiting: super::wait::WaitLine,
+    /// How many of the connections are tied to something, by what it is.
+    pub(super) keyed: RefCell<BTreeMap<Rc<ConnKey>, u32>>,
+    /// HTTP/2 connections that are being made, by what they are tied to; others wait for them
+    /// rather than make their own.
+    pub(super) connecting: RefCell<Vec<Option<Rc<ConnKey>>>>,
+    /// Requests that wait for one of the connections.
+    pub(super) waiting: WaitLine,
     /// Which of the cluster's transports carries the bytes.
     pub(super) transport: usize,
     /// Why the last TLS handshake failed.
@@ -85,9 +89,9 @@ impl Host {
             retired: Cell::new(false),
             idle: RefCell::default(),
             http2: RefCell::default(),
-            http2_connecting: Cell::new(false),
-            http2_failed: Cell::new(0),
-            http2_waiting: super::wait::WaitLine::default(),
+            keyed: RefCell::default(),
+            connecting: RefCell::default(),
+            waiting: WaitLine::default(),
             stats: OnceCell::new(),
             health: RefCell::default(),
         })
@@ -139,9 +143,40 @@ impl Host {
             .is_some_and(|health| health.is_ejected())
     }
 
-    /// A stream or a connection has ended: whoever waits for room looks again.
-    pub(crate) fn http2_room(&self) {
-        self.http2_waiting.call_one();
+    /// A stream with this key has ended: whoever waits for room looks again.
+    pub(crate) fn has_room(&self, key: &Option<Rc<ConnKey>>) {
+        self.waiting.call_one(key);
+    }
+
+    /// Connections that requests with this key may use, in use or not.
+    pub(super) fn connections_with(&self, key: &Option<Rc<ConnKey>>) -> u32 {
+        let keyed = self.keyed.borrow();
+        match key {
+            Some(key) => keyed.get(key).copied().unwrap_or(0),
+            None => self.connections.get().saturating_sub(keyed.values().sum()),
+        }
+    }
+
+    pub(super) fn count_connection(&self, key: &Option<Rc<ConnKey>>) {
+        self.connections.set(self.connections.get() + 1);
+        if let Some(key) = key {
+            *self.keyed.borrow_mut().entry(key.clone()).or_insert(0) += 1;
+        }
+    }
+
+    pub(super) fn discount_connection(&self, key: &Option<Rc<ConnKey>>) {
+        self.connections
+            .set(self.connections.get().saturating_sub(1));
+        let Some(key) = key else {
+            return;
+        };
+        let mut keyed = self.keyed.borrow_mut();
+        if let Some(count) = keyed.get_mut(key) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                keyed.remove(key);
+            }
+        }
     }
 
     /// Takes the endpoint out of service: idle connections close now, busy ones when they are done.
@@ -193,6 +228,10 @@ impl HostSet {
             };
             for endpoint in &locality.endpoints {
                 let address = endpoint.address.key();
+                // Of endpoints with the same address the first counts, as in Envoy.
+                if all.contains_key(&address) {
+                    continue;
+                }
                 let over = config.transport_index(endpoint.metadata.as_deref());
                 let host = old.and_then(|old| old.all.get(&address).cloned());
                 let host = host.filter(|host| host.transport == over);
@@ -201,9 +240,7 @@ impl HostSet {
                 });
                 host.watch(config, worker);
                 host.priority.set(locality.priority);
-                if all.insert(address, host.clone()).is_some() {
-                    continue;
-                }
+                all.insert(address, host.clone());
                 let weight = f64::from(endpoint.weight);
                 if endpoint.health.is_healthy() && !host.is_ejected() {
                     group.healthy.push((host.clone(), weight));

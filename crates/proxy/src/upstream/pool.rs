@@ -128,7 +128,7 @@ impl ActiveCluster {
         host: &Rc<Host>,
         wanted: &Wanted,
     ) -> Result<Acquired, Outcome> {
-        let ticket = ConnTicket::take(self, host).ok_or(Outcome::Overflow)?;
+        let ticket = ConnTicket::take(self, host, &wanted.key).ok_or(Outcome::Overflow)?;
         let (io, _) = self
             .connect(host, wanted.key.as_deref(), Offer::Tcp)
             .await?;
@@ -144,20 +144,31 @@ impl ActiveCluster {
         offer: Offer,
     ) -> Result<Acquired, Outcome> {
         let pending = PendingTicket::take(self, wanted.priority).ok_or(Outcome::Overflow)?;
+        let mut called = false;
         let ticket = loop {
-            if let Some(ticket) = ConnTicket::take(self, host) {
+            if let Some(ticket) = ConnTicket::take(self, host, &wanted.key) {
                 break ticket;
             }
             // The limit is reached: a connection comes back, or one is closed.
-            self.waiting.wait().await;
+            host.waiting.wait(&wanted.key, called).await?;
+            called = true;
+            if offer == Offer::Either
+                && let Some(conn) = http2::usable(host, &wanted.key)
+            {
+                return Ok(Acquired::Http2(conn));
+            }
             if let Some(conn) = take_idle(host, &wanted.key) {
                 return Ok(Acquired::Http1(conn));
             }
         };
-        let (io, http2) = self.connect(host, wanted.key.as_deref(), offer).await?;
+        let made = self.connect(host, wanted.key.as_deref(), offer).await;
+        let (io, http2) =
+            made.inspect_err(|outcome| host.waiting.fail_all(&wanted.key, *outcome))?;
         drop(pending);
         if http2 && offer == Offer::Either {
-            let conn = self.open_http2(worker, host, io, ticket, wanted).await?;
+            let conn = self.open_http2(worker, host, io, ticket).await?;
+            // It has room for more than this request.
+            host.waiting.call_all(&wanted.key);
             return Ok(Acquired::Http2(conn));
         }
         self.stats.inc(ClusterStat::UpstreamCxHttp1Total);
@@ -167,8 +178,7 @@ impl ActiveCluster {
             tls: false,
         };
         let absolute = self.config.http.http1.send_fully_qualified_url;
-        let key = wanted.key.clone();
-        let mut conn = ClientConn::new(io, limits, absolute, ticket, key);
+        let mut conn = ClientConn::new(io, limits, absolute, ticket);
         conn.opened = worker.timers.now();
         Ok(Acquired::Http1(Box::new(conn)))
     }
@@ -179,9 +189,8 @@ impl ActiveCluster {
         host: &Rc<Host>,
         io: Io,
         ticket: ConnTicket,
-        wanted: &Wanted,
     ) -> Result<Rc<Http2Conn>, Outcome> {
-        let conn = http2::handshake(worker, self, io, ticket, wanted.key.clone()).await?;
+        let conn = http2::handshake(worker, self, io, ticket).await?;
         self.stats.inc(ClusterStat::UpstreamCxHttp2Total);
         if !host.retired.get() {
             host.http2.borrow_mut().push(conn.clone());
@@ -195,42 +204,34 @@ impl ActiveCluster {
         host: &Rc<Host>,
         wanted: &Wanted,
     ) -> Result<Rc<Http2Conn>, Outcome> {
+        let key = &wanted.key;
         let mut pending = None;
-        let mut failures = 0;
-        loop {
-            if let Some(conn) = http2::usable(host, &wanted.key) {
+        let mut called = false;
+        let ticket = loop {
+            if let Some(conn) = http2::usable(host, key) {
                 return Ok(conn);
             }
             if pending.is_none() {
                 let ticket = PendingTicket::take(self, wanted.priority);
                 pending = Some(ticket.ok_or(Outcome::Overflow)?);
             }
-            // Who needs a connection of its own does not wait for another's.
-            if host.http2_connecting.get() && wanted.key.is_none() {
-                let before = host.http2_failed.get();
-                host.http2_waiting.wait().await;
-                failures += u32::from(host.http2_failed.get() != before);
-                // Whoever was connecting failed again and again; fail with them.
-                if failures > 3 && http2::usable(host, &wanted.key).is_none() {
-                    return Err(match host.tls_failure.borrow().is_some() {
-                        true => Outcome::TlsFailure,
-                        false => Outcome::ConnectFailure,
-                    });
-                }
-                continue;
+            if !host.connecting.borrow().contains(key)
+                && let Some(ticket) = ConnTicket::take(self, host, key)
+            {
+                break ticket;
             }
-            let Some(ticket) = ConnTicket::take(self, host) else {
-                self.waiting.wait().await;
-                continue;
-            };
-            let mut connecting = Connecting::begin(host);
-            let (io, _) = self
-                .connect(host, wanted.key.as_deref(), Offer::Http2)
-                .await?;
-            let conn = self.open_http2(worker, host, io, ticket, wanted).await?;
-            connecting.failed = false;
-            return Ok(conn);
-        }
+            // Somebody is making one already, or the limit is reached: a stream or a connection
+            // ends.
+            host.waiting.wait(key, called).await?;
+            called = true;
+        };
+        let mut connecting = Connecting::begin(host, key);
+        let made = match self.connect(host, key.as_deref(), Offer::Http2).await {
+            Ok((io, _)) => self.open_http2(worker, host, io, ticket).await,
+            Err(outcome) => Err(outcome),
+        };
+        connecting.failed = made.as_ref().err().copied();
+        made
     }
 
     /// A socket from the address that connections of this cluster come from.
@@ -292,8 +293,9 @@ impl ActiveCluster {
         if stale {
             return;
         }
+        let key = conn.ticket.key().clone();
         host.idle.borrow_mut().push(conn);
-        self.waiting.call_one();
+        host.waiting.call_one(&key);
     }
 }
 
@@ -306,38 +308,48 @@ fn take_idle(host: &Host, key: &Option<Rc<ConnKey>>) -> Option<Box<ClientConn>> 
             match key {
                 None => idle.pop()?,
                 key => {
-                    let at = idle.iter().rposition(|conn| conn.key == *key)?;
+                    let at = idle.iter().rposition(|conn| conn.ticket.key() == key)?;
                     idle.remove(at)
                 }
             }
         };
-        if !conn.is_stale(&mut cx) && conn.key == *key {
+        if !conn.is_stale(&mut cx) && conn.ticket.key() == key {
             return Some(conn);
         }
     }
 }
 
-/// Marks that a connection is being made, and lets the others go on when it is made or not.
+/// Marks that a connection is being made, and tells those who wait for it how that ended.
 struct Connecting<'a> {
     host: &'a Host,
-    failed: bool,
+    key: &'a Option<Rc<ConnKey>>,
+    failed: Option<Outcome>,
 }
 
 impl<'a> Connecting<'a> {
-    fn begin(host: &'a Host) -> Connecting<'a> {
-        host.http2_connecting.set(true);
-        Connecting { host, failed: true }
+    fn begin(host: &'a Host, key: &'a Option<Rc<ConnKey>>) -> Connecting<'a> {
+        host.connecting.borrow_mut().push(key.clone());
+        Connecting {
+            host,
+            key,
+            failed: None,
+        }
     }
 }
 
 impl Drop for Connecting<'_> {
     fn drop(&mut self) {
-        let failed = self.host.http2_failed.get();
-        self.host
-            .http2_failed
-            .set(failed.wrapping_add(u32::from(self.failed)));
-        self.host.http2_connecting.set(false);
-        self.host.http2_waiting.call_all();
+        let (host, key) = (self.host, self.key);
+        let mut connecting = host.connecting.borrow_mut();
+        if let Some(at) = connecting.iter().position(|other| other == key) {
+            connecting.swap_remove(at);
+        }
+        drop(connecting);
+        match self.failed {
+            Some(outcome) => host.waiting.fail_all(key, outcome),
+            // Made, or given up by the request it was made for.
+            None => host.waiting.call_all(key),
+        }
     }
 }
 

@@ -1,46 +1,76 @@
 //! Guards that count while they live, so that no way out of a request forgets to count down.
 
+use super::connect::ConnKey;
 use super::{ActiveCluster, Host};
 use crate::stats::{ClusterStat, EndpointStat};
 use crate::worker::limits::{give, take};
-use lateen_proxy_config::{HttpProtocol, Priority};
+use lateen_proxy_config::Priority;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// One upstream connection.
 #[derive(Debug)]
 pub(crate) struct ConnTicket {
     cluster: Rc<ActiveCluster>,
     host: Rc<Host>,
+    /// Which requests the connection may serve.
+    key: Option<Rc<ConnKey>>,
+    /// Whether requests of its endpoint can use it one after the other.
+    pooled: bool,
     /// The peer closed while a request was on the connection.
     pub lost_with_request: bool,
 }
 
 impl ConnTicket {
     /// Takes a place among the cluster's connections; [`None`]: the circuit breaker is open. The
-    /// first connection to an endpoint is always allowed, as in Envoy: otherwise a worker could
-    /// wait for ever for connections that idle in another worker.
-    pub(crate) fn take(cluster: &Rc<ActiveCluster>, host: &Rc<Host>) -> Option<ConnTicket> {
-        let max = cluster.config.thresholds(Priority::Default).max_connections;
-        if !take(&cluster.limits.connections, max) {
-            cluster.stats.inc(ClusterStat::UpstreamCxOverflow);
-            if host.connections.get() > 0 {
+    /// first connection to an endpoint that a request with this key could use is always allowed, as
+    /// in Envoy: otherwise a worker could wait for ever for connections that idle in another worker.
+    pub(crate) fn take(
+        cluster: &Rc<ActiveCluster>,
+        host: &Rc<Host>,
+        key: &Option<Rc<ConnKey>>,
+    ) -> Option<ConnTicket> {
+        if !has_place(cluster) {
+            if host.connections_with(key) > 0 {
                 return None;
             }
-            cluster
-                .limits
-                .connections
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            cluster.limits.connections.fetch_add(1, Relaxed);
         }
-        host.connections.set(host.connections.get() + 1);
+        host.count_connection(key);
+        Some(ConnTicket::new(cluster, host, key.clone(), true))
+    }
+
+    /// The same for a connection that serves one client alone and is in no pool: the limit holds
+    /// without exception.
+    pub(crate) fn take_strictly(
+        cluster: &Rc<ActiveCluster>,
+        host: &Rc<Host>,
+    ) -> Option<ConnTicket> {
+        has_place(cluster).then(|| ConnTicket::new(cluster, host, None, false))
+    }
+
+    fn new(
+        cluster: &Rc<ActiveCluster>,
+        host: &Rc<Host>,
+        key: Option<Rc<ConnKey>>,
+        pooled: bool,
+    ) -> ConnTicket {
         cluster.stats.inc(ClusterStat::UpstreamCxTotal);
         cluster.stats.inc(ClusterStat::UpstreamCxActive);
         host.stats(cluster).inc(EndpointStat::CxTotal);
         host.stats(cluster).inc(EndpointStat::CxActive);
-        Some(ConnTicket {
+        ConnTicket {
             cluster: cluster.clone(),
             host: host.clone(),
+            key,
+            pooled,
             lost_with_request: false,
-        })
+        }
+    }
+
+    /// Which requests the connection may serve.
+    pub(crate) fn key(&self) -> &Option<Rc<ConnKey>> {
+        &self.key
     }
 
     pub(crate) fn host(&self) -> &Rc<Host> {
@@ -48,12 +78,23 @@ impl ConnTicket {
     }
 }
 
+/// Takes a place among the cluster's connections if there is one.
+fn has_place(cluster: &ActiveCluster) -> bool {
+    let max = cluster.config.thresholds(Priority::Default).max_connections;
+    let taken = take(&cluster.limits.connections, max);
+    if !taken {
+        cluster.stats.inc(ClusterStat::UpstreamCxOverflow);
+    }
+    taken
+}
+
 impl Drop for ConnTicket {
     fn drop(&mut self) {
         let (cluster, host) = (&self.cluster, &self.host);
         give(&cluster.limits.connections);
-        host.connections
-            .set(host.connections.get().saturating_sub(1));
+        if self.pooled {
+            host.discount_connection(&self.key);
+        }
         cluster.stats.dec(ClusterStat::UpstreamCxActive);
         cluster.stats.inc(ClusterStat::UpstreamCxDestroy);
         if self.lost_with_request {
@@ -62,7 +103,7 @@ impl Drop for ConnTicket {
                 .inc(ClusterStat::UpstreamCxDestroyRemoteWithActiveRq);
         }
         host.stats(cluster).dec(EndpointStat::CxActive);
-        cluster.waiting.call_one();
+        host.waiting.call_one(&self.key);
     }
 }
 
@@ -106,11 +147,6 @@ impl Drop for RequestTicket {
             .set(self.host.active.get().saturating_sub(1));
         self.cluster.stats.dec(ClusterStat::UpstreamRqActive);
         self.host.stats(&self.cluster).dec(EndpointStat::RqActive);
-        // A stream that ends makes room on a shared connection; an HTTP/1 connection says so itself
-        // when it returns.
-        if self.cluster.config.http.protocol != HttpProtocol::Http1 {
-            self.cluster.waiting.call_one();
-        }
     }
 }
 
@@ -157,7 +193,7 @@ impl RetryTicket {
         let max = match thresholds.retry_budget {
             None => thresholds.max_retries,
             Some(budget) => {
-                let active = cluster.limits.requests[at].load(std::sync::atomic::Ordering::Relaxed);
+                let active = cluster.limits.requests[at].load(Relaxed);
                 ((f64::from(active) * budget.percent / 100.0) as u32).max(budget.min_concurrency)
             }
         };

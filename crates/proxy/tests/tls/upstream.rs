@@ -261,6 +261,38 @@ fn server_names_come_from_requests_and_certificates_must_fit_them() {
 }
 
 #[test]
+fn requests_for_the_same_server_name_wait_for_one_connection() {
+    let ca = Ca::new("test");
+    let cert = ca.issue(&["a.test", "b.test"]);
+    let (_server, upstream, _echo) = echo(&ca, &cert, false);
+    // The handshake takes a while, so that all come before it is over.
+    let slow = Upstream::raw(move |client, _| {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let server = TcpStream::connect(upstream).unwrap();
+        let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        let (mut from, mut to) = (server, client);
+        let _ = std::io::copy(&mut from, &mut to);
+    });
+    let socket = client(trusting(&ca, &[]), json!({}));
+    let options = json!({ "typed_extension_protocol_options": {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "upstream_http_protocol_options": { "auto_sni": true, "auto_san_validation": true },
+        }
+    }});
+    let cluster = merged(http2_upstream(), options);
+    let cluster = merged(json!({ "transport_socket": socket }), cluster);
+    let (proxy, at) = proxy(&[slow.address], cluster);
+    let ask = |host: &'static str| std::thread::spawn(move || get(at, host).status());
+    let all: Vec<_> = (0..5)
+        .flat_map(|_| [ask("a.test"), ask("b.test")])
+        .collect();
+    let all: Vec<u16> = all.into_iter().map(|one| one.join().unwrap()).collect();
+    assert_eq!(all, [200; 10]);
+    assert_eq!(proxy.stat("ssl.handshake"), 2, "one for each name");
+}
+
+#[test]
 fn a_certificate_is_shown_to_who_asks_and_endpoints_choose_their_transport() {
     let ca = Ca::new("test");
     let cert = ca.issue(&["a.test"]);
