@@ -43,7 +43,10 @@ fn holding(gate: &Gate) -> Upstream {
         if seen.head.starts_with("GET /held") {
             gate.pass();
         }
-        ok("answered")
+        match &*seen.text() {
+            "" => ok("answered"),
+            body => ok(body),
+        }
     })
 }
 
@@ -118,6 +121,41 @@ fn who_waits_is_woken_by_a_request_from_before_the_cluster_changed() {
     assert_eq!(first.join().unwrap().status(), 200);
     assert_eq!(second.join().unwrap().status(), 200);
     assert_eq!(up.connections(), 1);
+}
+
+#[test]
+fn who_leaves_while_waiting_is_noticed_before_the_body_is_complete() {
+    let gate = Gate::default();
+    let up = holding(&gate);
+    let action = json!({ "cluster": "up" });
+    let (proxy, at) = Proxy::with(json!({}), action, max_connections(1), &[up.address]);
+    let first = spawn(move || get(at, "/held"));
+    eventually("the first is there", || up.connections() == 1);
+    let waiting = |n| {
+        eventually("who waits", || {
+            proxy.stat("upstream_rq_pending_active") == n
+        });
+    };
+    for body in ["", "part", &"x".repeat(4096)] {
+        waiting(0);
+        let mut client = Client::new(at);
+        client.send("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 10000\r\n\r\n");
+        waiting(1);
+        client.send(body);
+        drop(client);
+        waiting(0);
+    }
+    // What comes of a body in the meantime is not lost.
+    let mut client = Client::new(at);
+    client.send("POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nabc");
+    waiting(1);
+    client.send("def");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    gate.open();
+    assert_eq!(first.join().unwrap().status(), 200);
+    client.send("ghi");
+    let answer = client.read();
+    assert_eq!((answer.status(), &*answer.text()), (200, "abcdefghi"));
 }
 
 #[test]

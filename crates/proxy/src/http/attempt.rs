@@ -320,7 +320,7 @@ pub(super) async fn until<F: Future>(
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
-        if down.body_done() && down.poll_gone(cx, worker).is_ready() {
+        if down.poll_gone(cx, worker).is_ready() {
             return Poll::Ready(Err(Outcome::ClientGone));
         }
         if worker.timers.poll(down.deadline(), cx).is_ready()

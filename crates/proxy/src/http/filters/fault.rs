@@ -105,7 +105,7 @@ async fn wait<D: Downstream>(x: &Exchange, down: &mut D, delay: Duration) -> Res
     let idle = idle.filter(|idle| *idle < end);
     timers.set(down.deadline(), Some(idle.unwrap_or(end)));
     poll_fn(|cx| {
-        if down.body_done() && down.poll_gone(cx, &x.worker).is_ready() {
+        if down.poll_gone(cx, &x.worker).is_ready() {
             return Poll::Ready(Err(Outcome::ClientGone));
         }
         if timers.poll(down.deadline(), cx).is_pending() {

@@ -185,7 +185,7 @@ async fn ask<D: Downstream>(
         if let Poll::Ready(reply) = limited.as_mut().poll(cx) {
             return Poll::Ready(Some(reply));
         }
-        if down.body_done() && down.poll_gone(cx, &x.worker).is_ready() {
+        if down.poll_gone(cx, &x.worker).is_ready() {
             return Poll::Ready(None);
         }
         Poll::Pending
