@@ -453,10 +453,17 @@ impl Registry {
         });
     }
 
-    /// Forgets one endpoint that is gone.
-    pub fn forget_endpoint(&self, cluster: &Arc<str>, address: SocketAddr) {
+    /// Forgets what one worker has counted of an endpoint that it no longer knows. Others may still
+    /// use it.
+    pub fn forget_endpoint(&self, cluster: &Arc<str>, address: SocketAddr, page: &Arc<Page>) {
+        let scope = Scope::Endpoint(cluster.clone(), address);
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        pages.remove(&Scope::Endpoint(cluster.clone(), address));
+        if let Some(of_workers) = pages.get_mut(&scope) {
+            of_workers.retain(|other| !Arc::ptr_eq(other, page));
+            if of_workers.is_empty() {
+                pages.remove(&scope);
+            }
+        }
     }
 
     /// HTTP requests being served now.
@@ -644,6 +651,20 @@ mod tests {
         let latency = snapshot.scopes[0].latency.clone().unwrap();
         assert_eq!((latency.buckets[1], latency.buckets[19]), (1, 1));
         registry.forget_cluster("a");
+        assert!(registry.snapshot().scopes.is_empty());
+    }
+
+    #[test]
+    fn what_one_worker_forgets_of_an_endpoint_the_others_still_count() {
+        let registry = Registry::default();
+        let (cluster, address) = (Arc::from("a"), ([127, 0, 0, 1], 80).into());
+        let scope = Scope::Endpoint(Arc::clone(&cluster), address);
+        let (one, two) = (registry.page(scope.clone()), registry.page(scope.clone()));
+        one.inc(EndpointStat::CxActive);
+        two.inc(EndpointStat::CxActive);
+        registry.forget_endpoint(&cluster, address, &one);
+        assert_eq!(registry.snapshot().value(&scope, "cx_active"), 1);
+        registry.forget_endpoint(&cluster, address, &two);
         assert!(registry.snapshot().scopes.is_empty());
     }
 }

@@ -346,6 +346,27 @@ fn an_upgrade_becomes_a_tunnel_with_half_close() {
 }
 
 #[test]
+fn an_upgraded_connection_ends_with_the_upstreams_side() {
+    let up = Upstream::raw(|mut stream, _| {
+        read_message(&mut stream, &mut Vec::new(), true).unwrap();
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nbye").unwrap();
+    });
+    let manager = json!({ "upgrade_configs": [{ "upgrade_type": "websocket" }] });
+    let action = json!({ "cluster": "up" });
+    let (proxy, at) = Proxy::with(manager, action, json!({}), &[up.address]);
+    let mut client = Client::new(at);
+    client.send("GET / HTTP/1.1\r\nhost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert_eq!(client.read().status(), 101);
+    assert_eq!(client.rest(), "bye");
+    // The client does not close its side, and is not waited for.
+    let scope = lateen_proxy::stats::Scope::Http("l".into());
+    common::eventually("the connection is gone", || {
+        proxy.workers.stats().value(&scope, "downstream_cx_active") == 0
+    });
+    assert_eq!(proxy.stat("upstream_cx_active"), 0);
+}
+
+#[test]
 fn an_early_response_reaches_a_client_that_is_still_sending() {
     let up = Upstream::raw(|mut stream, _| {
         let _ = read_message(&mut stream, &mut Vec::new(), true);

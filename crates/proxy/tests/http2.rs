@@ -348,3 +348,19 @@ async fn draining_sends_goaway_and_lets_streams_finish() {
     assert!(send.ready().await.is_err());
     done(proxy).await;
 }
+
+#[test]
+fn a_client_that_says_nothing_is_not_waited_for_longer_than_it_may_idle() {
+    let manager = json!({
+        "codec_type": "HTTP2",
+        "common_http_protocol_options": { "idle_timeout": "0.2s" },
+    });
+    let (_proxy, at) = Proxy::with(manager, json!({ "cluster": "up" }), json!({}), &[]);
+    for said in ["", "PRI * HTTP/2.0\r\n"] {
+        let mut client = common::Client::new(at);
+        client.send(said);
+        // What comes are settings at most, and then the end.
+        let _ = client.rest();
+        assert!(client.closed(), "{said:?}");
+    }
+}

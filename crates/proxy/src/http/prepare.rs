@@ -73,7 +73,6 @@ pub(super) fn choose_cluster<'a>(x: &mut Exchange, to: &'a Forward) -> Chosen<'a
 
 /// Path and authority as the upstream is to see them.
 pub(super) fn rewrite(x: &mut Exchange, routed: Routed<'_>, to: &Forward, host: Option<&[u8]>) {
-    let before = x.request.authority_bytes().to_vec();
     let host = match host {
         Some(host) => Some(host.to_vec()),
         None => to
@@ -88,6 +87,7 @@ pub(super) fn rewrite(x: &mut Exchange, routed: Routed<'_>, to: &Forward, host: 
         x.request.set_path(&path);
     }
     if let Some(host) = host {
+        let before = x.request.authority_bytes().to_vec();
         if to.append_x_forwarded_host {
             x.request.headers.set(Known::XForwardedHost, &before);
         }

@@ -157,7 +157,9 @@ async fn transfer<D: Downstream>(
                 Ok(()) => {}
             }
         }
-        if flushed && (!tunnel || body.sent || body.refused) {
+        // As Envoy, an upgraded connection ends when the upstream ends it; of a CONNECT the other
+        // direction may go on.
+        if flushed && (!tunnel || x.request.upgrade || body.sent || body.refused) {
             return Poll::Ready(Ok(()));
         }
         if body.done && !tunnel && down.poll_gone(cx, &worker).is_ready() {

@@ -206,15 +206,16 @@ impl<'a> Retries<'a> {
         true
     }
 
-    /// How long to wait before the next try: a random time up to (2^n - 1) x base, as in Envoy
-    /// ("x-envoy-retry-on" in the router's documentation).
+    /// How long to wait before the next try: a random time below the base, then twice as much with
+    /// every retry, as Envoy does it (`JitteredExponentialBackOffStrategy`; the router's
+    /// documentation says something else).
     pub(super) fn backoff(&self, random: u64) -> Duration {
         let Some(policy) = self.policy else {
             return Duration::ZERO;
         };
         let base = policy.backoff_base.as_micros() as u64;
         let max = policy.backoff_max.as_micros() as u64;
-        let factor = (1u64 << self.done.min(20)) - 1;
+        let factor = 1u64 << self.done.saturating_sub(1).min(20);
         let ceiling = base.saturating_mul(factor).min(max).max(1);
         Duration::from_micros(random % ceiling)
     }
@@ -338,6 +339,6 @@ mod tests {
             let largest = (0..5000).map(|r| retries.backoff(r * 97)).max().unwrap();
             ceilings.push(largest.as_millis());
         }
-        assert_eq!(ceilings, [24, 74, 174, 249, 249]);
+        assert_eq!(ceilings, [24, 49, 99, 199, 249]);
     }
 }

@@ -17,6 +17,7 @@ use h2::server::{Connection, SendResponse};
 use lateen_proxy_config::HttpConnectionManager;
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use tokio::task::spawn_local;
@@ -38,9 +39,10 @@ pub(crate) async fn serve(
     );
     let _counted = Counted::new(&service, total, active);
     let handshake = builder(&service.manager).handshake::<_, Bytes>(Rewound::new(first, io));
-    let Ok(mut conn) = handshake.await else {
-        service.stats.inc(HttpStat::DownstreamCxProtocolError);
-        return;
+    let mut conn = match in_time(handshake, &service.manager, &worker, &deadline).await {
+        Some(Ok(conn)) => conn,
+        Some(Err(_)) => return service.stats.inc(HttpStat::DownstreamCxProtocolError),
+        None => return service.stats.inc(HttpStat::DownstreamCxIdleTimeout),
     };
     let streams = Rc::new(Cell::new(0u32));
     let mut requests = 0u32;
@@ -85,6 +87,26 @@ pub(crate) async fn serve(
             drop(counted);
         });
     }
+}
+
+/// The handshake, unless the client lets the connection idle instead; it says nothing before.
+async fn in_time<F: Future>(
+    handshake: F,
+    manager: &HttpConnectionManager,
+    worker: &Worker,
+    deadline: &Rc<Deadline>,
+) -> Option<F::Output> {
+    let idle = manager.timeouts.idle.map(|d| d.as_millis() as u64);
+    let timers = &worker.timers;
+    timers.set(deadline, idle.map(|idle| timers.now() + idle));
+    let mut handshake = pin!(handshake);
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = handshake.as_mut().poll(cx) {
+            return Poll::Ready(Some(done));
+        }
+        timers.poll(deadline, cx).map(|()| None)
+    })
+    .await
 }
 
 type Next = Option<(http::Request<RecvStream>, SendResponse<Bytes>)>;

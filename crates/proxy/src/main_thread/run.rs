@@ -85,8 +85,9 @@ pub fn run(options: Options) -> Result<(), RunError> {
     workers.set_drain_time(options.chain_drain);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // Only name resolution blocks; two threads with small stacks are enough for it.
-        .max_blocking_threads(2)
+        // Some for the names of clusters, some for what must not wait for those: the name of the
+        // control plane, keys, the configuration dump.
+        .max_blocking_threads(super::dns::AT_ONCE + 4)
         .thread_stack_size(512 * 1024)
         .thread_keep_alive(Duration::from_secs(1))
         .build()

@@ -90,22 +90,18 @@ impl ActiveCluster {
             return None;
         };
         let name = name.to_ascii_lowercase();
-        let address = match self.names.get(&name, *refresh) {
-            Some(address) => address,
-            None => self.names.look_up(&name, *family).await?,
-        };
+        let ask = async |name: Box<str>| names::lookup(&name).await;
+        let address = self.names.resolve(&name, *family, *refresh, ask).await?;
         Some(self.host_at(SocketAddr::new(address, port)))
     }
 
     /// Forgets endpoints that requests named, and that nobody is connected or connecting to.
     pub(super) fn forget_unused(&self) {
-        self.named.borrow_mut().retain(|address, host| {
+        self.named.borrow_mut().retain(|_, host| {
             // Each connection keeps its endpoint.
             let used = Rc::strong_count(host) > 1;
             if !used {
-                self.shared
-                    .stats
-                    .forget_endpoint(&self.config.name, *address);
+                host.forget_stats(&self.config.name, &self.shared);
             }
             used
         });
@@ -159,8 +155,8 @@ impl Clusters {
             let endpoints = known.endpoints.as_deref();
             let new = activate(worker, config.clone(), endpoints, hosts.as_deref());
             if keep {
-                old.hosts().retire_missing(&new.hosts(), |address| {
-                    worker.shared.stats.forget_endpoint(&config.name, address);
+                old.hosts().retire_missing(&new.hosts(), |host| {
+                    host.forget_stats(&config.name, &worker.shared);
                 });
                 new.named.swap(&old.named);
             } else {
@@ -194,9 +190,7 @@ impl Clusters {
         if let Some(active) = &known.active {
             let old = active.hosts();
             let new = HostSet::new(&active.config, &endpoints, Some(&old), worker);
-            old.retire_missing(&new, |address| {
-                worker.shared.stats.forget_endpoint(cluster, address);
-            });
+            old.retire_missing(&new, |host| host.forget_stats(cluster, &worker.shared));
             *active.hosts.borrow_mut() = Rc::new(new);
         }
         known.endpoints = Some(endpoints);

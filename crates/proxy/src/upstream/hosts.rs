@@ -13,6 +13,7 @@ use super::wait::WaitLine;
 use crate::http1::client::ClientConn;
 use crate::http2::client::Http2Conn;
 use crate::stats::{EndpointStat, Page, Scope};
+use crate::worker::Shared;
 use crate::worker::state::Worker;
 use lateen_proxy_config::{Address, Cluster, EndpointSet};
 use std::cell::{Cell, OnceCell, RefCell};
@@ -110,6 +111,13 @@ impl Host {
             let scope = Scope::Endpoint(cluster.config.name.clone(), self.address);
             cluster.shared.stats.page(scope)
         })
+    }
+
+    /// Forgets what this worker has counted of it.
+    pub(super) fn forget_stats(&self, cluster: &Arc<str>, worker: &Shared) {
+        if let Some(page) = self.stats.get() {
+            worker.stats.forget_endpoint(cluster, self.address, page);
+        }
     }
 
     /// Tells outlier detection what was seen of this endpoint.
@@ -294,7 +302,7 @@ impl HostSet {
     }
 
     /// Retires what is not in `new`.
-    pub(super) fn retire_missing(&self, new: &HostSet, mut gone: impl FnMut(SocketAddr)) {
+    pub(super) fn retire_missing(&self, new: &HostSet, gone: impl Fn(&Host)) {
         for (address, host) in &self.all {
             match new.all.get(address) {
                 Some(same) if Rc::ptr_eq(same, host) => {}
@@ -302,7 +310,7 @@ impl HostSet {
                 Some(_) => host.retire(),
                 None => {
                     host.retire();
-                    gone(*address);
+                    gone(host);
                 }
             }
         }

@@ -54,12 +54,10 @@ impl WaitLine {
             called: Cell::new(None),
             waker: RefCell::default(),
         });
-        let mut line = self.line.borrow_mut();
         match called {
-            true => line.push_front(waiter.clone()),
-            false => line.push_back(waiter.clone()),
+            true => self.line.borrow_mut().push_front(waiter.clone()),
+            false => self.line.borrow_mut().push_back(waiter.clone()),
         }
-        drop(line);
         let mut place = Place {
             line: self,
             waiter,

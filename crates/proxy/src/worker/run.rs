@@ -25,6 +25,9 @@ pub(super) fn spawn(
                 .enable_all()
                 // Look at sockets after every 61 tasks at the latest; the default.
                 .event_interval(61)
+                // What blocks is lookups of names that requests bring, if any do.
+                .max_blocking_threads(32)
+                .thread_stack_size(512 * 1024)
                 .build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => {
