@@ -111,7 +111,8 @@ fn a_malformed_end_of_a_body_is_not_forgotten() {
 fn trailers_of_requests_end_here() {
     let (up, bytes) = recorder();
     let (_proxy, at) = Proxy::simple(&[up.address]);
-    Client::new(at).send(
+    let mut client = Client::new(at);
+    client.send(
         "POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\
          X-Sum: 1\r\nHost: evil\r\nX-Forwarded-For: 6.6.6.6\r\nAuthorization: x\r\n\
          Content-Length: 9\r\n\r\n",
