@@ -6,7 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use lateen_identity::SpiffeId;
 use lateen_model::{Changes, Locality, MeshSnapshot, NamespacedName, Proxy};
 use lateen_translate::{Encoded, Translator};
-use lateen_xds::{Changed, Names, Node, Resource, Source, type_url};
+use lateen_xds::{
+    Changed, Names, Node, Protocol, Resource, Source, VIRTUAL_HOSTS_BY_NAME, type_url,
+};
 
 /// Who is connected, and what each may have.
 pub(crate) struct Discovery {
@@ -33,8 +35,9 @@ impl Discovery {
         self.translator.sweep();
     }
 
-    /// What a push has to look at.
+    /// What a push has to look at, and what it will look for is made ready.
     pub fn changed(&self, now: &MeshSnapshot, changes: &Changes) -> Changed {
+        self.translator.advance(now, changes);
         let proxies = self.proxies.read().unwrap_or_else(PoisonError::into_inner);
         let is_connected = |(namespace, name): &NamespacedName| {
             let mut proxies = proxies.values();
@@ -64,6 +67,7 @@ impl Source for Discovery {
         if let Some(identity) = &node.identity {
             is_its_own(node, &proxy, identity)?;
         }
+        proxy.virtual_hosts_by_name = takes_virtual_hosts(node);
         proxy.locality = Locality {
             region: node.region.clone(),
             zone: node.zone.clone(),
@@ -96,6 +100,44 @@ impl Source for Discovery {
         };
         self.translator.generate(snapshot, &proxy, type_url, names)
     }
+
+    fn changed_hosts(
+        &self,
+        before: &MeshSnapshot,
+        now: &MeshSnapshot,
+        node: &Node,
+        tables: &BTreeSet<String>,
+    ) -> Option<BTreeSet<String>> {
+        let proxy = self.proxy(node)?;
+        let names = self
+            .translator
+            .changed_virtual_hosts(before, now, &proxy, tables);
+        Some(names)
+    }
+}
+
+/// The oldest Envoy that is known to take virtual hosts by name on its aggregated stream: the one we
+/// test with. Older ones refuse a route table that wants them so ("only 'DELTA_GRPC' is supported").
+const ENVOY: (u32, u32) = (1, 40);
+
+/// Whether a client gets virtual hosts one by one (VHDS) rather than in whole route tables: one that
+/// asks by delta, and is an Envoy new enough or says that it can (our proxy). This is the only place
+/// that decides it; docs/decisions/0003.
+fn takes_virtual_hosts(node: &Node) -> bool {
+    let can = match node.user_agent.as_str() {
+        "envoy" => version(&node.user_agent_version) >= Some(ENVOY),
+        _ => node
+            .client_features
+            .iter()
+            .any(|one| one == VIRTUAL_HOSTS_BY_NAME),
+    };
+    node.protocol == Some(Protocol::Delta) && can
+}
+
+/// Major and minor number.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// Whether a node speaks for the identity that its connection has proved: the same namespace,

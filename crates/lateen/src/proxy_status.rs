@@ -8,7 +8,7 @@ use crate::rest::ServerArgs;
 use crate::table::Table;
 
 /// The order in which types are pushed and shown.
-const TYPES: [&str; 6] = ["cds", "lds", "eds", "rds", "sds", "ecds"];
+const TYPES: [&str; 7] = ["cds", "lds", "eds", "rds", "vhds", "sds", "ecds"];
 
 /// Show the connected proxies and whether each is in step with the control plane
 #[derive(Debug, clap::Args)]

@@ -67,6 +67,8 @@ pub struct Proxy {
     pub inbound: BTreeMap<u16, u16>,
     /// `host:port` of a TCP service to the local port of its outbound listener.
     pub outbound: BTreeMap<String, u16>,
+    /// It takes virtual hosts one by one (VHDS), not as parts of route tables only.
+    pub virtual_hosts_by_name: bool,
     /// What stands before it, where its own configuration (`PROXY_CONFIG`) says so.
     pub topology: Option<GatewayTopology>,
     /// Istio's agent, or ours, runs beside it and has its certificate.
@@ -135,6 +137,7 @@ impl Proxy {
             },
             inbound: inbound_ports(metadata)?,
             outbound: outbound_ports(metadata)?,
+            virtual_hosts_by_name: false,
             topology: topology(metadata),
             has_agent: text(metadata, "ISTIO_VERSION").is_some(),
             namespace,

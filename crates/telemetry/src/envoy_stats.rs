@@ -60,9 +60,9 @@ pub fn tagged(scope: StatScope<'_>, name: &str) -> Tagged {
         labels.extend(code);
         labels.push(("envoy_virtual_host", host.to_owned()));
         let between = if rest.is_empty() { "" } else { "_" };
-        let rest = sanitize(&format!("{rest}{between}route_{prefix}_{name}"));
+        let whole = sanitize(&format!("vhost_{rest}{between}route_{prefix}_{name}"));
         return Tagged {
-            name: format!("envoy_vhost_{rest}"),
+            name: format!("envoy_{whole}"),
             labels,
         };
     }

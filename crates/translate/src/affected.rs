@@ -66,8 +66,9 @@ pub fn affected(
         affected.insert(type_url::LISTENER, None);
     }
     // Rules of every kind select by the labels of the workload.
-    if own || headless || routes(changes) {
+    if own || changes.touch_routes(now) {
         affected.insert(type_url::ROUTE, None);
+        affected.insert(type_url::VIRTUAL_HOST, None);
     }
     if own
         || changes.gateways
@@ -80,15 +81,6 @@ pub fn affected(
         affected.insert(type_url::NAME_TABLE, None);
     }
     Some(affected)
-}
-
-/// Whether route tables can differ: they know services and rules, and no endpoints.
-fn routes(changes: &Changes) -> bool {
-    changes.gateways
-        || changes.sidecars
-        || !changes.services.is_empty()
-        || !changes.virtual_services.is_empty()
-        || !changes.destination_rules.is_empty()
 }
 
 /// Whether listeners can differ: all but the rules for HTTP and the endpoints can make them so.

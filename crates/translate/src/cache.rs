@@ -106,6 +106,24 @@ impl<K: Hash + Eq + Clone, V: ?Sized> Memo<K, V> {
         value.get_or_init(|| generate(&key)).clone()
     }
 
+    /// What is remembered under keys of a kind.
+    pub fn known(&self, is_wanted: impl Fn(&K) -> bool) -> Vec<(K, Arc<V>)> {
+        let inner = self.lock();
+        let wanted = inner.entries.iter().filter(|(key, _)| is_wanted(key));
+        let made =
+            wanted.filter_map(|(key, entry)| Some((key.clone(), entry.value.get()?.clone())));
+        made.collect()
+    }
+
+    /// Remembers what was made from a known value and a difference; it must be what a generator makes
+    /// of the key.
+    pub fn put(&self, key: K, value: Arc<V>) {
+        let mut inner = self.lock();
+        let last_used = inner.sweep;
+        let value = Value::<V>::from(OnceLock::from(value));
+        inner.entries.insert(key, Entry { value, last_used });
+    }
+
     /// Forgets what was not used since a few sweeps. Called once per snapshot.
     pub fn sweep(&self) {
         let mut inner = self.lock();

@@ -16,7 +16,7 @@ use crate::destination_policy::{self, Hashed};
 use crate::envoy::{core, route};
 use crate::route_match::Audience;
 use crate::sidecar::EgressPort;
-use crate::virtual_hosts::{VirtualHostKey, append};
+use crate::virtual_hosts::{EncodedHost, VirtualHostKey, append};
 
 /// Port of a rule host that no service stands behind: Istio serves it on 80 only.
 pub(crate) const UNREGISTERED_PORT: u32 = 80;
@@ -135,14 +135,37 @@ pub(crate) fn mesh_host<'a>(
     if domains.is_empty() {
         return None;
     }
-    let rules: Vec<_> = rules.cloned().map(ById).collect();
+    let rules = rules.cloned().map(ById).collect();
+    Some(mesh_key(snapshot, proxy, name, domains, rules, service))
+}
+
+/// A virtual host for sidecars as it would be under another rule.
+pub(crate) fn with_rule(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    known: &VirtualHostKey,
+    rule: Option<Arc<VirtualService>>,
+) -> VirtualHostKey {
+    let (name, domains) = (known.name.clone(), known.domains.clone());
+    let rules = rule.into_iter().map(ById).collect();
+    mesh_key(snapshot, proxy, name, domains, rules, known.service.clone())
+}
+
+fn mesh_key(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    name: String,
+    domains: Vec<String>,
+    rules: Vec<ById<VirtualService>>,
+    service: Option<(String, u32)>,
+) -> VirtualHostKey {
     let port = service
         .as_ref()
         .map_or(UNREGISTERED_PORT, |(_, port)| *port);
     let own = service.iter().map(|(host, _)| host.as_str());
     let mut hashed = destination_policy::hashed(snapshot, proxy, own);
     hashed.extend(hashed_of(snapshot, proxy, &rules));
-    Some(VirtualHostKey {
+    VirtualHostKey {
         name,
         domains,
         hashed,
@@ -152,7 +175,7 @@ pub(crate) fn mesh_host<'a>(
         service,
         require_tls: false,
         mesh: ById(snapshot.settings.clone()),
-    })
+    }
 }
 
 /// Domains of a service port where the port counts. The plain names stand for port 80, since that is
@@ -370,26 +393,52 @@ impl<'a> GatewayHost<'a> {
     }
 }
 
+/// The virtual host for hosts that a table does not know.
+pub fn fallback(rest: &Rest) -> Option<EncodedHost> {
+    let host = match rest {
+        Rest::BlockUnknownHosts | Rest::RefuseUnknownHosts => block_all(),
+        Rest::EgressProxy(cluster) | Rest::PassToEgressProxy(cluster) => {
+            allow_any(crate::route_action::forward_to(cluster.clone()))
+        }
+        Rest::PassUnknownHosts => allow_any(crate::route_action::pass_to(
+            crate::names::PASSTHROUGH_CLUSTER.to_string(),
+        )),
+        Rest::UnknownNames | Rest::PassUnknownNames => {
+            let to = crate::names::ANY_NAME_CLUSTER.to_string();
+            allow_any(crate::route_action::pass_to(to))
+        }
+        Rest::IgnorePorts | Rest::Nothing => return None,
+    };
+    let name = host.name.clone();
+    Some(EncodedHost::new(&name, host))
+}
+
 /// Puts a table together from encoded virtual hosts.
 ///
 /// A message may be written in pieces: repeated field 2 is appended to the encoding of the rest,
 /// so that a change of one virtual host does not encode the others again.
-pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: &Rest) -> Vec<u8> {
-    let fallback = match rest {
-        Rest::BlockUnknownHosts | Rest::RefuseUnknownHosts => vec![block_all()],
-        Rest::EgressProxy(cluster) | Rest::PassToEgressProxy(cluster) => {
-            vec![allow_any(crate::route_action::forward_to(cluster.clone()))]
-        }
-        Rest::PassUnknownHosts => vec![allow_any(crate::route_action::pass_to(
-            crate::names::PASSTHROUGH_CLUSTER.to_string(),
-        ))],
-        Rest::UnknownNames | Rest::PassUnknownNames => {
-            let to = crate::names::ANY_NAME_CLUSTER.to_string();
-            vec![allow_any(crate::route_action::pass_to(to))]
-        }
-        Rest::IgnorePorts | Rest::Nothing => Vec::new(),
-    };
+pub fn assemble(name: &str, virtual_hosts: &[ById<EncodedHost>], rest: &Rest) -> Vec<u8> {
+    const VIRTUAL_HOSTS: u32 = 2;
+    let mut bytes = table(name, rest).encode_to_vec();
+    for one in virtual_hosts {
+        append(VIRTUAL_HOSTS, &one.named(&one.name), &mut bytes);
+    }
+    bytes
+}
+
+/// The table of which all virtual hosts are resources of their own.
+pub fn without_hosts(name: &str, rest: &Rest) -> Vec<u8> {
     let table = route::RouteConfiguration {
+        vhds: Some(route::Vhds {
+            config_source: Some(crate::envoy::ads()),
+        }),
+        ..table(name, rest)
+    };
+    table.encode_to_vec()
+}
+
+fn table(name: &str, rest: &Rest) -> route::RouteConfiguration {
+    route::RouteConfiguration {
         name: name.to_string(),
         ignore_port_in_host_matching: match rest {
             Rest::IgnorePorts
@@ -405,16 +454,7 @@ pub fn assemble(name: &str, virtual_hosts: &[Arc<Vec<u8>>], rest: &Rest) -> Vec<
         validate_clusters: crate::envoy::bool_value(false),
         max_direct_response_body_size_bytes: crate::envoy::u32_value(1024 * 1024),
         ..Default::default()
-    };
-    const VIRTUAL_HOSTS: u32 = 2;
-    let mut bytes = table.encode_to_vec();
-    for one in virtual_hosts {
-        append(VIRTUAL_HOSTS, one, &mut bytes);
     }
-    for one in fallback {
-        append(VIRTUAL_HOSTS, &one.encode_to_vec(), &mut bytes);
-    }
-    bytes
 }
 
 /// What a table does beside its virtual hosts.

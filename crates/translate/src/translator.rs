@@ -1,16 +1,17 @@
 //! Which resources a proxy has, and the memos they are remembered in; those of routes are in
 //! `translator/routes.rs`.
 
+mod carry;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use lateen_model::{
-    DestinationRule, Generator, HostIndex, Identity, Interception, Locality, Location,
+    Changes, DestinationRule, Generator, HostIndex, Identity, Interception, Locality, Location,
     MeshSettings, MeshSnapshot, OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope,
-    Service, ServiceEndpoints, Sidecar, VirtualService,
+    Service, ServiceEndpoints, VirtualService,
 };
 use prost::Message;
 
@@ -25,11 +26,12 @@ use crate::route_match::Audience;
 use crate::route_table::Rest;
 use crate::secrets::{self, SecretKey};
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
-use crate::virtual_hosts::{self, VirtualHostKey};
+use crate::virtual_hosts::{self, EncodedHost, VirtualHostKey};
 use crate::{
     capture, clusters, endpoints, envoy, gateway, gateway_listeners, grpc, listener_wide,
     listeners, names, route_table,
 };
+use routes::{Generations, Parts, TableKey, ViewKey};
 
 /// Type URLs of the resources made here.
 pub mod type_url {
@@ -38,6 +40,7 @@ pub mod type_url {
     pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
     pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+    pub const VIRTUAL_HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
     pub use lateen_proto::nds::NAME_TABLE;
 }
 
@@ -59,9 +62,16 @@ pub struct Translator<R> {
     clusters: Memo<ClusterKey, R>,
     inbound_clusters: Memo<InboundClusterKey, R>,
     endpoints: Memo<EndpointsKey, R>,
-    virtual_hosts: Memo<VirtualHostKey, Vec<u8>>,
+    /// Of the routes of the last snapshot that views were carried over to.
+    routing: Mutex<Arc<Identity>>,
+    virtual_hosts: Memo<Arc<VirtualHostKey>, EncodedHost>,
+    fallbacks: Memo<Rest, Option<Arc<EncodedHost>>>,
     tables: Memo<TableKey, R>,
-    views: Memo<ViewKey, Option<Arc<R>>>,
+    views: Memo<ViewKey, Option<Arc<Parts<R>>>>,
+    /// Virtual hosts as resources of their own, by the name of their table.
+    named_hosts: Memo<(Arc<str>, ById<EncodedHost>), R>,
+    /// Names of virtual hosts that differ between two generations of a table.
+    differences: Memo<Generations<R>, BTreeSet<String>>,
     listeners: Memo<Vec<u8>, R>,
     name_tables: Memo<NameTableKey, R>,
     secrets: Memo<SecretKey, R>,
@@ -117,26 +127,6 @@ struct EndpointsKey {
     plain: Vec<u32>,
 }
 
-/// What the outbound routes of a sidecar depend on, beside the snapshot.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct ViewKey {
-    name: String,
-    snapshot: ById<Identity>,
-    namespace: String,
-    dns_domain: String,
-    interception: Interception,
-    sidecar: Option<ById<Sidecar>>,
-    /// Only where a rule asks for them.
-    labels: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct TableKey {
-    name: String,
-    virtual_hosts: Vec<ById<Vec<u8>>>,
-    rest: Rest,
-}
-
 impl<R> Translator<R> {
     /// `wrap` makes what the caller sends of an encoded resource; it runs once per resource.
     pub fn new(wrap: fn(Encoded) -> R) -> Self {
@@ -146,9 +136,13 @@ impl<R> Translator<R> {
             clusters: Memo::default(),
             inbound_clusters: Memo::default(),
             endpoints: Memo::default(),
+            routing: Mutex::default(),
             virtual_hosts: Memo::default(),
+            fallbacks: Memo::default(),
             tables: Memo::default(),
             views: Memo::default(),
+            named_hosts: Memo::default(),
+            differences: Memo::default(),
             listeners: Memo::default(),
             name_tables: Memo::default(),
             secrets: Memo::default(),
@@ -159,9 +153,9 @@ impl<R> Translator<R> {
     /// since looking at every entry for every change would cost in proportion to the mesh.
     pub fn sweep(&self) {
         const EVERY: u64 = 32;
-        // Few, and large.
-        self.views.sweep();
+        // Few, and large. (Views: see `advance`.)
         self.tables.sweep();
+        self.differences.sweep();
         if !self
             .snapshots
             .fetch_add(1, Ordering::Relaxed)
@@ -173,6 +167,8 @@ impl<R> Translator<R> {
         self.inbound_clusters.sweep();
         self.endpoints.sweep();
         self.virtual_hosts.sweep();
+        self.fallbacks.sweep();
+        self.named_hosts.sweep();
         self.listeners.sweep();
         self.name_tables.sweep();
         self.secrets.sweep();
@@ -198,6 +194,9 @@ impl<R> Translator<R> {
             }
             (type_url::ROUTE, Generator::Envoy) => self.generate_routes(snapshot, proxy, names),
             (type_url::ROUTE, Generator::Grpc) => self.generate_grpc_routes(snapshot, proxy, names),
+            (type_url::VIRTUAL_HOST, Generator::Envoy) if proxy.virtual_hosts_by_name => {
+                self.generate_virtual_hosts(snapshot, proxy, names)
+            }
             (type_url::NAME_TABLE, _) if wanted(names, || name_table::NAME.to_string()) => {
                 vec![self.name_table(snapshot, proxy)]
             }

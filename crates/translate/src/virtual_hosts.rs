@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use lateen_api::virtual_service::HttpRoute;
 use lateen_model::{MeshSettings, VirtualService};
@@ -34,10 +35,50 @@ pub struct VirtualHostKey {
     pub mesh: ById<MeshSettings>,
 }
 
-/// The encoded virtual host. Route tables are put together from these bytes.
-pub fn encode(key: &VirtualHostKey) -> Vec<u8> {
+/// A virtual host, encoded but for its name, which is longer where it is a resource of its own.
+pub struct EncodedHost {
+    /// What it was made from, if it is one of a service or rule.
+    pub key: Option<Arc<VirtualHostKey>>,
+    pub name: Arc<str>,
+    body: Vec<u8>,
+}
+
+impl EncodedHost {
+    /// `host` without its name.
+    pub fn new(name: &str, host: route::VirtualHost) -> EncodedHost {
+        EncodedHost {
+            key: None,
+            name: name.into(),
+            body: encode_nameless(host),
+        }
+    }
+
+    /// Whether both are the same but for their names.
+    pub fn says_the_same(&self, other: &EncodedHost) -> bool {
+        self.body == other.body
+    }
+
+    /// The message under a name.
+    pub fn named(&self, name: &str) -> Vec<u8> {
+        const NAME: u32 = 1;
+        let mut bytes = Vec::with_capacity(self.body.len() + name.len() + 8);
+        append(NAME, name.as_bytes(), &mut bytes);
+        bytes.extend_from_slice(&self.body);
+        bytes
+    }
+}
+
+/// The virtual host of a key. Route tables are put together from these bytes.
+pub fn encode(key: &Arc<VirtualHostKey>) -> EncodedHost {
+    EncodedHost {
+        key: Some(key.clone()),
+        ..EncodedHost::new(&key.name, virtual_host(key))
+    }
+}
+
+fn encode_nameless(mut host: route::VirtualHost) -> Vec<u8> {
     const ROUTES: u32 = 3;
-    let mut host = virtual_host(key);
+    host.name.clear();
     let routes = std::mem::take(&mut host.routes);
     let mut bytes = host.encode_to_vec();
     for one in routes {

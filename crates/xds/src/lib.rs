@@ -27,7 +27,7 @@ pub mod type_url;
 
 pub use metrics::{Metric, MetricKind, Sample};
 pub use nack::Rejection;
-pub use node::{Node, NodeId, NodeKind};
+pub use node::{Node, NodeId, NodeKind, VIRTUAL_HOSTS_BY_NAME};
 pub use push::{Changed, Names, Push};
 pub use resource::Resource;
 pub use server::{Caller, Limits, Server, Source, passed};

@@ -193,6 +193,7 @@ fn label(type_url: &str) -> &'static str {
         type_url::ENDPOINT => "eds",
         type_url::LISTENER => "lds",
         type_url::ROUTE => "rds",
+        type_url::VIRTUAL_HOST => "vhds",
         type_url::SECRET => "sds",
         type_url::EXTENSION_CONFIG => "ecds",
         _ => "other",
@@ -219,7 +220,8 @@ fn connections(open: &[ProxyStatus]) -> Metric {
     }
 }
 
-/// `pilot_xds_{cds,eds,lds,rds}_reject`: the proxies whose last answer was a rejection.
+/// `pilot_xds_{cds,eds,lds,rds}_reject`: the proxies whose last answer was a rejection. A virtual
+/// host that comes by itself is a part of its route table.
 fn rejecting(open: &[ProxyStatus]) -> impl Iterator<Item = Metric> {
     const KINDS: [(&str, &str, &str); 4] = [
         (
@@ -247,7 +249,9 @@ fn rejecting(open: &[ProxyStatus]) -> impl Iterator<Item = Metric> {
         let samples = open
             .iter()
             .filter_map(|proxy| {
-                let nack = proxy.types.get(url)?.nack.as_ref()?;
+                let nack_of = |url| proxy.types.get(url)?.nack.as_ref();
+                let part = (url == type_url::ROUTE).then_some(type_url::VIRTUAL_HOST);
+                let nack = nack_of(url).or_else(|| nack_of(part?))?;
                 let code = format!("{:?}", tonic::Code::from_i32(nack.code));
                 Some(value(
                     vec![("node", proxy.node.id.clone()), ("err", code)],

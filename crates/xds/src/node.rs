@@ -6,6 +6,12 @@ use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Struct, Value as ProtoValue};
 use serde_json::Value;
 
+use crate::Protocol;
+
+/// The client feature of those who take virtual hosts by name on their delta stream: our own, since
+/// there is no common word for it.
+pub const VIRTUAL_HOSTS_BY_NAME: &str = "lateen.virtual_hosts_by_name";
+
 /// The node of a client, from its first request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
@@ -19,6 +25,8 @@ pub struct Node {
     /// `envoy`, `gRPC Go`, `lateen`, ...
     pub user_agent: String,
     pub user_agent_version: String,
+    /// What the client says it can do beside what its kind and version tell.
+    pub client_features: Vec<String>,
     /// The id read by Istio's convention; `None` when it does not follow it.
     pub parsed: Option<NodeId>,
     /// The SPIFFE id that the connection has proved. It never comes out of the node itself, and
@@ -26,6 +34,8 @@ pub struct Node {
     pub identity: Option<String>,
     /// The server's number of the stream that it speaks on, which is no other's. Not sent either.
     pub stream: u64,
+    /// How it asks; known of the clients of a server only.
+    pub protocol: Option<Protocol>,
 }
 
 /// `sidecar~10.0.0.1~reviews-v1.default~default.svc.cluster.local`
@@ -107,13 +117,15 @@ impl Node {
             sub_zone: locality.sub_zone,
             user_agent: node.user_agent_name.clone(),
             user_agent_version: version,
+            client_features: node.client_features.clone(),
             parsed: NodeId::parse(&node.id),
             identity: None,
+            protocol: None,
             stream: 0,
         }
     }
 
-    /// The form a client sends. `parsed`, `identity` and `stream` are not looked at.
+    /// The form a client sends. `parsed`, `identity`, `protocol` and `stream` are not looked at.
     pub fn to_proto(&self) -> core::Node {
         core::Node {
             id: self.id.clone(),
@@ -131,6 +143,7 @@ impl Node {
             user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentVersion(
                 self.user_agent_version.clone(),
             )),
+            client_features: self.client_features.clone(),
             ..Default::default()
         }
     }
@@ -243,6 +256,7 @@ mod tests {
             }),
             user_agent: "lateen".into(),
             user_agent_version: "0.1.0".into(),
+            client_features: vec!["one".into()],
             parsed: NodeId::parse("sidecar~127.0.0.1~a.b~c"),
             ..Node::default()
         };

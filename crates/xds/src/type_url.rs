@@ -4,6 +4,8 @@ pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+/// Virtual hosts by name (VHDS), called `TABLE/HOST`.
+pub const VIRTUAL_HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 pub const EXTENSION_CONFIG: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
 /// Host names for the proxy's DNS server: Istio's own type.
@@ -11,7 +13,15 @@ pub const NAME_TABLE: &str = "type.googleapis.com/istio.networking.nds.v1.NameTa
 
 /// Push order: what is referred to comes before what refers to it ("make before break" in Envoy's
 /// xDS protocol description; the same order as Istio's `PushOrder`). Other types follow.
-pub const PUSH_ORDER: [&str; 6] = [CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET, EXTENSION_CONFIG];
+pub const PUSH_ORDER: [&str; 7] = [
+    CLUSTER,
+    ENDPOINT,
+    LISTENER,
+    ROUTE,
+    VIRTUAL_HOST,
+    SECRET,
+    EXTENSION_CONFIG,
+];
 
 /// Position of a type in a push; types that are not in [`PUSH_ORDER`] come last.
 pub fn push_rank(type_url: &str) -> usize {
@@ -29,6 +39,7 @@ pub fn short(type_url: &str) -> &str {
         ENDPOINT => "eds",
         LISTENER => "lds",
         ROUTE => "rds",
+        VIRTUAL_HOST => "vhds",
         SECRET => "sds",
         EXTENSION_CONFIG => "ecds",
         NAME_TABLE => "nds",

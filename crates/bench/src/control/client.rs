@@ -1,5 +1,6 @@
-//! Delta ADS clients as sidecars are: clusters and listeners whole, endpoints and routes by name;
-//! everything is acknowledged at once.
+//! Delta ADS clients as sidecars are: clusters and listeners whole, endpoints and routes by name, and
+//! the virtual hosts of those as resources of their own, as Envoy asks for them; everything is
+//! acknowledged at once.
 //!
 //! A hundred of them share the machine with the control plane that is measured, so they do as
 //! little as can be: of a response only names, type and nonce are read, and nothing is kept. Their
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
-use lateen_xds::type_url;
+use lateen_xds::{VIRTUAL_HOSTS_BY_NAME, type_url};
 use prost::Message;
 use prost::bytes::Buf;
 use serde_json::Value as Json;
@@ -36,11 +37,11 @@ const WINDOW: u32 = 16 << 20;
 /// What a client waits for.
 #[derive(Clone, Debug)]
 pub enum Wanted {
-    /// The route table, whatever is in it.
+    /// A virtual host, whichever.
     Routes,
     /// Endpoints of this name.
     Endpoints(String),
-    /// A cluster of this name, its endpoints, and the route table.
+    /// A cluster of this name, its endpoints, and a virtual host.
     Service(String),
 }
 
@@ -212,6 +213,11 @@ impl Client {
                 false => Vec::new(),
             };
             let _ = requests.send(acknowledgement).await;
+            if response.type_url == type_url::ROUTE && !self.types.contains(type_url::ROUTE) {
+                // Once, whatever tables come later.
+                let hosts = subscription(type_url::VIRTUAL_HOST, Vec::new());
+                let _ = requests.send(hosts).await;
+            }
             if !names.is_empty() {
                 let _ = requests.send(subscription(type_url::ENDPOINT, names)).await;
             }
@@ -222,7 +228,7 @@ impl Client {
     async fn note(&mut self, response: &Skimmed) {
         self.bytes.fetch_add(response.bytes, Ordering::Relaxed);
         self.messages.fetch_add(1, Ordering::Relaxed);
-        const TYPES: usize = 4;
+        const TYPES: usize = 5;
         if self.types.len() < TYPES && self.types.insert(response.type_url.clone()) {
             let complete = self.types.len() == TYPES;
             self.ready
@@ -236,10 +242,10 @@ impl Client {
         let has = |name: &str| response.resources.iter().any(|one| one.name == name);
         let complete = match wanted {
             None => return,
-            Some(Wanted::Routes) => response.type_url == type_url::ROUTE,
+            Some(Wanted::Routes) => response.type_url == type_url::VIRTUAL_HOST,
             Some(Wanted::Endpoints(name)) => response.type_url == type_url::ENDPOINT && has(&name),
             Some(Wanted::Service(name)) => {
-                self.seen.routes |= response.type_url == type_url::ROUTE;
+                self.seen.routes |= response.type_url == type_url::VIRTUAL_HOST;
                 self.seen.cluster |= response.type_url == type_url::CLUSTER && has(&name);
                 self.seen.endpoints |= response.type_url == type_url::ENDPOINT && has(&name);
                 self.seen.routes && self.seen.cluster && self.seen.endpoints
@@ -271,6 +277,7 @@ impl Client {
             metadata: Some(Struct {
                 fields: fields.into_iter().collect(),
             }),
+            client_features: vec![VIRTUAL_HOSTS_BY_NAME.to_owned()],
             ..Default::default()
         }
     }

@@ -308,8 +308,8 @@ async fn a_rejected_change_is_shown_and_disturbs_nothing(plane: Plane) {
     mesh.apply(&rule("wrong.test", &unknown)).await;
     mesh.pushed().await;
     let status = mesh.status_of(GATEWAY).await;
-    assert_eq!(status["types"]["rds"]["state"], "ERROR", "{status:#}");
-    let reason = status["types"]["rds"]["nack"]["message"].as_str().unwrap();
+    assert_eq!(status["types"]["vhds"]["state"], "ERROR", "{status:#}");
+    let reason = status["types"]["vhds"]["nack"]["message"].as_str().unwrap();
     assert!(reason.contains("NO_SUCH_OPERATOR"), "{reason}");
     for _ in 0..20 {
         assert_eq!(gateway.get("app.test", "/").await.name(), "v1");

@@ -99,4 +99,5 @@ mod tunnels;
 mod unreadable;
 mod upgrades;
 mod user_documents;
+mod virtual_hosts;
 mod wire;

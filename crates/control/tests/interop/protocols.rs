@@ -122,7 +122,9 @@ async fn a_route_with_a_prefix_for_statistics_counts_apart(plane: Plane) {
     }
     gateway.get("stat.test", "/").await;
     let of = |prefix: &str, names: &[(&str, u64)]| {
-        let full = |name: &str| format!("vhost.stat.test:80.route.{prefix}.upstream_rq_{name}");
+        // Virtual hosts that come by themselves are called after their table, too.
+        let host = format!("http.{}/stat.test:80", gateway.http.port());
+        let full = |name: &str| format!("vhost.{host}.route.{prefix}.upstream_rq_{name}");
         names
             .iter()
             .map(|(name, count)| (full(name), *count))
@@ -157,9 +159,13 @@ async fn a_route_with_a_prefix_for_statistics_counts_apart(plane: Plane) {
     })
     .await;
     let text = gateway.envoy.get("/stats/prometheus").await.unwrap();
-    let line =
-        "envoy_vhost_test_80_route_coun_ted_upstream_rq_total{envoy_virtual_host=\"stat\"} 3";
-    assert!(text.contains(line), "{text}");
+    // What the tag takes ends at the first point.
+    let line = format!(
+        "envoy_vhost_{}_stat_test_80_route_coun_ted_upstream_rq_total\
+         {{envoy_virtual_host=\"http\"}} 3",
+        gateway.http.port()
+    );
+    assert!(text.contains(&line), "{text}");
 }
 
 /// A workload of three ports where nobody listens, and its proxy.

@@ -50,7 +50,7 @@ pub fn table(dump: &Dump, name: Option<&str>, verbose: bool) -> Table {
         false => Table::new(5, ["NAME", "VIRTUAL HOSTS"]),
     };
     for routes in select(dump, name) {
-        let name = routes["name"].as_str().unwrap_or_default();
+        let name: &str = routes["name"].as_str().unwrap_or_default();
         let hosts: Vec<&Value> = routes["virtual_hosts"]
             .as_array()
             .into_iter()
@@ -62,7 +62,7 @@ pub fn table(dump: &Dump, name: Option<&str>, verbose: bool) -> Table {
         }
         for host in hosts {
             for [matched, origin] in rows_of(host) {
-                let host_name = host["name"].as_str().unwrap_or_default();
+                let host_name = host_name(host, name);
                 let domains = describe_domains(&domains_of(host));
                 table.row([
                     name.to_owned(),
@@ -75,6 +75,15 @@ pub fn table(dump: &Dump, name: Option<&str>, verbose: bool) -> Table {
         }
     }
     table
+}
+
+/// A virtual host that came by itself (VHDS) is called after its table, too.
+fn host_name<'a>(host: &'a Value, table: &str) -> &'a str {
+    let full = host["name"].as_str().unwrap_or_default();
+    let own = full
+        .strip_prefix(table)
+        .and_then(|own| own.strip_prefix('/'));
+    own.unwrap_or(full)
 }
 
 /// Match and origin of each route that is of interest; a host without routes answers 404.

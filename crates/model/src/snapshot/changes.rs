@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::NamespacedName;
+use super::{MeshSnapshot, NamespacedName};
 use crate::rules::{DestinationRule, Origin, RuleKey, VirtualService};
 use crate::service::{Service, ServiceEndpoints};
 
@@ -55,6 +55,28 @@ impl Changes {
             && !self.sidecars
             && !self.authorization_policies
             && !self.request_authentications
+    }
+
+    /// Whether route tables can differ. They know services and rules, and no endpoints but those of
+    /// services without an address of their own. (A gateway's know its own workload, too.)
+    pub fn touch_routes(&self, now: &MeshSnapshot) -> bool {
+        let headless = |host: &Arc<str>| now.service(host).is_some_and(|one| one.is_headless());
+        self.everything
+            || self.gateways
+            || self.sidecars
+            || !self.services.is_empty()
+            || !self.virtual_services.is_empty()
+            || !self.destination_rules.is_empty()
+            || self.endpoints.keys().any(headless)
+    }
+
+    /// Whether of all that route tables are made from only VirtualServices differ.
+    pub fn only_rules_of_routes(&self, now: &MeshSnapshot) -> bool {
+        let rest = Changes {
+            virtual_services: BTreeMap::new(),
+            ..self.clone()
+        };
+        !rest.touch_routes(now)
     }
 
     /// Joins later changes into these: what was before is what was before the first.

@@ -50,6 +50,8 @@ pub struct MeshSnapshot {
     pub revision: u64,
     /// Another one for each snapshot.
     pub identity: Arc<Identity>,
+    /// Another one for each snapshot in which anything differs that route tables are made from.
+    pub routing: Arc<Identity>,
     pub settings: Arc<MeshSettings>,
     services: RedBlackTreeMapSync<Arc<str>, Arc<Service>>,
     endpoints: RedBlackTreeMapSync<Arc<str>, Arc<ServiceEndpoints>>,
@@ -321,6 +323,18 @@ impl MeshSnapshot {
         let all = self.services.values();
         all.filter(|service| hostname::matches(pattern, &service.hostname))
             .collect()
+    }
+
+    /// The VirtualService for sidecars of a namespace that decides for a host, which is no wildcard:
+    /// what [`crate::HostIndex`] answers, without a look at all of them.
+    pub fn mesh_rule_for(&self, namespace: &str, host: &str) -> Option<Arc<VirtualService>> {
+        let counts = |rule: &&Arc<VirtualService>| {
+            rule.is_bound_to(MESH_GATEWAY) && rule.visibility.reaches(namespace)
+        };
+        let ends = (1..=host.len()).filter_map(|at| host.get(at..));
+        let wildcards = ends.map(|end| format!("*{end}"));
+        let mut patterns = std::iter::once(host.to_string()).chain(wildcards);
+        patterns.find_map(|pattern| self.rules_of_host(&pattern).find(counts).cloned())
     }
 
     /// A Secret.

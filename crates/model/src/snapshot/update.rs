@@ -76,6 +76,9 @@ impl MeshSnapshot {
             ..self.clone()
         };
         let differs = Update::new(&mut next, Some(self)).apply(changes.iter().copied());
+        if differs.touch_routes(&next) {
+            next.routing = Arc::default();
+        }
         Some((next, differs))
     }
 }

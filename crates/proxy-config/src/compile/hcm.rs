@@ -185,9 +185,15 @@ fn route_source(
             let name = non_empty(route_config_name, at.field("route_config_name"))?;
             Ok(RouteSource::Rds(name.into()))
         }
-        nested::RouteSpecifier::RouteConfig(config) => Ok(RouteSource::Inline(Arc::new(
-            route_table(config, at.field("route_config"))?,
-        ))),
+        nested::RouteSpecifier::RouteConfig(config) => {
+            let at = at.field("route_config");
+            let table = route_table(config, at)?;
+            if table.discovers_hosts() {
+                let reason = "only a route configuration from rds can have its virtual hosts so";
+                return Err(at.field("vhds").error(reason));
+            }
+            Ok(RouteSource::Inline(Arc::new(table)))
+        }
         nested::RouteSpecifier::ScopedRoutes(_) => Err(at.field("scoped_routes").not_supported()),
     }
 }

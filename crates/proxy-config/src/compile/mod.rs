@@ -43,7 +43,9 @@ mod upstream_http;
 pub(crate) mod uri_template;
 mod values;
 
-use crate::route::RouteTable;
+pub(crate) use route_table::Around;
+
+use crate::route::{RouteTable, VirtualHost};
 use crate::{Cluster, Compiled, ConfigError, EndpointSet, Listener, Notice, Secret};
 use envoy_types::pb::envoy::config as pb;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls_v3;
@@ -66,6 +68,16 @@ pub fn compile_cluster(bytes: &[u8]) -> Result<Compiled<Cluster>, ConfigError> {
 /// Compiles the bytes of an `envoy.config.route.v3.RouteConfiguration`.
 pub fn compile_routes(bytes: &[u8]) -> Result<Compiled<RouteTable>, ConfigError> {
     compile::<pb::route::v3::RouteConfiguration, _>(bytes, route_table::route_table)
+}
+
+/// Compiles the bytes of an `envoy.config.route.v3.VirtualHost` that comes by itself, for `table`.
+pub fn compile_virtual_host(
+    bytes: &[u8],
+    table: &RouteTable,
+) -> Result<Compiled<VirtualHost>, ConfigError> {
+    compile::<pb::route::v3::VirtualHost, _>(bytes, |message, at| {
+        route_table::discovered_host(message, table, at)
+    })
 }
 
 /// Compiles the bytes of an `envoy.config.endpoint.v3.ClusterLoadAssignment`.

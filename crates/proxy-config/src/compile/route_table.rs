@@ -1,6 +1,7 @@
-//! `RouteConfiguration` and `VirtualHost`.
+//! `RouteConfiguration` and `VirtualHost`, which may stand in its table or come by itself (VHDS).
 
 use super::filters;
+use super::hcm::ads;
 use super::headers::{HeaderFields, header_ops};
 use super::mirror::mirrors;
 use super::retry::retry_policy;
@@ -12,6 +13,7 @@ use crate::route::index::RouteIndex;
 use crate::route::{Mirror, RequireTls, RetryPolicy, RouteTable, VirtualHost};
 use crate::{ConfigError, RouteFilters};
 use envoy_types::pb::envoy::config::route::v3 as pb;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 pub(crate) fn route_table(
@@ -41,7 +43,12 @@ pub(crate) fn route_table(
     } = message;
     // Headers to keep from external clients: none may pass that should not.
     reject!(at; internal_only_headers);
-    reject!(at; vhds, cluster_specifier_plugins, vhost_header, route_specifiers);
+    reject!(at; cluster_specifier_plugins, vhost_header, route_specifiers);
+    let discovers = vhds.is_some();
+    if let Some(pb::Vhds { config_source }) = vhds {
+        let at = at.field("vhds");
+        ads(config_source, at.field("config_source"))?;
+    }
     let mirrors = mirrors(request_mirror_policies, &Arc::default(), at)?;
     if flag(validate_clusters, false) {
         at.field("validate_clusters")
@@ -68,6 +75,7 @@ pub(crate) fn route_table(
         index_domains(&mut domains, &host, i, at)?;
         hosts.push(Arc::new(host));
     }
+    let around = discovers.then(|| Arc::new(Around { around, limits }));
     let headers = header_ops(
         HeaderFields {
             request_headers_to_add,
@@ -86,11 +94,58 @@ pub(crate) fn route_table(
         ignore_path_parameters: ignore_path_parameters_in_path_matching,
         metadata: metadata(table_metadata, at.field("metadata"))?,
         domains,
+        around,
     })
 }
 
+/// What a table gives to virtual hosts that come by themselves.
+#[derive(Debug)]
+pub(crate) struct Around {
+    around: Inherited,
+    limits: Limits,
+}
+
+/// A virtual host that comes by itself, for a table that wants such.
+pub(crate) fn discovered_host(
+    message: pb::VirtualHost,
+    table: &RouteTable,
+    at: At<'_>,
+) -> Result<VirtualHost, ConfigError> {
+    let Some(around) = &table.around else {
+        return Err(at.error(format!(
+            "the route configuration {} has its virtual hosts in itself",
+            table.name
+        )));
+    };
+    virtual_host(message, &around.around, around.limits, at)
+}
+
+impl RouteTable {
+    /// Whether its virtual hosts come by themselves.
+    pub fn discovers_hosts(&self) -> bool {
+        self.around.is_some()
+    }
+
+    /// The table with these virtual hosts beside its own. When one cannot be there, its position and
+    /// why.
+    pub fn with_hosts(
+        &self,
+        hosts: impl Iterator<Item = Arc<VirtualHost>>,
+    ) -> Result<RouteTable, (usize, ConfigError)> {
+        let mut table = self.clone();
+        let notices = RefCell::default();
+        for (i, host) in hosts.enumerate() {
+            let position = table.virtual_hosts.len();
+            index_domains(&mut table.domains, &host, position, At::root(&notices))
+                .map_err(|error| (i, error))?;
+            table.virtual_hosts.push(host);
+        }
+        Ok(table)
+    }
+}
+
 /// What a table says that its routes need.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub ignore_path_parameters: bool,
     /// Bytes a direct response may have (default 4096, route.proto).
@@ -206,6 +261,7 @@ fn virtual_host(
 
 /// What a route takes over from its virtual host, and that from its table, when it says nothing
 /// itself.
+#[derive(Debug)]
 pub(crate) struct Inherited {
     pub retry: Option<Arc<RetryPolicy>>,
     pub filters: RouteFilters,

@@ -4,6 +4,7 @@ use super::domains::DomainIndex;
 use super::index::RouteIndex;
 use super::matcher::matched_path;
 use super::{Decorator, RetryPolicy, RouteAction, RouteMatcher};
+use crate::compile::Around;
 use crate::{HeaderOps, Metadata, RequestView, RouteFilters};
 use std::sync::{Arc, OnceLock};
 
@@ -20,6 +21,8 @@ pub struct RouteTable {
     pub ignore_path_parameters: bool,
     pub metadata: Option<Arc<Metadata>>,
     pub(crate) domains: DomainIndex,
+    /// Of a table whose virtual hosts come by themselves.
+    pub(crate) around: Option<Arc<Around>>,
 }
 
 impl RouteTable {

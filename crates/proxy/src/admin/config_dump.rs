@@ -287,6 +287,8 @@ struct Item {
     any: Arc<Raw>,
     last_updated: SystemTime,
     error: Option<UpdateFailure>,
+    /// Of a route table, virtual hosts that came by themselves.
+    hosts: Vec<Arc<Raw>>,
 }
 
 struct ListenerItem {
@@ -354,7 +356,8 @@ fn sections(config: &Config, include_eds: bool) -> Vec<Section> {
             "route_config",
             None,
             &config.routes,
-        ),
+        )
+        .with_hosts(config),
     ];
     if !config.secrets.is_empty() {
         let kind = "SecretsConfigDump";
@@ -405,6 +408,14 @@ impl Section {
             }
         }
         section
+    }
+
+    /// Route tables as they serve: with the virtual hosts that came by themselves.
+    fn with_hosts(mut self, config: &Config) -> Self {
+        for item in &mut self.active {
+            item.hosts = config.discovered_hosts(&item.name).cloned().collect();
+        }
+        self
     }
 
     fn listeners<T>(version: Option<String>, entries: &BTreeMap<Arc<str>, Entry<T>>) -> Self {
@@ -478,6 +489,7 @@ impl Item {
             any: generation.any.clone(),
             last_updated: generation.last_updated,
             error,
+            hosts: Vec::new(),
         }
     }
 
@@ -487,6 +499,7 @@ impl Item {
             object.insert("version_info".to_owned(), self.version_info.clone().into());
         }
         let mut resource = descriptors.any_to_json(&self.any.type_url, &self.any.value);
+        self.add_hosts(&mut resource, descriptors);
         redact(&mut resource);
         if field == "secret" {
             object.insert("name".to_owned(), (*self.name).into());
@@ -500,6 +513,24 @@ impl Item {
             object.insert("error_state".to_owned(), failure(error, descriptors));
         }
         Value::Object(object)
+    }
+}
+
+impl Item {
+    fn add_hosts(&self, table: &mut Value, descriptors: &Descriptors) {
+        const HOST: &str = "envoy.config.route.v3.VirtualHost";
+        let hosts = self.hosts.iter();
+        let hosts: Vec<Value> = hosts
+            .filter_map(|any| descriptors.message_to_json(HOST, &any.value).ok())
+            .collect();
+        let Value::Object(fields) = table else { return };
+        if hosts.is_empty() {
+            return;
+        }
+        let all = fields.entry("virtual_hosts");
+        if let Value::Array(all) = all.or_insert_with(|| Value::Array(Vec::new())) {
+            all.extend(hosts);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use lateen_proxy_config::Notice;
 use lateen_xds::client::Target;
-use lateen_xds::{Node, NodeId};
+use lateen_xds::{Node, NodeId, VIRTUAL_HOSTS_BY_NAME};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -255,8 +255,10 @@ fn node(fields: Option<NodeFields>, notices: &mut Vec<Notice>) -> Node {
         sub_zone: fields.locality.sub_zone,
         user_agent: "lateen".to_owned(),
         user_agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        client_features: vec![VIRTUAL_HOSTS_BY_NAME.to_owned()],
         identity: None,
         stream: 0,
+        protocol: None,
     }
 }
 

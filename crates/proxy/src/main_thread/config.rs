@@ -6,13 +6,15 @@
 //!   vain for [`INIT_FETCH_TIMEOUT`].
 //! - A cluster or listener that names secrets waits for them in the same way; without them its
 //!   connections fail until they come.
-//! - A route table replaces its predecessor when every new cluster that it names is there.
+//! - A route table replaces its predecessor when every new cluster that it names is there, and its
+//!   virtual hosts are where they come by themselves.
 //! - A listener accepts when its route tables and clusters are there; at start, when all clusters
 //!   of the first update are.
 //! - A resource that is rejected leaves the last good one serving.
 //! - A listener whose address was taken begins to serve when it is free, without being sent again.
 
 mod apply;
+mod hosts;
 mod rebind;
 mod refers;
 mod secrets;
@@ -42,6 +44,8 @@ pub struct Config {
     pub listeners: BTreeMap<Arc<str>, Entry<Listener>>,
     /// Discovered tables only; inline ones are part of their listener.
     pub routes: BTreeMap<Arc<str>, Entry<RouteTable>>,
+    /// Of tables whose virtual hosts come by themselves, what they are put together from.
+    hosts: BTreeMap<Arc<str>, hosts::Discovered>,
     /// Discovered secrets.
     pub secrets: BTreeMap<SecretRef, Entry<Secret>>,
     /// What the workers have of each cluster: from EDS, inline, or DNS.
@@ -112,6 +116,10 @@ pub(super) trait Outside {
     fn worker(&mut self, update: WorkerUpdate) -> Result<(), String>;
     fn subscribe(&mut self, type_url: &'static str, name: &str);
     fn unsubscribe(&mut self, type_url: &'static str, name: &str);
+    /// Everything of a type that concerns this proxy.
+    fn subscribe_all(&mut self, type_url: &'static str);
+    /// All under names that begin so was dropped, and would be needed again.
+    fn forget(&mut self, type_url: &'static str, prefix: &str);
     /// Begin (or begin anew) to resolve the names of a DNS cluster.
     fn resolve(&mut self, cluster: &Arc<Cluster>);
     fn stop_resolving(&mut self, cluster: &str);
@@ -164,6 +172,7 @@ impl Config {
             endpoints: BTreeMap::new(),
             listeners: BTreeMap::new(),
             routes: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             secrets: BTreeMap::new(),
             cluster_endpoints: BTreeMap::new(),
             versions: BTreeMap::new(),

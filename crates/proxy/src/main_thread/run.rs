@@ -186,6 +186,18 @@ impl Outside for Effects<'_> {
         }
     }
 
+    fn subscribe_all(&mut self, type_url: &'static str) {
+        if let Some(ads) = self.ads {
+            ads.subscribe_all(type_url);
+        }
+    }
+
+    fn forget(&mut self, type_url: &'static str, prefix: &str) {
+        if let Some(ads) = self.ads {
+            ads.forget(type_url, prefix);
+        }
+    }
+
     fn follow(&mut self, secret: &SecretRef) {
         match &secret.source {
             SecretSource::Ads => self.subscribe(type_url::SECRET, &secret.name),

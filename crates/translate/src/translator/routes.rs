@@ -1,6 +1,60 @@
 //! Route tables (RDS) of one proxy, and what gRPC clients ask for in their place.
 
+use std::cell::LazyCell;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use lateen_model::{Sidecar, Workload};
+
 use super::*;
+
+/// What a route table depends on, beside the snapshot.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct ViewKey {
+    name: String,
+    pub(super) snapshot: ById<Identity>,
+    namespace: String,
+    dns_domain: String,
+    interception: Interception,
+    /// Addresses that the mesh gave to services count, those of one family.
+    dns_capture: Option<bool>,
+    pub(super) sidecar: Option<ById<Sidecar>>,
+    /// Only where a rule asks for them, and of gateways.
+    pub(super) labels: Option<BTreeMap<String, String>>,
+    /// Of a gateway, whose Services say which ports its workload binds.
+    pub(super) gateway: Option<(String, Option<ById<Workload>>)>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct TableKey {
+    name: String,
+    virtual_hosts: Vec<ById<EncodedHost>>,
+    rest: Rest,
+}
+
+/// A route table in its parts, of which either form is made when it is asked for: one resource, or
+/// one that leaves its virtual hosts to resources of their own.
+pub(super) struct Parts<R> {
+    pub(super) name: String,
+    pub(super) hosts: Vec<ById<EncodedHost>>,
+    /// Where each virtual host stands.
+    pub(super) positions: Arc<HashMap<Arc<str>, usize>>,
+    pub(super) rest: Rest,
+    /// There may be many virtual hosts.
+    pub(super) divides: bool,
+    /// One of the proxies that see it.
+    pub(super) seen_by: Arc<Proxy>,
+    pub(super) apart: OnceLock<Apart<R>>,
+}
+
+/// A table as it was and as it is.
+pub(super) type Generations<R> = (ById<Parts<R>>, ById<Parts<R>>);
+
+pub(super) struct Apart<R> {
+    pub(super) table: Arc<R>,
+    /// By the name of the resource.
+    pub(super) hosts: HashMap<Arc<str>, Arc<R>>,
+}
 
 impl<R> Translator<R> {
     pub(super) fn generate_routes(
@@ -9,121 +63,253 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         names: Names<'_>,
     ) -> Vec<Arc<R>> {
-        let mut made = Vec::new();
-        match proxy.kind {
-            ProxyKind::Sidecar => {
-                let scope = snapshot.scope(proxy);
-                let unknown_hosts = unknown_hosts(&scope);
-                if proxy.interception == Interception::Redirect {
-                    made.extend(self.captured_routes(snapshot, &scope, proxy, names));
-                }
-                if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
-                    made.extend(self.view(
-                        names::HTTP_PROXY_ROUTES,
-                        snapshot,
-                        &scope,
-                        proxy,
-                        || {
-                            let hosts = route_table::http_proxy(snapshot, &scope, proxy);
-                            let name = names::HTTP_PROXY_ROUTES.to_string();
-                            Some(self.table(name, hosts, unknown_hosts.clone()))
-                        },
-                    ));
-                }
-                for port in sidecar::egress_ports(&scope, proxy) {
-                    let name = names::listener(&port.bind, u32::from(port.number));
-                    if port.protocol != EgressProtocol::Tcp && wanted(names, || name.clone()) {
-                        let hosts = route_table::egress(snapshot, &scope, proxy, &port);
-                        made.push(self.table(name, hosts, unknown_hosts.clone()));
-                    }
-                }
+        let tables = self.route_tables(snapshot, proxy, names);
+        let form = |table: Arc<Parts<R>>| match proxy.virtual_hosts_by_name && table.divides {
+            true => self.apart(&table).table.clone(),
+            false => self.whole(&table),
+        };
+        tables.into_iter().map(form).collect()
+    }
+
+    /// Virtual hosts that are resources of their own: `TABLE/HOST`, or all of a table: `TABLE/`.
+    pub(super) fn generate_virtual_hosts(
+        &self,
+        snapshot: &MeshSnapshot,
+        proxy: &Proxy,
+        names: Names<'_>,
+    ) -> Vec<Arc<R>> {
+        let mut by_table: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for name in names.into_iter().flatten() {
+            if let Some((table, _)) = name.rsplit_once('/') {
+                by_table.entry(table).or_default().push(name);
             }
-            ProxyKind::Gateway => {
-                for (name, servers) in gateway::http_servers(snapshot, proxy) {
-                    if wanted(names, || name.clone()) {
-                        let hosts = route_table::gateway(snapshot, proxy, &servers);
-                        made.push(self.table(name, hosts, Rest::IgnorePorts));
-                    }
+        }
+        let wanted: Option<BTreeSet<String>> =
+            names.map(|_| by_table.keys().map(|table| table.to_string()).collect());
+        let tables = self.route_tables(snapshot, proxy, wanted.as_ref());
+        let mut made = Vec::new();
+        for table in tables.iter().filter(|table| table.divides) {
+            let hosts = &self.apart(table).hosts;
+            match by_table.get(table.name.as_str()) {
+                Some(some) if !some.iter().any(|name| name.ends_with('/')) => {
+                    made.extend(some.iter().filter_map(|name| hosts.get(*name)).cloned());
                 }
+                _ => made.extend(hosts.values().cloned()),
             }
         }
         made
     }
 
-    /// The tables of outbound listeners of a sidecar whose traffic is redirected.
-    fn captured_routes(
+    /// Names of the virtual hosts of these tables that differ between two snapshots; of a table that
+    /// went, none. Made once for all proxies that see the same.
+    pub fn changed_virtual_hosts(
+        &self,
+        before: &MeshSnapshot,
+        now: &MeshSnapshot,
+        proxy: &Proxy,
+        tables: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let mut changed = BTreeSet::new();
+        for name in tables {
+            let one = BTreeSet::from([name.clone()]);
+            let table = |snapshot: &MeshSnapshot| {
+                let proxy = snapshot.labelled(proxy);
+                self.route_tables(snapshot, &proxy, Some(&one)).pop()
+            };
+            match (table(before), table(now)) {
+                (Some(before), Some(now)) if Arc::ptr_eq(&before, &now) => {}
+                (Some(before), Some(now)) => {
+                    let key = (ById(before), ById(now));
+                    let differing =
+                        |(before, now): &Generations<R>| Arc::new(differences(before, now));
+                    let names = self.differences.get(key, differing);
+                    changed.extend(names.iter().cloned());
+                }
+                (None, Some(now)) => {
+                    changed.extend(self.apart(&now).hosts.keys().map(|name| name.to_string()));
+                }
+                (_, None) => {}
+            }
+        }
+        changed
+    }
+
+    fn route_tables(
+        &self,
+        snapshot: &MeshSnapshot,
+        proxy: &Proxy,
+        names: Names<'_>,
+    ) -> Vec<Arc<Parts<R>>> {
+        match proxy.kind {
+            ProxyKind::Sidecar => self.sidecar_tables(snapshot, proxy, names),
+            ProxyKind::Gateway => {
+                let named = || gateway::http_servers(snapshot, proxy);
+                let all = names
+                    .cloned()
+                    .unwrap_or_else(|| named().into_keys().collect());
+                let tables = all.into_iter().filter_map(|name| {
+                    self.view(&name, snapshot, proxy, || {
+                        let servers = named().remove(&name)?;
+                        let hosts = route_table::gateway(snapshot, proxy, &servers);
+                        Some(self.parts(&name, proxy, hosts, Rest::IgnorePorts))
+                    })
+                });
+                tables.collect()
+            }
+        }
+    }
+
+    fn sidecar_tables(
+        &self,
+        snapshot: &MeshSnapshot,
+        proxy: &Proxy,
+        names: Names<'_>,
+    ) -> Vec<Arc<Parts<R>>> {
+        let mut made = Vec::new();
+        // What a proxy sees can be much to find out; where the tables are known it is not needed.
+        let scope = LazyCell::new(|| snapshot.scope(proxy));
+        if proxy.interception == Interception::Redirect {
+            let all = match names {
+                Some(names) => names.clone(),
+                None => capture::routes::names(&scope),
+            };
+            let own = all.into_iter().filter(|name| !has_own_listener(name));
+            made.extend(own.filter_map(|name| {
+                self.view(&name, snapshot, proxy, || {
+                    self.captured_table(snapshot, &scope, proxy, &name)
+                })
+            }));
+        }
+        if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
+            let name = names::HTTP_PROXY_ROUTES;
+            made.extend(self.view(name, snapshot, proxy, || {
+                let hosts = route_table::http_proxy(snapshot, &scope, proxy);
+                Some(self.parts(name, proxy, hosts, unknown_hosts(&scope)))
+            }));
+        }
+        if snapshot.sidecar_of(proxy).is_some() {
+            for port in sidecar::egress_ports(&scope, proxy) {
+                let name = names::listener(&port.bind, u32::from(port.number));
+                if port.protocol == EgressProtocol::Tcp || !wanted(names, || name.clone()) {
+                    continue;
+                }
+                made.extend(self.view(&name, snapshot, proxy, || {
+                    let hosts = route_table::egress(snapshot, &scope, proxy, &port);
+                    Some(self.parts(&name, proxy, hosts, unknown_hosts(&scope)))
+                }));
+            }
+        }
+        made
+    }
+
+    /// The table of an outbound listener of a sidecar whose traffic is redirected.
+    fn captured_table(
         &self,
         snapshot: &MeshSnapshot,
         scope: &Scope<'_>,
         proxy: &Proxy,
-        names: Names<'_>,
-    ) -> Vec<Arc<R>> {
-        let all = match names {
-            Some(names) => names.clone(),
-            None => capture::routes::names(scope),
-        };
+        name: &str,
+    ) -> Option<Parts<R>> {
+        let (hosts, all_hosts) = capture::routes::table(snapshot, scope, proxy, name)?;
         let rest = match unknown_hosts(scope) {
+            _ if all_hosts => Rest::IgnorePorts,
             Rest::EgressProxy(cluster) => Rest::PassToEgressProxy(cluster),
             Rest::UnknownNames => Rest::PassUnknownNames,
             _ if scope.outbound_policy() == OutboundPolicy::AllowAny => Rest::PassUnknownHosts,
             _ => Rest::RefuseUnknownHosts,
         };
-        let tables = all.into_iter().filter_map(|name| {
-            self.view(&name, snapshot, scope, proxy, || {
-                let (hosts, all_hosts) = capture::routes::table(snapshot, scope, proxy, &name)?;
-                let rest = match all_hosts {
-                    true => Rest::IgnorePorts,
-                    false => rest.clone(),
-                };
-                Some(self.table(name.clone(), hosts, rest))
-            })
-        });
-        tables.collect()
+        let mut parts = self.parts(name, proxy, hosts, rest);
+        parts.divides = !all_hosts;
+        Some(parts)
     }
 
-    /// A table of outbound routes, made once for all proxies that see the same.
+    /// A table, made once for all proxies that see the same.
     fn view(
         &self,
         name: &str,
         snapshot: &MeshSnapshot,
-        scope: &Scope<'_>,
         proxy: &Proxy,
-        make: impl FnOnce() -> Option<Arc<R>>,
-    ) -> Option<Arc<R>> {
+        make: impl FnOnce() -> Option<Parts<R>>,
+    ) -> Option<Arc<Parts<R>>> {
+        let is_gateway = proxy.kind == ProxyKind::Gateway;
         let key = ViewKey {
             name: name.to_string(),
-            snapshot: ById(snapshot.identity.clone()),
+            snapshot: ById(snapshot.routing.clone()),
             namespace: proxy.namespace.clone(),
             dns_domain: proxy.dns_domain.clone(),
             interception: proxy.interception,
-            sidecar: scope.sidecar().cloned().map(ById),
-            labels: snapshot
-                .rules_ask_for_labels()
-                .then(|| proxy.labels.clone()),
+            dns_capture: proxy.dns_capture.then(|| proxy.address.contains(':')),
+            sidecar: snapshot.sidecar_of(proxy).cloned().map(ById),
+            labels: (is_gateway || snapshot.rules_ask_for_labels()).then(|| proxy.labels.clone()),
+            gateway: is_gateway.then(|| {
+                let workload = snapshot.workload(&proxy.namespace, &proxy.name);
+                (proxy.bind.clone(), workload.cloned().map(ById))
+            }),
         };
-        (*self.views.get(key, |_| Arc::new(make()))).clone()
+        (*self.views.get(key, |_| Arc::new(make().map(Arc::new)))).clone()
     }
 
-    fn table(&self, name: String, hosts: Vec<VirtualHostKey>, rest: Rest) -> Arc<R> {
-        let hosts = hosts.into_iter().map(|key| {
-            ById(
-                self.virtual_hosts
-                    .get(key, |key| Arc::new(virtual_hosts::encode(key))),
-            )
+    fn parts(&self, name: &str, proxy: &Proxy, hosts: Vec<VirtualHostKey>, rest: Rest) -> Parts<R> {
+        let hosts = hosts.into_iter().map(|key| self.encoded_host(key));
+        let fallback = self.fallbacks.get(rest.clone(), |rest| {
+            Arc::new(route_table::fallback(rest).map(Arc::new))
         });
-        let key = TableKey {
-            name,
-            virtual_hosts: hosts.collect(),
+        let hosts: Vec<_> = hosts.chain((*fallback).clone()).map(ById).collect();
+        let names = hosts.iter().map(|host| host.name.clone());
+        Parts {
+            name: name.to_string(),
+            positions: Arc::new(names.enumerate().map(|(at, name)| (name, at)).collect()),
+            hosts,
             rest,
+            divides: true,
+            seen_by: Arc::new(proxy.clone()),
+            apart: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn encoded_host(&self, key: VirtualHostKey) -> Arc<EncodedHost> {
+        let encode = |key: &Arc<VirtualHostKey>| Arc::new(virtual_hosts::encode(key));
+        self.virtual_hosts.get(Arc::new(key), encode)
+    }
+
+    /// A virtual host as a resource of its own, and its name.
+    pub(super) fn named_host(
+        &self,
+        table: &Arc<str>,
+        host: &ById<EncodedHost>,
+    ) -> (Arc<str>, Arc<R>) {
+        let full = resource_name(table, &host.name);
+        let made = self
+            .named_hosts
+            .get((table.clone(), host.clone()), |(_, host)| {
+                self.wrap(full.clone(), type_url::VIRTUAL_HOST, host.named(&full))
+            });
+        (full.into(), made)
+    }
+
+    /// The table with all of its virtual hosts, as one resource.
+    fn whole(&self, parts: &Parts<R>) -> Arc<R> {
+        let key = TableKey {
+            name: parts.name.clone(),
+            virtual_hosts: parts.hosts.clone(),
+            rest: parts.rest.clone(),
         };
         self.tables.get(key, |key| {
-            let hosts: Vec<Arc<Vec<u8>>> = key
-                .virtual_hosts
-                .iter()
-                .map(|host| host.0.clone())
-                .collect();
-            let bytes = route_table::assemble(&key.name, &hosts, &key.rest);
+            let bytes = route_table::assemble(&key.name, &key.virtual_hosts, &key.rest);
             self.wrap(key.name.clone(), type_url::ROUTE, bytes)
+        })
+    }
+
+    /// The table and its virtual hosts as resources of their own.
+    fn apart<'p>(&self, parts: &'p Parts<R>) -> &'p Apart<R> {
+        parts.apart.get_or_init(|| {
+            let table = route_table::without_hosts(&parts.name, &parts.rest);
+            let name: Arc<str> = parts.name.as_str().into();
+            let hosts = parts.hosts.iter().map(|host| self.named_host(&name, host));
+            Apart {
+                hosts: hosts.collect(),
+                table: self.wrap(parts.name.clone(), type_url::ROUTE, table),
+            }
         })
     }
 
@@ -178,10 +364,37 @@ impl<R> Translator<R> {
                 require_tls: false,
                 mesh: ById(snapshot.settings.clone()),
             };
-            Some(self.table(name.clone(), vec![key], Rest::Nothing))
+            Some(self.whole(&self.parts(name, proxy, vec![key], Rest::Nothing)))
         });
         named.collect()
     }
+}
+
+/// Whether a table is of no listener that takes captured connections.
+fn has_own_listener(name: &str) -> bool {
+    name == names::HTTP_PROXY_ROUTES || name.starts_with(envoy::UNIX)
+}
+
+/// Names of the resources of virtual hosts that one has otherwise than the other, or only one has.
+fn differences<R>(before: &Parts<R>, now: &Parts<R>) -> BTreeSet<String> {
+    let of = |table: &Parts<R>, name: &str| {
+        let at = table.positions.get(name)?;
+        table.hosts.get(*at).cloned()
+    };
+    let same = |name: &str| match (of(before, name), of(now, name)) {
+        (Some(before), Some(now)) => before == now || before.says_the_same(&now),
+        _ => false,
+    };
+    let names = before.positions.keys().chain(now.positions.keys());
+    let differing = names.filter(|name| !same(name));
+    differing
+        .map(|name| resource_name(&now.name, name))
+        .collect()
+}
+
+/// The last slash parts the two names.
+fn resource_name(table: &str, host: &str) -> String {
+    format!("{table}/{}", host.replace('/', "_"))
 }
 
 /// Where requests for hosts go that the proxy does not know. Where nothing is captured there is no

@@ -254,6 +254,12 @@ impl Client {
             .change(|state| state.subscribe(type_url, names));
     }
 
+    /// Of what came with a subscription to everything, the owner has dropped all under names that
+    /// begin so; it is not claimed to be held after a reconnect.
+    pub fn forget(&self, type_url: &str, prefix: &str) {
+        self.handle.0.change(|state| state.forget(type_url, prefix));
+    }
+
     /// These names no longer; the client forgets their versions.
     pub fn unsubscribe(&self, type_url: &str, names: impl IntoIterator<Item = String>) {
         self.handle

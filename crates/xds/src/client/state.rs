@@ -89,6 +89,12 @@ impl State {
         }
     }
 
+    /// What was accepted of a type under names that begin so is no longer held.
+    pub(super) fn forget(&mut self, type_url: &str, prefix: &str) {
+        let versions = &mut self.watched(type_url).versions;
+        versions.retain(|name, _| !name.starts_with(prefix));
+    }
+
     fn watched(&mut self, type_url: &str) -> &mut Watched {
         self.types.entry(type_url.to_owned()).or_default()
     }

@@ -15,7 +15,7 @@ use super::service::{Pieces, Requests};
 use super::wire::Wire;
 use super::{Caller, Inner, Source};
 use crate::session::{Answer, Gate, Request, Response, Session, View};
-use crate::{Changed, Node, Protocol, ProxyStatus, Push, type_url};
+use crate::{Changed, Names, Node, Protocol, ProxyStatus, Push, type_url};
 
 /// What the server knows of a stream; shared between its task, pushes and status.
 pub(super) struct Connection<S> {
@@ -221,6 +221,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
     fn accept(&mut self, mut node: Node) -> Result<(), End> {
         let caller = self.connection.caller.as_ref();
         node.identity = caller.and_then(|caller| caller.identity.clone());
+        node.protocol = Some(W::PROTOCOL);
         node.stream = self.connection.id;
         if let Err(reason) = self.server.source.connect(&node) {
             tracing::warn!(node = %node.id, reason, "refused");
@@ -281,13 +282,27 @@ impl<S: Source, W: Wire> Stream<S, W> {
                     true => &Changed::All,
                     false => &push.changed,
                 };
-                self.connection.session().begin(changed);
+                let hosts = self.changed_hosts(changed, &push.snapshot);
+                self.connection.session().begin(changed, hosts);
                 self.pushing_since = Some(push.since);
                 self.current = push;
             }
             let responses = self.with_view(|session, view| session.step(view));
             self.send(responses).await?;
         }
+    }
+
+    /// The virtual hosts that differ between the push that this stream stands at and the next one,
+    /// so that only they are looked at; `None` where the push says what changed well enough.
+    fn changed_hosts(&self, changed: &Changed, now: &S::Snapshot) -> Option<Names> {
+        if changed.of(type_url::VIRTUAL_HOST) != Some(&Names::All) {
+            return None;
+        }
+        let node = self.connection.node.get()?;
+        let tables = self.connection.session().host_tables()?;
+        let (source, before) = (&self.server.source, &self.current.snapshot);
+        let names = source.changed_hosts(before, now, node, &tables)?;
+        Some(Names::Some(names))
     }
 
     /// Runs a step of the session against the current snapshot. Synchronous on purpose: nothing

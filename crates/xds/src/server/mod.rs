@@ -42,6 +42,8 @@ pub trait Source: Send + Sync + 'static {
     /// The resources of one type for one proxy. `names`: `None` is everything the proxy may see,
     /// otherwise only these; a name that does not exist is left out. Called from the proxy's own
     /// task and never for two types of one proxy at once; must not block on I/O.
+    ///
+    /// Of virtual hosts, `TABLE/` stands for all of a route table.
     fn generate(
         &self,
         snapshot: &Self::Snapshot,
@@ -49,6 +51,19 @@ pub trait Source: Send + Sync + 'static {
         type_url: &str,
         names: Option<&BTreeSet<String>>,
     ) -> Vec<Arc<Resource>>;
+
+    /// Names of the virtual hosts of these route tables that came, went or changed for one proxy
+    /// from one snapshot to another; `None`: not known, so that all have to be looked at. Not asked
+    /// for tables alone: a table that went has lost none.
+    fn changed_hosts(
+        &self,
+        _before: &Self::Snapshot,
+        _now: &Self::Snapshot,
+        _node: &Node,
+        _tables: &BTreeSet<String>,
+    ) -> Option<BTreeSet<String>> {
+        None
+    }
 }
 
 /// Bounds against slow and hostile clients, and timing.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
 use super::{Answer, Response, Session, View, Watch};
-use crate::type_url::{is_wildcard_by_default, tells_absence};
+use crate::type_url::{ROUTE, VIRTUAL_HOST, is_wildcard_by_default, tells_absence};
 use crate::{Names, Resource};
 
 const WILDCARD: &str = "*";
@@ -31,6 +31,12 @@ impl Session {
             watch.adopt(request.initial_resource_versions);
             watch.prune();
         }
+        if url == VIRTUAL_HOST {
+            return (answer, self.host_request(&asked.names, first, view));
+        }
+        if url == ROUTE && !request.resource_names_unsubscribe.is_empty() {
+            self.forget_tables();
+        }
         let response = match (first, asked) {
             (true, _) => self.delta_first(url, view),
             (
@@ -45,7 +51,12 @@ impl Session {
             }
             _ => None,
         };
-        (answer, response.into_iter().collect())
+        let mut responses: Vec<Response> = response.into_iter().collect();
+        if url == ROUTE {
+            // Those of a table come after it, and at once.
+            responses.extend(self.host_update(&Names::Some(BTreeSet::new()), view));
+        }
+        (answer, responses)
     }
 
     /// The first request of a type is answered with all that the client lacks. A client that asks
@@ -121,6 +132,10 @@ impl Session {
         watch
             .pending_removals
             .retain(|name| !present.contains(name.as_str()));
+        if url == ROUTE {
+            let accepted = |name: &str| watch.has_accepted(name) && !asked.contains(name);
+            self.tables.note(&found, accepted);
+        }
         if news.is_empty() && missing.is_empty() {
             return None;
         }

@@ -10,6 +10,7 @@
 //!   after the rest was answered ("make before break").
 
 mod delta;
+mod hosts;
 mod sotw;
 mod watch;
 
@@ -21,8 +22,9 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use prost::Message;
 use thiserror::Error;
 
-use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST};
 use crate::{Changed, Names, Protocol, Resource, Stamp, TypeStatus};
+use hosts::HostTables;
 pub(crate) use watch::Answer;
 use watch::Watch;
 
@@ -90,6 +92,8 @@ pub(crate) struct Session {
     rewarm: BTreeSet<String>,
     /// Those of them that were not sent yet, and since when: what refers to the cluster waits.
     unwarmed: BTreeMap<String, Instant>,
+    /// Route tables whose virtual hosts are resources of their own.
+    tables: HostTables,
     /// What is left of the push in work, in push order.
     todo: VecDeque<(String, Names)>,
 }
@@ -110,6 +114,7 @@ impl Session {
             watches: BTreeMap::new(),
             rewarm: BTreeSet::new(),
             unwarmed: BTreeMap::new(),
+            tables: HostTables::default(),
             todo: VecDeque::new(),
         }
     }
@@ -154,25 +159,37 @@ impl Session {
                 true => watch.retry.pop_front(),
                 false => None,
             };
+            let mut retold = std::mem::take(&mut watch.retold);
+            // Of other types a client carries removals out whatever else it refuses.
+            retold.retain(|name| type_url == VIRTUAL_HOST && !watch.held.contains_key(&**name));
             if let Some(names) = held_back {
                 responses.extend(self.update(&type_url, &names, view));
             }
-            if let Some(names) = retry {
-                let resources = (view.generate)(&type_url, Some(&names));
-                responses.extend(self.send(&type_url, resources, Vec::new(), view));
+            if retry.is_some() || !retold.is_empty() {
+                let names = retry.iter();
+                let resources = names.flat_map(|names| (view.generate)(&type_url, Some(names)));
+                let resources = resources.collect();
+                responses.extend(self.send(&type_url, resources, retold, view));
             }
         }
         Ok((answer, responses))
     }
 
-    /// Begins a push; [`Session::step`] carries it out.
-    pub(crate) fn begin(&mut self, changed: &Changed) {
+    /// Begins a push; [`Session::step`] carries it out. `hosts`: which virtual hosts changed for
+    /// this client, where that is known better than the push says it.
+    pub(crate) fn begin(&mut self, changed: &Changed, hosts: Option<Names>) {
         let mut todo: Vec<(String, Names)> = Vec::new();
         for url in self.watches.keys() {
             match changed.of(url) {
+                Some(_) if url == VIRTUAL_HOST && hosts.is_some() => {
+                    todo.extend(hosts.clone().map(|names| (url.clone(), names)));
+                }
                 Some(names) => todo.push((url.clone(), names.clone())),
-                // Clusters that are replaced may wait for endpoints that did not change.
-                None if url == ENDPOINT => todo.push((url.clone(), Names::Some(BTreeSet::new()))),
+                // Clusters that are replaced may wait for endpoints that did not change, and route
+                // tables that are new for their virtual hosts.
+                None if url == ENDPOINT || url == VIRTUAL_HOST => {
+                    todo.push((url.clone(), Names::Some(BTreeSet::new())));
+                }
                 None => {}
             }
         }
@@ -255,6 +272,7 @@ impl Session {
             return None;
         }
         match self.protocol {
+            Protocol::Delta if url == VIRTUAL_HOST => self.host_update(names, view),
             Protocol::Delta => self.delta_update(url, names, view),
             Protocol::Sotw => self.sotw_update(url, names, view),
         }

@@ -25,6 +25,8 @@ pub(super) struct Watch {
     /// Resources of a refused response that may be good: to be sent again, group by group, one
     /// group at a time. Groups only get smaller, so this ends.
     pub(super) retry: VecDeque<BTreeSet<String>>,
+    /// Removals of a refused response, which the client may not have carried out.
+    pub(super) retold: Vec<String>,
     /// Changes not sent because too many responses have no answer.
     pub(super) held_back: Option<Names>,
     pub(super) sent: Option<Stamp>,
@@ -53,6 +55,7 @@ pub(super) struct Sent {
     pub(super) at: Instant,
     /// Name, version, and whether it differed from what the client had.
     pub(super) resources: Vec<(Arc<str>, Arc<str>, bool)>,
+    removed: Vec<String>,
 }
 
 /// What an answer was.
@@ -101,6 +104,13 @@ impl Watch {
             .is_some_and(|held| held.sent == resource.version)
     }
 
+    /// Whether the client has taken any version of it.
+    pub(super) fn has_accepted(&self, name: &str) -> bool {
+        self.held
+            .get(name)
+            .is_some_and(|held| held.acked().is_some())
+    }
+
     fn is_refused(&self, name: &str) -> bool {
         self.held.get(name).is_some_and(Held::is_refused)
     }
@@ -146,6 +156,7 @@ impl Watch {
             stamp,
             at,
             resources: listed,
+            removed: removed.to_vec(),
         });
     }
 
@@ -177,6 +188,10 @@ impl Watch {
             }
             Some(error) => {
                 self.reject(&sent, error);
+                // One that had nothing else cannot have been refused for something else.
+                if !sent.resources.is_empty() {
+                    self.retold.extend(sent.removed);
+                }
                 self.nack = Some(Nack {
                     version: stamp.version,
                     nonce: stamp.nonce,

@@ -7,6 +7,7 @@
 )]
 
 mod grpc;
+mod hosts;
 mod mesh;
 
 use std::net::SocketAddr;

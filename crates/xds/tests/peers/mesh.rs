@@ -45,7 +45,7 @@ impl Draft {
     }
 }
 
-fn ads() -> Value {
+pub fn ads() -> Value {
     json!({"ads": {}, "resource_api_version": "V3"})
 }
 
@@ -134,11 +134,15 @@ impl Source for Truth {
         type_url: &str,
         names: Option<&BTreeSet<String>>,
     ) -> Vec<Arc<Resource>> {
+        // Of virtual hosts, `TABLE/` is all of a table.
+        let whole = |name: &str, names: &BTreeSet<String>| {
+            let table = name.rsplit_once('/').map(|(table, _)| format!("{table}/"));
+            table.is_some_and(|table| names.contains(&table))
+        };
+        let wanted = |name: &String| names.is_none_or(|all| all.contains(name) || whole(name, all));
         snapshot
             .iter()
-            .filter(|((url, name), _)| {
-                url == type_url && names.is_none_or(|names| names.contains(name))
-            })
+            .filter(|((url, name), _)| url == type_url && wanted(name))
             .map(|(_, resource)| resource.clone())
             .collect()
     }

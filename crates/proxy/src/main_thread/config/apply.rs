@@ -51,7 +51,10 @@ impl Config {
         now: Instant,
         out: &mut dyn Outside,
     ) -> Vec<Rejection> {
-        let rejections = self.take(url, resources, Origin::Ads, now, out);
+        let rejections = match url {
+            type_url::VIRTUAL_HOST => self.take_hosts(resources, removed, now),
+            _ => self.take(url, resources, Origin::Ads, now, out),
+        };
         for name in removed {
             self.remove(url, name, out);
         }
@@ -98,7 +101,7 @@ impl Config {
             let outcome = match url {
                 type_url::CLUSTER => self.set_cluster(&arrival, out),
                 type_url::ENDPOINT => self.set_endpoints(&arrival, out),
-                type_url::ROUTE => self.set_routes(&arrival),
+                type_url::ROUTE => self.set_routes(&arrival, out),
                 type_url::LISTENER => self.set_listener(&arrival, out),
                 type_url::SECRET => self.set_secret(of_ads(&received.name), &arrival, out),
                 _ => Err(format!("this proxy takes no resources of type {url}")),
@@ -297,7 +300,7 @@ impl Config {
         self.settle(now, out);
     }
 
-    fn set_routes(&mut self, arrival: &Arrival<'_>) -> Result<(), String> {
+    fn set_routes(&mut self, arrival: &Arrival<'_>, out: &mut dyn Outside) -> Result<(), String> {
         let name: Arc<str> = arrival.received.name.as_str().into();
         if !self.wait.rds_names.contains(&name) {
             return Ok(());
@@ -306,7 +309,8 @@ impl Config {
         let offered = entry.offer(arrival, compile_routes, Refers::of_table, |t| &t.name)?;
         self.wait.rds_missing.remove(&name);
         if matches!(offered, Offered::New) {
-            self.wait.warming_routes.insert(name);
+            self.wait.warming_routes.insert(name.clone());
+            self.take_table(&name, out)?;
         }
         Ok(())
     }
@@ -381,10 +385,12 @@ impl Config {
         for name in wanted.difference(&self.wait.rds_names) {
             out.subscribe(type_url::ROUTE, name);
         }
-        for name in self.wait.rds_names.difference(&wanted) {
+        let gone: Vec<_> = self.wait.rds_names.difference(&wanted).cloned().collect();
+        for name in &gone {
             out.unsubscribe(type_url::ROUTE, name);
             self.wait.rds_missing.remove(name);
             self.wait.warming_routes.remove(name);
+            self.forget_hosts(name, out);
             if has_active(self.routes.remove(name).as_ref()) {
                 let _ = out.worker(WorkerUpdate::RemoveRoutes(name.clone()));
             }

@@ -128,8 +128,10 @@ impl Config {
                     .routes
                     .get(*name)
                     .and_then(|entry| entry.warming.as_ref());
-                warming
-                    .is_none_or(|warming| waited(warming, now) || self.clusters_up(&warming.refers))
+                warming.is_none_or(|warming| {
+                    waited(warming, now)
+                        || (self.hosts_up(name) && self.clusters_up(&warming.refers))
+                })
             })
             .cloned()
             .collect();

@@ -95,6 +95,14 @@ impl Outside for Workers {
         );
     }
 
+    fn subscribe_all(&mut self, type_url: &'static str) {
+        self.asked.insert((type_url, "*".to_owned()));
+    }
+
+    fn forget(&mut self, _type_url: &'static str, prefix: &str) {
+        self.log.push(format!("forget {prefix}"));
+    }
+
     fn follow(&mut self, secret: &SecretRef) {
         self.subscribe(SECRET, &secret.name);
     }
@@ -301,6 +309,8 @@ impl Bench {
         self.log();
     }
 }
+
+mod hosts;
 
 #[test]
 fn a_start_brings_clusters_routes_and_listeners_in_this_order() {

@@ -1,6 +1,7 @@
 //! The session alone: tables for the rules of both protocols. `history` is the property.
 
 mod history;
+mod hosts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,8 +35,16 @@ impl World {
 
     fn generate(&self, url: &str, names: Option<&BTreeSet<String>>) -> Vec<Arc<Resource>> {
         let all = self.0.get(url).into_iter().flatten();
-        all.filter(|(name, _)| names.is_none_or(|names| names.contains(*name)))
+        let wanted = |name: &String| {
+            let table = name.rsplit_once('/').map(|(table, _)| format!("{table}/"));
+            let whole = |names: &BTreeSet<String>| table.is_some_and(|t| names.contains(&t));
+            names.is_none_or(|names| names.contains(name) || whole(names))
+        };
+        all.filter(|(name, _)| wanted(name))
             .map(|(name, content)| {
+                if url == ROUTE && *content >= hosts::APART {
+                    return hosts::table(name, *content);
+                }
                 let message = Cluster {
                     name: name.clone(),
                     alt_stat_name: content.to_string(),
@@ -90,7 +99,7 @@ impl Driver {
     }
 
     fn push(&mut self, changed: Changed) -> Vec<Response> {
-        self.session.begin(&changed);
+        self.session.begin(&changed, None);
         self.with(|s, view| s.step(view))
     }
 
