@@ -122,11 +122,17 @@ impl Config {
             type_url::LISTENER => self.remove_listener(name, out),
             // Envoy keeps the last endpoints and routes of what is still asked for; the removal
             // only ends the wait for what never came.
-            type_url::ENDPOINT if !has_active(self.endpoints.get(name)) => {
+            // Of what is not asked for, nothing is missing when it is.
+            type_url::ENDPOINT
+                if self.wait.eds_users.contains_key(name)
+                    && !has_active(self.endpoints.get(name)) =>
+            {
                 self.wait.eds_missing.insert(name.into());
             }
             type_url::SECRET => self.remove_secret(name),
-            type_url::ROUTE if !has_active(self.routes.get(name)) => {
+            type_url::ROUTE
+                if self.wait.rds_names.contains(name) && !has_active(self.routes.get(name)) =>
+            {
                 self.wait.rds_missing.insert(name.into());
             }
             _ => {}

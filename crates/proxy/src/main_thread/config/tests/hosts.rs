@@ -167,6 +167,8 @@ fn a_new_cluster_is_waited_for_and_what_is_no_longer_asked_for_is_forgotten() {
     assert_eq!(bench.log(), "cluster b, endpoints b 1, routes r");
     bench.update(LISTENER, &[], &["l"]);
     assert_eq!(bench.log(), "no listener l, forget r/, no routes r");
+    // Told when nobody asks any more: no reason to begin without it later.
+    bench.update(ROUTE, &[], &["r"]);
     bench.update(LISTENER, &[listener("l", 1, "r")], &[]);
     bench.update(ROUTE, &[table("r", 1, &["*"])], &[]);
     assert_eq!(bench.log(), "");
