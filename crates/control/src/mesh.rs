@@ -248,7 +248,7 @@ pub(crate) async fn follow(
             server.push(Push {
                 version,
                 snapshot,
-                changed,
+                changed: Arc::new(changed),
                 since: batch.since,
             });
         }

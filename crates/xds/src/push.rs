@@ -15,8 +15,9 @@ pub struct Push<S> {
     /// Shown to people (`version_info`, proxy-status); for instance the store revision.
     pub version: String,
     pub snapshot: Arc<S>,
-    /// What may have changed since the previous push. Too much costs work, too little is a bug.
-    pub changed: Changed,
+    /// What may have changed since the previous push. Too much costs work, too little is a bug. All
+    /// streams share it, except those that lag.
+    pub changed: Arc<Changed>,
     /// When the change that caused this push arrived; start of `pilot_proxy_convergence_time`.
     pub since: Instant,
 }
@@ -26,7 +27,7 @@ impl<S> Push<S> {
         Self {
             version: version.into(),
             snapshot,
-            changed,
+            changed: Arc::new(changed),
             since: Instant::now(),
         }
     }
@@ -79,7 +80,7 @@ impl Changed {
         match types.get_mut(type_url) {
             Some(present) => present.merge(names),
             None => {
-                types.insert(type_url.to_owned(), names);
+                types.insert(type_url.to_owned(), names.bounded());
             }
         }
     }
@@ -116,10 +117,15 @@ impl Names {
             (_, Self::All) => *self = Self::All,
             (Self::Some(present), Self::Some(more)) => {
                 present.extend(more);
-                if present.len() > MOST_NAMES {
-                    *self = Self::All;
-                }
+                *self = Self::Some(std::mem::take(present)).bounded();
             }
+        }
+    }
+
+    fn bounded(self) -> Self {
+        match self {
+            Self::Some(names) if names.len() > MOST_NAMES => Self::All,
+            names => names,
         }
     }
 }
@@ -149,5 +155,7 @@ mod tests {
         assert!(matches!(changed.of(ENDPOINT), Some(Names::Some(_))));
         changed.merge(Changed::names(ENDPOINT, ["one more"]));
         assert_eq!(changed.of(ENDPOINT), Some(&Names::All));
+        let at_once = Changed::names(ENDPOINT, (0..=MOST_NAMES).map(|i| i.to_string()));
+        assert_eq!(at_once.of(ENDPOINT), Some(&Names::All));
     }
 }

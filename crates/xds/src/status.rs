@@ -9,6 +9,14 @@ use serde::Serialize;
 use crate::Node;
 use crate::type_url;
 
+/// How much a copy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// The types, without their resources: some hundred bytes for a client with thousands of them.
+    Types,
+    Resources,
+}
+
 /// One open stream.
 #[derive(Clone, Debug)]
 pub struct ProxyStatus {

@@ -15,6 +15,7 @@ use super::service::{Pieces, Requests};
 use super::wire::Wire;
 use super::{Caller, Inner, Source};
 use crate::session::{Answer, Gate, Request, Response, Session, View};
+use crate::status::Detail;
 use crate::{Changed, Names, Node, Protocol, ProxyStatus, Push, type_url};
 
 /// What the server knows of a stream; shared between its task, pushes and status.
@@ -64,7 +65,7 @@ impl<S> Connection<S> {
             None => push.clone(),
             Some(waiting) => {
                 let mut changed = waiting.changed;
-                changed.merge(push.changed.clone());
+                Arc::make_mut(&mut changed).merge((*push.changed).clone());
                 Push {
                     changed,
                     since: waiting.since,
@@ -99,7 +100,7 @@ impl<S> Connection<S> {
     }
 
     /// `None` before the first request.
-    pub(super) fn status(&self) -> Option<ProxyStatus> {
+    pub(super) fn status(&self, detail: Detail) -> Option<ProxyStatus> {
         let node = self.node.get()?.clone();
         // Before the session: it is at least as new as the version says.
         let version = self
@@ -107,7 +108,7 @@ impl<S> Connection<S> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let mut types = self.session().status();
+        let mut types = self.session().status(detail);
         if self.has_push() {
             // Only types that still owe an answer hold the push up.
             for status in types.values_mut().filter(|status| status.outstanding > 0) {
@@ -280,7 +281,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
                 };
                 let changed = match std::mem::take(&mut self.unheard) {
                     true => &Changed::All,
-                    false => &push.changed,
+                    false => &*push.changed,
                 };
                 let hosts = self.changed_hosts(changed, &push.snapshot);
                 self.connection.session().begin(changed, hosts);

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use crate::metrics::Metrics;
+use crate::status::Detail;
 use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
 pub use connection::passed;
 use connection::{Connection, Pace, Stream};
@@ -165,15 +166,22 @@ impl<S: Source> Server<S> {
 
     /// Every open stream, ordered by proxy name.
     pub fn status(&self) -> Vec<ProxyStatus> {
+        self.status_in(Detail::Resources)
+    }
+
+    fn status_in(&self, detail: Detail) -> Vec<ProxyStatus> {
         let connections: Vec<_> = self.inner.state().connections.values().cloned().collect();
-        let mut all: Vec<_> = connections.iter().filter_map(|c| c.status()).collect();
+        let mut all: Vec<_> = connections
+            .iter()
+            .filter_map(|connection| connection.status(detail))
+            .collect();
         all.sort_by_cached_key(|proxy| (proxy.node.short_id(), proxy.connected_at));
         all
     }
 
     /// Counters under Istio's names.
     pub fn metrics(&self) -> Vec<Metric> {
-        self.inner.metrics.read(&self.status())
+        self.inner.metrics.read(&self.status_in(Detail::Types))
     }
 
     /// The version of the last push.

@@ -22,6 +22,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use prost::Message;
 use thiserror::Error;
 
+use crate::status::Detail;
 use crate::type_url::{self, CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST};
 use crate::{Changed, Names, Protocol, Resource, Stamp, TypeStatus};
 use hosts::HostTables;
@@ -254,10 +255,10 @@ impl Session {
         Gate::Open
     }
 
-    pub(crate) fn status(&self) -> BTreeMap<String, TypeStatus> {
+    pub(crate) fn status(&self, detail: Detail) -> BTreeMap<String, TypeStatus> {
         self.watches
             .iter()
-            .map(|(url, watch)| (url.clone(), watch.status()))
+            .map(|(url, watch)| (url.clone(), watch.status(detail)))
             .collect()
     }
 

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use envoy_types::pb::google::rpc;
 
+use crate::status::Detail;
 use crate::{Nack, Names, Resource, ResourceState, ResourceStatus, Stamp, TypeStatus, nack};
 
 #[derive(Default)]
@@ -258,7 +259,7 @@ impl Watch {
         }
     }
 
-    pub(super) fn status(&self) -> TypeStatus {
+    pub(super) fn status(&self, detail: Detail) -> TypeStatus {
         TypeStatus {
             wildcard: self.wildcard,
             subscribed: self.names.len(),
@@ -267,11 +268,15 @@ impl Watch {
             nack: self.nack.clone(),
             outstanding: self.outstanding.len(),
             held_back: self.held_back.is_some(),
-            resources: self
-                .held
-                .iter()
-                .map(|(name, held)| (name.to_string(), held.status()))
-                .collect(),
+            resources: match detail {
+                Detail::Types => BTreeMap::new(),
+                Detail::Resources => {
+                    let named = self.held.iter();
+                    named
+                        .map(|(name, held)| (name.to_string(), held.status()))
+                        .collect()
+                }
+            },
         }
     }
 }

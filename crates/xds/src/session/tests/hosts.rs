@@ -164,7 +164,7 @@ fn a_refused_virtual_host_is_tried_alone_and_shown() {
     });
     assert_eq!(show(&next), "vhds +r/b@2");
     assert_eq!(show(&refuse(&mut driver, &next[0])), "");
-    let status = &driver.session.status()[VIRTUAL_HOST];
+    let status = &driver.session.status(Detail::Resources)[VIRTUAL_HOST];
     assert_eq!(status.resources["r/a"].state, ResourceState::Acked);
     assert!(matches!(
         status.resources["r/b"].state,

@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use envoy_types::pb::google::rpc;
 
 use super::{Answer, Gate, Refused, Request, Response, Session, View};
+use crate::status::Detail;
 use crate::type_url::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use crate::{Changed, Names, Protocol, Resource, ResourceState};
 
@@ -430,7 +431,7 @@ fn a_rejection_that_names_a_resource_leaves_the_others_accepted() {
         details: vec![],
     });
     driver.delta(nack);
-    let status = &driver.session.status()[CLUSTER];
+    let status = &driver.session.status(Detail::Resources)[CLUSTER];
     assert_eq!(status.state(), crate::SyncState::Error);
     assert_eq!(status.resources["a"].state, ResourceState::Acked);
     assert_eq!(
@@ -449,7 +450,7 @@ fn a_rejection_that_names_a_resource_leaves_the_others_accepted() {
     assert_eq!(show(&push), "cds +c@1");
     driver.ack_all(&push);
     assert_eq!(
-        driver.session.status()[CLUSTER].state(),
+        driver.session.status(Detail::Resources)[CLUSTER].state(),
         crate::SyncState::Error
     );
     driver
@@ -461,7 +462,7 @@ fn a_rejection_that_names_a_resource_leaves_the_others_accepted() {
     let push = driver.push(Changed::All);
     driver.ack_all(&push);
     assert_eq!(
-        driver.session.status()[CLUSTER].state(),
+        driver.session.status(Detail::Resources)[CLUSTER].state(),
         crate::SyncState::Synced
     );
 }
@@ -501,7 +502,7 @@ fn a_rejection_of_a_whole_response_is_narrowed_down_to_the_bad_resources() {
     let first = driver.delta(delta(CLUSTER, &[]));
     let applied = refuse_whole(&mut driver, first, &["c7", "c13"]);
     assert_eq!(applied.len(), 18);
-    let status = &driver.session.status()[CLUSTER];
+    let status = &driver.session.status(Detail::Resources)[CLUSTER];
     let refused: Vec<_> = status
         .resources
         .iter()
@@ -583,7 +584,7 @@ fn a_client_that_never_answers_is_not_flooded_and_catches_up_with_its_first_answ
             last = push;
         }
     }
-    let status = &driver.session.status()[CLUSTER];
+    let status = &driver.session.status(Detail::Resources)[CLUSTER];
     assert_eq!((status.outstanding, status.held_back), (4, true));
     assert_eq!(status.state(), crate::SyncState::Stale);
     let mut ack = delta(CLUSTER, &[]);
