@@ -641,6 +641,9 @@ async fn no_request_passes_before_the_policies_are_there(plane: Plane) {
     let mesh = Mesh::start().await;
     mesh.apply(&policy("closed", "action: DENY, rules: [{}]"))
         .await;
+    // A change is in force for proxies that connect later when the control plane has waited for
+    // quiet (20 ms in tests).
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let port = lateen_testkit::ports::reserve();
     let stop = Arc::new(AtomicBool::new(false));
     let watching = tokio::spawn({
@@ -651,7 +654,7 @@ async fn no_request_passes_before_the_policies_are_there(plane: Plane) {
                 let call = Call::get("front", "/");
                 match call.send(loopback(port)).await {
                     Ok(answer) if answer.status == 403 => refused += 1,
-                    Ok(answer) => panic!("{answer:?}"),
+                    Ok(answer) => panic!("after {refused} refusals: {answer:?}"),
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
                 }
             }

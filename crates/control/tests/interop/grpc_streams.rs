@@ -84,7 +84,13 @@ fn check(made: &Value) {
     ] {
         assert_eq!(made[name], expect, "{name}: {made:#}");
     }
-    assert_eq!(made["deadline"][2], "DEADLINE_EXCEEDED", "{made:#}");
+    // The proxy's timer and the client's own end at the same moment; whichever is first is heard.
+    let deadline = (&made["deadline"][2], &made["deadline"][3]);
+    let of_the_proxy = (&json!("UNAVAILABLE"), &json!("upstream request timeout"));
+    assert!(
+        deadline.0 == "DEADLINE_EXCEEDED" || deadline == of_the_proxy,
+        "{made:#}"
+    );
 }
 
 async fn grpc_streams_pass_a_gateway_with_their_trailers(plane: Plane) {
