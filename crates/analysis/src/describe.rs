@@ -100,7 +100,7 @@ fn service(snapshot: &MeshSnapshot, workload: &Workload, service: &Service) -> D
         DescribedPort {
             name: port.name.clone(),
             number: port.number,
-            protocol: format!("{:?}", port.protocol),
+            protocol: port.protocol.as_str().to_owned(),
             workload_port,
             mtls: mode(mtls.of_port([workload_port, port.number])),
         }
@@ -149,10 +149,12 @@ pub(crate) fn rules_about<'a>(
     })
 }
 
-/// Whether one of a rule's hosts is the service's.
+/// Whether one of the hosts of a rule for the mesh is the service's. Hosts of a rule that gateways
+/// alone have are names of the outside.
 pub(crate) fn is_for(rule: &VirtualService, service: &Service) -> bool {
     let mut hosts = rule.hosts.iter();
-    hosts.any(|pattern| hostname::matches(pattern, &service.hostname))
+    rule.is_bound_to(MESH_GATEWAY)
+        && hosts.any(|pattern| hostname::matches(pattern, &service.hostname))
 }
 
 pub(crate) fn policy(policy: &AuthorizationPolicy) -> DescribedPolicy {

@@ -165,7 +165,7 @@ fn ports(
         DescribedServicePort {
             name: port.name.clone(),
             number: port.number,
-            protocol: format!("{:?}", port.protocol),
+            protocol: port.protocol.as_str().to_owned(),
             target_port: match &port.target {
                 TargetPort::Number(number) => number.to_string(),
                 TargetPort::Name(name) => name.clone(),

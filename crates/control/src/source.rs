@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use lateen_identity::SpiffeId;
 use lateen_model::{Changes, Locality, MeshSnapshot, NamespacedName, Proxy};
+use lateen_store::Store;
 use lateen_translate::{Encoded, Translator};
 use lateen_xds::{
     Changed, Names, Node, Protocol, Resource, Source, VIRTUAL_HOSTS_BY_NAME, type_url,
@@ -13,6 +14,7 @@ use lateen_xds::{
 /// Who is connected, and what each may have.
 pub(crate) struct Discovery {
     translator: Translator<Resource>,
+    store: Arc<Store>,
     /// Gateways that did not prove who they are get their certificates all the same.
     plaintext_credentials: bool,
     /// By stream: what somebody says of himself on one is not taken for what another one has proved,
@@ -21,10 +23,11 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(plaintext_credentials: bool) -> Self {
+    pub fn new(store: Arc<Store>, plaintext_credentials: bool) -> Self {
         let wrap = |made: Encoded| Resource::from_bytes(made.name, made.type_url, made.bytes);
         Self {
             translator: Translator::new(wrap),
+            store,
             plaintext_credentials,
             proxies: RwLock::default(),
         }
@@ -81,6 +84,14 @@ impl Source for Discovery {
     fn disconnect(&self, node: &Node) {
         let mut proxies = self.proxies.write().unwrap_or_else(PoisonError::into_inner);
         proxies.remove(&node.stream);
+    }
+
+    fn accepted(&self) -> u64 {
+        self.store.revision()
+    }
+
+    fn has(&self, snapshot: &MeshSnapshot) -> u64 {
+        snapshot.revision
     }
 
     fn generate(

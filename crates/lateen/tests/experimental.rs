@@ -113,6 +113,7 @@ fn describe_tells_what_holds_for_a_workload() {
         "Workload: reviews-v1.default",
         "Service: reviews.default.svc.cluster.local",
         "ALLOW viewers.default (1 rule)",
+        "9080/HTTP",
         "Workload mTLS mode: PERMISSIVE",
     ] {
         assert!(text.contains(part), "{part}: {text}");
@@ -148,7 +149,7 @@ fn describe_tells_what_holds_for_a_service() {
     let text = mesh.ok(&["x", "describe", "service", "reviews"]);
     for part in [
         "Service: reviews.default.svc.cluster.local\n",
-        "   Port: http 9080/Http targets",
+        "   Port: http 9080/HTTP targets",
         "mTLS PERMISSIVE\n",
         "   reviews-v1.default ",
         "DestinationRule: parts.default for reviews.default.svc.cluster.local\n",
@@ -163,6 +164,8 @@ fn describe_tells_what_holds_for_a_service() {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert!(!text.contains("Exposed by"), "{text}");
+    // The hosts of a gateway's rule are no services.
+    assert!(!text.contains("VirtualService: bookinfo"), "{text}");
 
     let text = mesh.ok(&["x", "describe", "svc", "productpage.default"]);
     assert!(

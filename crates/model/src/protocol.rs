@@ -47,6 +47,25 @@ impl Protocol {
         })
     }
 
+    /// Its name as Istio's tools print it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http => "HTTP",
+            Protocol::Http2 => "HTTP2",
+            Protocol::Grpc => "GRPC",
+            Protocol::GrpcWeb => "GRPC-Web",
+            Protocol::HttpProxy => "HTTP_PROXY",
+            Protocol::Https => "HTTPS",
+            Protocol::Tls => "TLS",
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Mongo => "Mongo",
+            Protocol::Redis => "Redis",
+            Protocol::Mysql => "MySQL",
+            Protocol::Undeclared => "auto-detect",
+        }
+    }
+
     /// The protocol of a Kubernetes service port: `appProtocol` beats the name, the name beats
     /// the number.
     pub fn of_service_port(

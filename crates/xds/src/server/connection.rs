@@ -194,7 +194,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
         self.pace.wait(self.server.limits.requests_per_second).await;
         match (W::take_node(&mut request), self.connection.node.get()) {
             // Only the first request must carry the node; later ones are not compared.
-            (Some(node), None) => self.accept(Node::from_proto(&node))?,
+            (Some(node), None) => self.accept(Node::from_proto(&node)).await?,
             (None, None) => {
                 return Err(Status::invalid_argument(
                     "the first request of a stream must carry the node",
@@ -219,7 +219,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
         self.send(responses).await
     }
 
-    fn accept(&mut self, mut node: Node) -> Result<(), End> {
+    async fn accept(&mut self, mut node: Node) -> Result<(), End> {
         let caller = self.connection.caller.as_ref();
         node.identity = caller.and_then(|caller| caller.identity.clone());
         node.protocol = Some(W::PROTOCOL);
@@ -232,14 +232,41 @@ impl<S: Source, W: Wire> Stream<S, W> {
             node = %node.id, agent = %node.user_agent, connection = self.connection.id,
             protocol = ?W::PROTOCOL, "connected"
         );
-        // What came before the first request was made without it.
-        if let Some(push) = self.connection.take_push() {
-            self.current = push;
-        }
+        // From here on the stream ends with `disconnect`.
+        let _ = self.connection.node.set(node);
+        self.catch_up().await;
         self.unheard = true;
         self.connection.stands_at(&self.current.version);
-        let _ = self.connection.node.set(node);
         Ok(())
+    }
+
+    /// Takes the newest push, which has everything that was accepted by now.
+    async fn catch_up(&mut self) {
+        let mut shutdown = self.server.shutdown.subscribe();
+        let source = &self.server.source;
+        let accepted = source.accepted();
+        let latest = Instant::now() + self.server.limits.catch_up;
+        loop {
+            // What came before the first request was made without it.
+            if let Some(push) = self.connection.take_push() {
+                self.current = push;
+            }
+            if source.has(&self.current.snapshot) >= accepted {
+                return;
+            }
+            tokio::select! {
+                () = self.connection.wake.notified() => {}
+                () = self.outbound.closed() => return,
+                () = stopping(&mut shutdown) => return,
+                () = sleep_until(Some(latest)) => {
+                    tracing::warn!(
+                        connection = self.connection.id,
+                        "served without the last changes, of which no push has come"
+                    );
+                    return;
+                }
+            }
+        }
     }
 
     fn note(&self, answer: Answer, url: &str, message: &str) {

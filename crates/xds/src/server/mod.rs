@@ -40,6 +40,18 @@ pub trait Source: Send + Sync + 'static {
     /// The stream of an accepted proxy has ended.
     fn disconnect(&self, node: &Node);
 
+    /// The number of the last change that was accepted. A proxy that connects is not served without
+    /// what was accepted before it came, though the push that has it may still wait for quiet: a
+    /// policy would not be in force yet.
+    fn accepted(&self) -> u64 {
+        0
+    }
+
+    /// The number of the last change that a snapshot has.
+    fn has(&self, _snapshot: &Self::Snapshot) -> u64 {
+        0
+    }
+
     /// The resources of one type for one proxy. `names`: `None` is everything the proxy may see,
     /// otherwise only these; a name that does not exist is left out. Called from the proxy's own
     /// task and never for two types of one proxy at once; must not block on I/O.
@@ -82,6 +94,9 @@ pub struct Limits {
     pub send_timeout: Duration,
     /// How long the next push waits for the answers to the one before.
     pub ack_patience: Duration,
+    /// How long a stream that begins waits for the push that has what was accepted before; longer
+    /// than a push waits for quiet at most.
+    pub catch_up: Duration,
     /// Unanswered responses per type after which nothing more of it is pushed.
     pub outstanding: usize,
     /// HTTP/2 PING interval and how long to wait for its answer (Istio: 30 s, 10 s).
@@ -98,6 +113,7 @@ impl Default for Limits {
             requests_per_second: 1_000,
             send_timeout: Duration::from_secs(30),
             ack_patience: Duration::from_secs(1),
+            catch_up: Duration::from_secs(15),
             outstanding: 8,
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
