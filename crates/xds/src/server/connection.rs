@@ -144,9 +144,9 @@ pub(super) struct Stream<S: Source, W: Wire> {
     pub(super) pace: Pace,
     /// When the change behind the push in work came.
     pub(super) pushing_since: Option<Instant>,
-    /// What the next push changes was found out before this client was known to be there, so it may
-    /// leave out what concerns nobody else.
-    pub(super) unheard: bool,
+    /// When this client became known. What a push changes that began before may have been found out
+    /// without it, and leave out what concerns nobody else.
+    pub(super) known_since: Instant,
 }
 
 impl<S: Source, W: Wire> Stream<S, W> {
@@ -234,8 +234,8 @@ impl<S: Source, W: Wire> Stream<S, W> {
         );
         // From here on the stream ends with `disconnect`.
         let _ = self.connection.node.set(node);
+        self.known_since = Instant::now();
         self.catch_up().await;
-        self.unheard = true;
         self.connection.stands_at(&self.current.version);
         Ok(())
     }
@@ -306,7 +306,7 @@ impl<S: Source, W: Wire> Stream<S, W> {
                 let Some(push) = self.connection.take_push() else {
                     return Ok(None);
                 };
-                let changed = match std::mem::take(&mut self.unheard) {
+                let changed = match push.since < self.known_since {
                     true => &Changed::All,
                     false => &*push.changed,
                 };

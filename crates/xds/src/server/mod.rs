@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -237,7 +237,7 @@ impl<S: Source> Server<S> {
             current,
             pace: Pace::new(),
             pushing_since: None,
-            unheard: false,
+            known_since: Instant::now(),
         };
         tokio::spawn(stream.run(inbound));
         Ok(responses)

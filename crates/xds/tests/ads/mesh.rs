@@ -135,11 +135,14 @@ impl Mesh {
     }
 
     pub fn push(&self, changed: Changed) {
-        self.server.push(Push::new(
-            "v",
-            self.current.lock().unwrap().clone(),
-            changed,
-        ));
+        self.push_since(Instant::now(), changed);
+    }
+
+    /// A push for a change that came at this time.
+    pub fn push_since(&self, since: Instant, changed: Changed) {
+        let snapshot = self.current.lock().unwrap().clone();
+        let push = Push::new("v", snapshot, changed);
+        self.server.push(Push { since, ..push });
     }
 
     pub fn config(&self, name: &str) -> Config {
