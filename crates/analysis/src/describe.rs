@@ -95,15 +95,15 @@ fn service(snapshot: &MeshSnapshot, workload: &Workload, service: &Service) -> D
     let mtls = snapshot
         .mtls_in(&workload.namespace)
         .of_workload(&workload.labels);
-    let ports = service.ports.iter().map(|port| {
-        let workload_port = workload.port_for(port);
-        DescribedPort {
+    let ports = service.ports.iter().filter_map(|port| {
+        let workload_port = workload.port_for(service, port)?;
+        Some(DescribedPort {
             name: port.name.clone(),
             number: port.number,
             protocol: port.protocol.as_str().to_owned(),
             workload_port,
             mtls: mode(mtls.of_port([workload_port, port.number])),
-        }
+        })
     });
     let rule = snapshot.destination_rule(&workload.namespace, service);
     let subsets = rule.into_iter().flat_map(|rule| &rule.subsets);

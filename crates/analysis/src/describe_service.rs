@@ -159,7 +159,8 @@ fn ports(
         let modes = members.iter().map(|workload| {
             let of = snapshot.mtls_in(&workload.namespace);
             let of = of.of_workload(&workload.labels);
-            mode(of.of_port([workload.port_for(port), port.number]))
+            let own = workload.port_for(service, port);
+            mode(of.of_port(own.into_iter().chain([port.number])))
         });
         let modes: BTreeSet<&'static str> = modes.collect();
         DescribedServicePort {

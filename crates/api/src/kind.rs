@@ -106,6 +106,7 @@ kinds! {
     AuthorizationPolicy(crate::AuthorizationPolicy), "security.istio.io", "authorizationpolicies", "authorizationpolicy", ["ap"], true, SECURITY;
     RequestAuthentication(crate::RequestAuthentication), "security.istio.io", "requestauthentications", "requestauthentication", ["ra"], true, SECURITY;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
+    Pod(crate::Pod), "", "pods", "pod", ["po"], true, CORE;
     Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
     ConfigMap(crate::ConfigMap), "", "configmaps", "configmap", ["cm"], true, CORE;
@@ -192,7 +193,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     (
         "",
         &[
-            "Pod",
             "ServiceAccount",
             "Endpoints",
             "Node",

@@ -31,7 +31,7 @@ message! {
         pending external_traffic_policy "externalTrafficPolicy": Option<TrafficPolicy>,
         pending internal_traffic_policy "internalTrafficPolicy": Option<TrafficPolicy>,
         effective health_check_node_port "healthCheckNodePort": Option<i32>,
-        pending publish_not_ready_addresses "publishNotReadyAddresses": Option<bool>,
+        effective publish_not_ready_addresses "publishNotReadyAddresses": Option<bool>,
         effective ip_families "ipFamilies": Vec<String>,
         effective ip_family_policy "ipFamilyPolicy": String,
         pending traffic_distribution "trafficDistribution": String,

@@ -21,7 +21,8 @@ message! {
         effective generation: Option<i64>,
         /// Decides between objects that claim the same host: the oldest wins.
         effective creation_timestamp "creationTimestamp": Option<OffsetDateTime>,
-        pending generate_name "generateName": String,
+        /// Counts for nothing beside a name, as in Kubernetes; without one an object is refused.
+        effective generate_name "generateName": String,
         effective deletion_timestamp "deletionTimestamp": Option<OffsetDateTime>,
         effective deletion_grace_period_seconds "deletionGracePeriodSeconds": Option<i64>,
         effective finalizers: Vec<String>,

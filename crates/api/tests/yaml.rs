@@ -371,7 +371,9 @@ fn kinds_are_found_by_what_people_type() {
         ("svc", Some(Kind::Service)),
         ("Services", Some(Kind::Service)),
         ("ns", Some(Kind::Namespace)),
-        ("pods", None),
+        ("po", Some(Kind::Pod)),
+        ("pods", Some(Kind::Pod)),
+        ("deployments", None),
     ] {
         assert_eq!(text.parse::<Kind>().ok(), expected, "{text}");
     }

@@ -37,7 +37,7 @@ pub use rules::{
 pub use secret::{CertificatePair, Secret};
 pub use service::{
     DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
-    Source, TargetPort, Workload, labels_match,
+    Source, TargetPort, Workload, WorkloadKind, labels_match,
 };
 pub use settings::{
     Compliance, DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings,

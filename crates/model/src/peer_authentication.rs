@@ -160,7 +160,7 @@ impl MeshSnapshot {
     /// certificates of others are verified with. A gateway has it with its agent, as in Istio, where
     /// nothing labels gateways.
     pub fn has_identity(&self, proxy: &Proxy) -> bool {
-        let workload = self.workload(&proxy.namespace, &proxy.name);
+        let workload = self.workload_of(proxy);
         let is_gateway = proxy.kind == ProxyKind::Gateway;
         (is_gateway && proxy.has_agent)
             || takes_mtls(&proxy.labels)

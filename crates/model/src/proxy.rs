@@ -149,7 +149,7 @@ impl MeshSnapshot {
     /// A proxy with the labels of its workload: what the workload's entry says wins over what the proxy
     /// says of itself (Istio, `Proxy.SetWorkloadLabels`), and rules select by both.
     pub fn labelled<'p>(&self, proxy: &'p Proxy) -> Cow<'p, Proxy> {
-        let Some(workload) = self.workload(&proxy.namespace, &proxy.name) else {
+        let Some(workload) = self.workload_of(proxy) else {
             return Cow::Borrowed(proxy);
         };
         let known = |(name, value): (&String, &String)| proxy.labels.get(name) == Some(value);

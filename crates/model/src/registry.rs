@@ -11,7 +11,7 @@ use crate::protocol::Protocol;
 use crate::rules::Origin;
 use crate::service::{
     DnsTarget, Endpoint, Locality, Location, Resolution, Service, ServiceEndpoints, ServicePort,
-    Source, TargetPort, Workload, labels_match,
+    Source, TargetPort, Workload, WorkloadKind, labels_match,
 };
 use crate::settings::MeshSettings;
 use crate::visibility::Visibility;
@@ -87,6 +87,7 @@ pub fn kubernetes_service(origin: &Origin, spec: &api::Service, mesh: &MeshSetti
             created: origin.created.clone(),
             dns_targets: Vec::new(),
             subject_alt_names: Vec::new(),
+            publish_not_ready: spec.publish_not_ready_addresses == Some(true),
         },
         inline: Vec::new(),
     }
@@ -144,6 +145,7 @@ pub fn service_entry(
             created: origin.created.clone(),
             dns_targets: dns_targets(host, spec, resolution),
             subject_alt_names: spec.subject_alt_names.clone(),
+            publish_not_ready: false,
         },
         inline: inline.clone(),
     });
@@ -218,6 +220,7 @@ fn workload(
     let mut labels = object_labels.clone();
     labels.extend(entry.labels.clone());
     Workload {
+        kind: WorkloadKind::Entry,
         name: name.to_string(),
         namespace: namespace.to_string(),
         address: entry.address.clone(),
@@ -227,6 +230,7 @@ fn workload(
         weight: entry.weight.unwrap_or(1).max(1),
         service_account: entry.service_account.clone(),
         healthy,
+        dns_name: None,
     }
 }
 
@@ -240,6 +244,54 @@ fn is_healthy(object: &Object) -> bool {
     !conditions.into_iter().flatten().any(|condition| {
         condition.get("type").and_then(|t| t.as_str()) == Some("Healthy")
             && condition.get("status").and_then(|s| s.as_str()) == Some("False")
+    })
+}
+
+/// The workload of a Pod; `None` when it has run to its end.
+pub fn pod(origin: &Origin, object: &Object, spec: &api::Pod) -> Option<Workload> {
+    let status = api::PodStatus::of(object.status.as_ref());
+    if status.is_finished() {
+        return None;
+    }
+    let labels = &object.meta.labels;
+    let named = |of: &'_ api::pod::ContainerPort| {
+        let is_tcp = of.protocol.unwrap_or_default() == api::kubernetes::TransportProtocol::Tcp;
+        is_tcp && !of.name.is_empty()
+    };
+    let mut ports = BTreeMap::new();
+    for port in spec.running().flat_map(|one| &one.ports) {
+        if named(port) {
+            // Of several with a name the first counts, as in Kubernetes.
+            ports
+                .entry(port.name.clone())
+                .or_insert(port.container_port);
+        }
+    }
+    let dns_name = (!spec.spec.hostname.is_empty() && !spec.spec.subdomain.is_empty())
+        .then(|| (spec.spec.hostname.clone(), spec.spec.subdomain.clone()));
+    Some(Workload {
+        kind: WorkloadKind::Pod,
+        name: origin.name.clone(),
+        namespace: origin.namespace.clone(),
+        address: status.address().to_string(),
+        ports,
+        labels: labels.clone(),
+        locality: Locality::parse(&pod_locality(labels)),
+        weight: 1,
+        service_account: spec.service_account().to_string(),
+        healthy: status.is_ready() && object.meta.deletion_timestamp.is_none(),
+        dns_name,
+    })
+}
+
+/// `region/zone/subzone` as a label of the pod says it: values of labels have no `/`, so that people
+/// write `.` (Istio's `GetLocalityLabel`).
+fn pod_locality(labels: &BTreeMap<String, String>) -> String {
+    let mut given = ["topology.istio.io/locality", "istio-locality"].into_iter();
+    let given = given.find_map(|label| labels.get(label));
+    given.map_or_else(String::new, |text| match text.contains('/') {
+        true => text.clone(),
+        false => text.replace('.', "/"),
     })
 }
 
@@ -257,18 +309,22 @@ pub fn endpoints(
         return ServiceEndpoints::default();
     }
     let selected = workloads_of_namespace.iter().filter(|workload| {
-        !service.selector.is_empty() && labels_match(&service.selector, &workload.labels)
+        !service.selector.is_empty()
+            && labels_match(&service.selector, &workload.labels)
+            // A pod that runs nowhere yet.
+            && !workload.address.is_empty()
     });
     let all: Vec<&Arc<Workload>> = registered.inline.iter().chain(selected).collect();
     let by_port = service.ports.iter().map(|port| {
-        let endpoints = all
-            .iter()
-            .map(|workload| Endpoint {
+        let endpoints = all.iter().filter_map(|workload| {
+            let published = service.publish_not_ready && workload.kind == WorkloadKind::Pod;
+            Some(Endpoint {
                 workload: (*workload).clone(),
-                port: workload.port_for(port),
+                port: workload.port_for(service, port)?,
+                ready: workload.healthy || published,
             })
-            .collect();
-        (port.number, endpoints)
+        });
+        (port.number, endpoints.collect())
     });
     let accounts = all.iter().filter(|one| !one.service_account.is_empty());
     ServiceEndpoints {
@@ -277,5 +333,23 @@ pub fn endpoints(
             .map(|one| (one.namespace.clone(), one.service_account.clone()))
             .collect(),
         all_take_mtls: !all.is_empty() && all.iter().all(|one| one.takes_mtls()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_runs_where_its_label_says() {
+        let check = |label: &str, value: &str, expect: [&str; 3]| {
+            let labels = BTreeMap::from([(label.to_string(), value.to_string())]);
+            let got = Locality::parse(&pod_locality(&labels));
+            assert_eq!([&*got.region, &*got.zone, &*got.subzone], expect, "{value}");
+        };
+        check("istio-locality", "eu.eu-1.a", ["eu", "eu-1", "a"]);
+        check("topology.istio.io/locality", "eu.eu-1", ["eu", "eu-1", ""]);
+        check("topology.istio.io/locality", "a.b/c", ["a.b", "c", ""]);
+        check("locality", "eu", ["", "", ""]);
     }
 }

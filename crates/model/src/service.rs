@@ -81,6 +81,8 @@ pub struct Service {
     pub dns_targets: Vec<DnsTarget>,
     /// Names that its endpoints may prove themselves with, beside those of their accounts.
     pub subject_alt_names: Vec<String>,
+    /// Pods that are not ready, or about to end, are endpoints like the others.
+    pub publish_not_ready: bool,
 }
 
 /// A name (or address) that a proxy resolves, with the port for each service port.
@@ -141,9 +143,18 @@ impl Locality {
     }
 }
 
-/// A place where workload code runs: a WorkloadEntry, or an inline endpoint of a ServiceEntry.
+/// Which kind of object a workload came from. Where both have one of a name, the pod is first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum WorkloadKind {
+    Pod,
+    /// A WorkloadEntry, or an inline endpoint of a ServiceEntry.
+    Entry,
+}
+
+/// A place where workload code runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Workload {
+    pub kind: WorkloadKind,
     pub name: String,
     pub namespace: String,
     pub address: String,
@@ -156,19 +167,29 @@ pub struct Workload {
     pub service_account: String,
     /// False takes it out of balancing without forgetting it.
     pub healthy: bool,
+    /// Its name and the Service below which it has that name (`db-0`, `db`), if it has one.
+    pub dns_name: Option<(String, String)>,
 }
 
 impl Workload {
-    /// The workload port behind a service port: by target name or number, else by the name or
-    /// number of the service port itself (as Istio resolves WorkloadEntry ports).
-    pub fn port_for(&self, port: &ServicePort) -> u32 {
-        if let Some(number) = self.ports.get(&port.name) {
-            return *number;
+    /// The workload port behind a port of a service. A Service over pods names a port of their
+    /// containers or gives its number, and a pod without a port of that name has none. All else is
+    /// resolved as Istio resolves WorkloadEntry ports: by target name or number, else by the name or
+    /// number of the service port itself.
+    pub fn port_for(&self, service: &Service, port: &ServicePort) -> Option<u32> {
+        if self.kind == WorkloadKind::Pod && service.source == Source::Kubernetes {
+            return match &port.target {
+                TargetPort::Number(number) => Some(*number),
+                TargetPort::Name(name) => self.ports.get(name).copied(),
+            };
         }
-        match &port.target {
+        if let Some(number) = self.ports.get(&port.name) {
+            return Some(*number);
+        }
+        Some(match &port.target {
             TargetPort::Number(number) => *number,
             TargetPort::Name(name) => self.ports.get(name).copied().unwrap_or(port.number),
-        }
+        })
     }
 }
 
@@ -177,6 +198,8 @@ impl Workload {
 pub struct Endpoint {
     pub workload: Arc<Workload>,
     pub port: u32,
+    /// Whether it gets traffic: its workload is healthy, or the service takes it all the same.
+    pub ready: bool,
 }
 
 /// The endpoints of one service, by service port number. Immutable; its identity changes exactly

@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// Version, kind and spec for a name and a variant.
 type Form = fn(&str, usize) -> (&'static str, String);
 
-const KINDS: [Form; 10] = [
+const KINDS: [Form; 11] = [
     |name, v| {
         let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
         (
@@ -75,6 +75,21 @@ const KINDS: [Form; 10] = [
                 "{{address: 10.0.1.{}, labels: {labels}, weight: {}}}",
                 v % 5,
                 v % 2 + 1
+            ),
+        )
+    },
+    |_, v| {
+        let labels = ["{app: a}", "{app: b, version: v1}", "{app: b}"][v % 3];
+        let ready = ["'True'", "'False'"][v % 2];
+        let phase = ["Running", "Running", "Failed"][v / 2 % 3];
+        (
+            "v1/Pod",
+            format!(
+                "{{containers: [{{name: a, ports: [{{name: p{}, containerPort: 80}}]}}]}}\n\
+                 labels: {labels}\nstatus: {{phase: {phase}, podIP: 10.0.2.{}, \
+                 conditions: [{{type: Ready, status: {ready}}}]}}",
+                v % 4,
+                v % 5,
             ),
         )
     },
@@ -162,9 +177,17 @@ fn object(key: (usize, usize, usize), variant: usize) -> Object {
     let name = NAMES[name % NAMES.len()];
     let (of, spec) = KINDS[kind](name, variant);
     let (version, kind) = of.rsplit_once('/').unwrap();
+    // The labels of a pod are metadata.
+    let (labels, spec) = match spec.split_once("\nlabels: ") {
+        Some((spec, rest)) => {
+            let (labels, rest) = rest.split_once('\n').unwrap();
+            (labels.to_owned(), format!("{spec}\n{rest}"))
+        }
+        None => ("{}".to_owned(), spec),
+    };
     let yaml = format!(
         "apiVersion: {version}\nkind: {kind}\n\
-         metadata: {{name: {name}, namespace: {}, creationTimestamp: \"2026-01-0{}T00:00:00Z\"}}\nspec: {spec}\n",
+         metadata: {{labels: {labels}, name: {name}, namespace: {}, creationTimestamp: \"2026-01-0{}T00:00:00Z\"}}\nspec: {spec}\n",
         NAMESPACES[namespace],
         variant % 3 + 1,
     );

@@ -67,7 +67,7 @@ pub struct Stored {
     /// RFC 3339, whole seconds.
     pub created: String,
     /// What the author declared: `apiVersion`, `kind`, `metadata` without the fields that the store
-    /// owns, and the rest. `status` is taken from an author for a WorkloadEntry only.
+    /// owns, and the rest. `status` is taken from an author for a WorkloadEntry and a Pod only.
     pub body: Body,
 }
 
@@ -139,16 +139,21 @@ impl Stored {
 /// Reduces a document to what its author declares.
 pub(crate) fn declared(mut document: Value) -> Value {
     // Whoever runs a workload says in its entry whether it is healthy, as Istio's agent does for a
-    // workload on a virtual machine.
-    let reports_health = document.get("kind").and_then(Value::as_str) == Some("WorkloadEntry");
+    // workload on a virtual machine. The status of a pod is where it is, and its cluster's word; so
+    // is when it is to end.
+    let kind = document.get("kind").and_then(Value::as_str);
+    let is_pod = kind == Some("Pod");
+    let reports_status = is_pod || kind == Some("WorkloadEntry");
     if let Some(object) = document.as_object_mut()
-        && !reports_health
+        && !reports_status
     {
         object.shift_remove("status");
     }
     if let Some(metadata) = metadata_mut(&mut document) {
         for field in OWNED_METADATA {
-            metadata.shift_remove(field);
+            if !(is_pod && field == "deletionTimestamp") {
+                metadata.shift_remove(field);
+            }
         }
     }
     document

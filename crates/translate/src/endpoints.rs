@@ -29,7 +29,7 @@ pub fn load_assignment(
         // name: a proxy refuses all endpoints of the cluster for one that is no IP address.
         let workload = &one.workload;
         let reachable = workload.address.parse::<IpAddr>().is_ok();
-        if workload.healthy && reachable && labels_match(labels, &workload.labels) {
+        if one.ready && reachable && labels_match(labels, &workload.labels) {
             let mutual = workload.takes_mtls() && !plain.contains(&at);
             let made = lb_endpoint(one, mutual);
             groups.add(&workload.locality, &workload.labels, made);

@@ -29,7 +29,7 @@ pub fn is_by_name(gateway: &Gateway) -> bool {
 
 /// The port behind a port of the gateway's Service; a port no Service names is bound as it is.
 fn bound_port(snapshot: &MeshSnapshot, proxy: &Proxy, port: u32) -> u32 {
-    let Some(workload) = snapshot.workload(&proxy.namespace, &proxy.name) else {
+    let Some(workload) = snapshot.workload_of(proxy) else {
         return port;
     };
     let of_service = snapshot

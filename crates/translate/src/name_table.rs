@@ -1,8 +1,11 @@
 //! Host names for the DNS server beside a proxy (NDS), as Istio's `pkg/dns/server` makes them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use lateen_model::{MeshSnapshot, Proxy, Service, ServiceEndpoints, Source, Workload};
+use lateen_model::{
+    MeshSnapshot, Proxy, Service, ServiceEndpoints, Source, Workload, WorkloadKind,
+};
 use lateen_proto::nds::{self, NameInfo, NameTable};
 
 use crate::cache::ById;
@@ -39,10 +42,19 @@ impl NameTableKey {
 /// The table. Names without any address are left out: somebody else may know them.
 pub fn name_table(key: &NameTableKey) -> NameTable {
     let services = key.services.iter();
-    let workloads = services.clone().filter_map(|(service, endpoints)| {
-        let endpoints = endpoints.as_ref()?;
-        Some(ready_workloads(service, endpoints).map(|workload| of_workload(service, workload)))
-    });
+    let mut table = BTreeMap::<String, NameInfo>::new();
+    for (service, endpoints) in services.clone() {
+        let endpoints = endpoints.iter();
+        let workloads = endpoints.flat_map(|endpoints| ready_workloads(service, endpoints));
+        for (name, info) in workloads.filter_map(|workload| of_workload(service, workload)) {
+            // Pods may share a name.
+            let named = table.entry(name).or_insert_with(|| NameInfo {
+                ips: Vec::new(),
+                ..info.clone()
+            });
+            named.ips.extend(info.ips);
+        }
+    }
     let named = services.filter_map(|(service, endpoints)| {
         let ips = match endpoints {
             Some(endpoints) => ready_addresses(service, endpoints),
@@ -66,8 +78,9 @@ pub fn name_table(key: &NameTableKey) -> NameTable {
         };
         Some((service.hostname.to_string(), info))
     });
+    table.extend(named);
     NameTable {
-        table: workloads.flatten().chain(named).collect(),
+        table: table.into_iter().collect(),
     }
 }
 
@@ -82,15 +95,20 @@ fn virtual_addresses(service: &Service, auto: Option<bool>) -> Vec<String> {
 }
 
 /// `NAME.SERVICE.NAMESPACE.svc.SUFFIX`: one workload of a headless service, as the pods of a
-/// StatefulSet are called.
-fn of_workload(service: &Service, workload: &Workload) -> (String, NameInfo) {
+/// StatefulSet are called. A pod says itself which name it has, and below which service.
+fn of_workload(service: &Service, workload: &Workload) -> Option<(String, NameInfo)> {
+    let name = match (workload.kind, &workload.dns_name) {
+        (WorkloadKind::Entry, _) => &workload.name,
+        (WorkloadKind::Pod, Some((name, below))) if *below == service.name => name,
+        (WorkloadKind::Pod, _) => return None,
+    };
     let info = NameInfo {
         ips: vec![workload.address.clone()],
         registry: nds::KUBERNETES.to_string(),
-        shortname: format!("{}.{}", workload.name, service.name),
+        shortname: format!("{name}.{}", service.name),
         namespace: service.namespace.clone(),
     };
-    (format!("{}.{}", workload.name, service.hostname), info)
+    Some((format!("{name}.{}", service.hostname), info))
 }
 
 /// As Kubernetes answers for a headless service: the endpoints of its first port that are ready.
@@ -100,8 +118,9 @@ fn ready_workloads<'a>(
 ) -> impl Iterator<Item = &'a Workload> + use<'a> {
     let port = service.ports.first().map(|port| port.number);
     let all = port.map(|port| endpoints.of_port(port)).unwrap_or_default();
-    let all = all.iter().map(|endpoint| &*endpoint.workload);
-    all.filter(|workload| workload.healthy && is_ip(&workload.address))
+    let ready = all.iter().filter(|endpoint| endpoint.ready);
+    let ready = ready.map(|endpoint| &*endpoint.workload);
+    ready.filter(|workload| is_ip(&workload.address))
 }
 
 fn ready_addresses(service: &Service, endpoints: &ServiceEndpoints) -> Vec<String> {

@@ -155,12 +155,12 @@ fn workload_port(snapshot: &MeshSnapshot, proxy: &Proxy, number: u16) -> u16 {
     if proxy.inbound.contains_key(&number) {
         return number;
     }
-    let Some(workload) = snapshot.workload(&proxy.namespace, &proxy.name) else {
+    let Some(workload) = snapshot.workload_of(proxy) else {
         return number;
     };
     let led_to = snapshot.services_of(workload).find_map(|service| {
         let port = service.port(u32::from(number))?;
-        u16::try_from(workload.port_for(port)).ok()
+        u16::try_from(workload.port_for(service, port)?).ok()
     });
     led_to
         .filter(|port| proxy.inbound.contains_key(port))
@@ -173,12 +173,12 @@ fn service_behind(
     proxy: &Proxy,
     port: u16,
 ) -> Option<(Arc<Service>, ServicePort)> {
-    let workload = snapshot.workload(&proxy.namespace, &proxy.name)?;
+    let workload = snapshot.workload_of(proxy)?;
     snapshot.services_of(workload).find_map(|service| {
         let found = service
             .ports
             .iter()
-            .find(|one| workload.port_for(one) == u32::from(port))?;
+            .find(|one| workload.port_for(service, one) == Some(u32::from(port)))?;
         Some((service.clone(), found.clone()))
     })
 }

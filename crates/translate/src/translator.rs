@@ -632,7 +632,7 @@ fn place_of(snapshot: &MeshSnapshot, proxy: &Proxy) -> Locality {
     if proxy.locality != Locality::default() {
         return proxy.locality.clone();
     }
-    let workload = snapshot.workload(&proxy.namespace, &proxy.name);
+    let workload = snapshot.workload_of(proxy);
     workload.map(|w| w.locality.clone()).unwrap_or_default()
 }
 

@@ -135,3 +135,51 @@ spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
     let named = translator.generate(&first, &proxy("true"), type_url::NAME_TABLE, Some(&other));
     assert!(named.is_empty());
 }
+
+#[test]
+fn pods_are_named_as_they_say_below_the_service_they_say() {
+    let pods = "---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: default}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: tcp, port: 3306, targetPort: sql}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: default, labels: {app: db}}
+spec: {hostname: db-0, subdomain: db, containers: [{ports: [{name: sql, containerPort: 1}]}]}
+status: {podIP: 10.1.0.1, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: elsewhere, namespace: default, labels: {app: db}}
+spec: {hostname: x, subdomain: other, containers: [{ports: [{name: sql, containerPort: 1}]}]}
+status: {podIP: 10.1.0.2, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: twin, namespace: default, labels: {app: db}}
+spec: {hostname: db-0, subdomain: db, containers: [{ports: [{name: sql, containerPort: 1}]}]}
+status: {podIP: 10.1.0.3, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: late, namespace: default, labels: {app: db}}
+spec: {hostname: late, subdomain: db, containers: [{ports: [{name: sql, containerPort: 1}]}]}
+status: {podIP: 10.1.0.4}
+";
+    let made = translator().generate(&snapshot(pods), &proxy("true"), type_url::NAME_TABLE, None);
+    let table = NameTable::decode(made[0].bytes.as_slice()).unwrap().table;
+    let found = |name: &str| {
+        let info = table.get(&format!("{name}.default.svc.cluster.local"));
+        info.map(|info| info.ips.join(" "))
+    };
+    let is = |name: &str, expected: Option<&str>| {
+        assert_eq!(found(name).as_deref(), expected, "{name}");
+    };
+    is("db", Some("10.1.0.1 10.1.0.2 10.1.0.3"));
+    is("db-0.db", Some("10.1.0.1 10.1.0.3"));
+    is("x.db", None);
+    is("elsewhere.db", None);
+    is("late.db", None);
+}

@@ -104,7 +104,7 @@ fn service_port(check: &mut Checker, port: &ServicePort, several: bool) {
 }
 
 /// RFC 6335, section 5.1: at most 15 characters, with a letter among them.
-fn port_name(name: &str) -> names::Check {
+pub(super) fn port_name(name: &str) -> names::Check {
     names::label(name)?;
     let valid =
         name.len() <= 15 && name.contains(|c: char| c.is_ascii_lowercase()) && !name.contains("--");

@@ -16,6 +16,7 @@ pub mod mesh_config;
 mod meta;
 mod names;
 mod peer_authentication;
+mod pod;
 mod request_authentication;
 mod secret;
 mod service_entry;
@@ -48,6 +49,7 @@ pub fn object(object: &Object) -> Vec<Problem> {
         true => object.spec.validate(&mut check),
         false => check.field("spec", |check| object.spec.validate(check)),
     }
+    check.field("status", |check| pod::status(object, check));
     check.problems
 }
 

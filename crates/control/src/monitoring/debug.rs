@@ -177,7 +177,7 @@ async fn endpointz(State(monitor): State<Monitor>) -> Json<Value> {
                     "workload": endpoint.workload.name,
                     "namespace": endpoint.workload.namespace,
                     "labels": endpoint.workload.labels,
-                    "healthy": endpoint.workload.healthy,
+                    "healthy": endpoint.ready,
                     "weight": endpoint.workload.weight,
                 })
             };

@@ -12,6 +12,7 @@ mod guard;
 mod object_status;
 mod patch;
 mod path;
+mod pod_cells;
 mod query;
 mod resources;
 mod selector;

@@ -4,6 +4,7 @@
 //! kinds. A client asks for them with `Accept: application/json;as=Table` (kubectl and
 //! `lateen get` do), so that there is one place that knows them.
 
+use super::pod_cells as pod;
 use lateen_api::Kind;
 use lateen_store::Stored;
 use serde_json::{Value, json};
@@ -30,6 +31,14 @@ const fn column(name: &'static str, cell: Cell) -> Column {
     Column {
         name,
         priority: 0,
+        cell,
+    }
+}
+
+const fn wide(name: &'static str, cell: Cell) -> Column {
+    Column {
+        name,
+        priority: 1,
         cell,
     }
 }
@@ -74,11 +83,22 @@ fn columns(kind: Kind) -> &'static [Column] {
                     column("External-IP", Cell::Fixed("<none>")),
                     column("Port(s)", Cell::Of(ports)),
                     AGE,
-                    Column {
-                        name: "Selector",
-                        priority: 1,
-                        cell: Cell::Of(service_selector),
-                    },
+                    wide("Selector", Cell::Of(service_selector)),
+                ]
+            }
+        }
+        Kind::Pod => {
+            const {
+                &[
+                    NAME,
+                    column("Ready", Cell::Of(pod::ready)),
+                    column("Status", Cell::Of(pod::status)),
+                    column("Restarts", Cell::Of(pod::restarts)),
+                    AGE,
+                    wide("IP", Cell::Of(pod::address)),
+                    wide("Node", Cell::Of(pod::node)),
+                    wide("Nominated Node", Cell::Of(pod::nominated_node)),
+                    wide("Readiness Gates", Cell::Of(pod::readiness_gates)),
                 ]
             }
         }

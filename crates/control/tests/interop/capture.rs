@@ -204,6 +204,11 @@ impl Scene {
         })
     }
 
+    /// What the proxy of `web` has counted.
+    pub async fn web_stats(&self) -> std::collections::BTreeMap<String, u64> {
+        self.proxies[1].stats().await
+    }
+
     /// Nothing that was sent was refused.
     pub async fn accepted(&self) {
         for proxy in &self.proxies {

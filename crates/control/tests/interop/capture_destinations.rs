@@ -13,6 +13,7 @@ in_namespaces!(
     passthrough_goes_where_the_client_was_going_whatever_endpoints_and_subsets_say,
     an_undeclared_server_is_heard_when_the_detection_time_is_over,
     http_to_one_workload_of_a_headless_service_reaches_that_one,
+    a_pod_is_captured_with_the_ports_that_it_names,
 );
 
 /// Its address is a real one, of a workload that is none of its endpoints; ports as in the Service
@@ -167,4 +168,52 @@ async fn http_to_one_workload_of_a_headless_service_reaches_that_one(scene: Scen
     }
     scene.accepted().await;
     drop((front, web));
+}
+
+async fn a_pod_is_captured_with_the_ports_that_it_names(scene: Scene) {
+    let address = scene.web.address;
+    scene
+        .mesh
+        .delete(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\n\
+             metadata: {name: web-v1, namespace: default}\nspec: {address: 10.0.0.1}\n",
+        )
+        .await;
+    scene
+        .mesh
+        .create(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: named, namespace: default}}\nspec:\n  \
+             clusterIP: 10.96.0.20\n  selector: {{app: web}}\n  \
+             ports: [{{name: http, port: 80, targetPort: web}}]\n---\n\
+             apiVersion: v1\nkind: Pod\n\
+             metadata: {{name: web-v1, namespace: default, labels: {{app: web}}}}\nspec:\n  \
+             containers: [{{name: app, ports: [{{name: web, containerPort: 8090}}]}}]\n\
+             status: {{podIP: {address}, conditions: [{{type: Ready, status: 'True'}}]}}\n"
+        ))
+        .await;
+    scene.mesh.distributed(2).await;
+    let named = SocketAddr::from(([10, 96, 0, 20], 80));
+    settles("the port that the pod names answers", async || {
+        let answer = get(&scene.front, named, "named", "/x").await?;
+        match answer.name().as_str() {
+            "undeclared" => Ok(()),
+            _ => Err(format!("{answer:?}")),
+        }
+    })
+    .await;
+    // Its own proxy knows the port as one of HTTP, which nothing else said.
+    settles("the pod's proxy serves the port", async || {
+        get(&scene.front, named, "named", "/x").await?;
+        let stats = scene.web_stats().await;
+        let name = "http.inbound_0.0.0.0_8090.downstream_rq_2xx";
+        let mut seen = stats
+            .iter()
+            .map(|(key, count)| (key.replace(';', ""), *count));
+        match seen.any(|(key, count)| key.starts_with(name) && count > 0) {
+            true => Ok(()),
+            false => Err(format!("{stats:?}")),
+        }
+    })
+    .await;
+    scene.accepted().await;
 }

@@ -98,6 +98,77 @@ fn rows(table: &str) -> Vec<Vec<&str>> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubectl_applies_a_whole_pod_and_gets_all_of_it_back() {
+    let test = "kubectl_applies_a_whole_pod_and_gets_all_of_it_back";
+    let Some(mesh) = mesh_for_kubectl(test).await else {
+        return;
+    };
+    let kubectl = Kubectl { mesh: &mesh };
+    kubectl.file("pod.yaml", POD);
+    let created = kubectl.ok(&["apply", "-f", "pod.yaml"]);
+    assert_eq!(created, "pod/db-0 created\n");
+    let again = kubectl.ok(&["apply", "-f", "pod.yaml"]);
+    assert_eq!(again, "pod/db-0 unchanged\n");
+
+    let parsed = lateen_api::parse("pod.yaml", POD, lateen_api::Mode::Strict);
+    let applied = parsed.objects[0].object.to_json();
+    let got = kubectl.ok(&["get", "pod", "db-0", "-o", "json"]);
+    let got: serde_json::Value = serde_json::from_str(&got).unwrap();
+    for part in ["spec", "status"] {
+        assert_eq!(got[part], applied[part], "{part}");
+    }
+    for part in ["labels", "ownerReferences", "generateName"] {
+        assert_eq!(got["metadata"][part], applied["metadata"][part], "{part}");
+    }
+    let table = kubectl.ok(&["get", "pods"]);
+    assert_eq!(
+        rows(&table),
+        [vec!["db-0", "2/2", "Running", "2"]],
+        "{table}"
+    );
+    let wide = kubectl.ok(&["get", "po", "-o", "wide"]);
+    for part in ["10.244.1.7", "worker-1", "1/1"] {
+        assert!(wide.contains(part), "{part}: {wide}");
+    }
+
+    // One container of several gets another image, which kubectl sends as that alone.
+    kubectl.file(
+        "pod.yaml",
+        &POD.replace(
+            "mysql:8.4\n    imagePullPolicy",
+            "mysql:9.0\n    imagePullPolicy",
+        ),
+    );
+    let changed = kubectl.ok(&["apply", "-f", "pod.yaml"]);
+    assert_eq!(changed, "pod/db-0 configured\n");
+    let got = kubectl.ok(&["get", "pod", "db-0", "-o", "json"]);
+    let got: serde_json::Value = serde_json::from_str(&got).unwrap();
+    let mut expected = applied["spec"].clone();
+    expected["containers"][0]["image"] = "mysql:9.0".into();
+    assert_eq!(got["spec"], expected);
+
+    // What is read of it is checked, at its place; the rest is the cluster's business.
+    for (from, to, complaint) in [
+        (
+            "containerPort: 3306",
+            "containerPort: 70000",
+            "spec.containers[0].ports[0].containerPort",
+        ),
+        ("podIP: 10.244.1.7", "podIP: here", "status.podIP"),
+        ("phase: Running", "phase: Walking", "status.phase"),
+        ("hostname: db-0", "hostname: DB_0", "spec.hostname"),
+    ] {
+        kubectl.file("wrong.yaml", &POD.replace(from, to));
+        let said = kubectl.fails(&["apply", "-f", "wrong.yaml"]);
+        assert!(said.contains(complaint), "{complaint}: {said}");
+    }
+    kubectl.ok(&["delete", "pod", "db-0", "--wait=false"]);
+}
+
+/// As a cluster gives it away, without what its own store writes (`uid` and the like).
+const POD: &str = include_str!("pod.yaml");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kubectl_applies_shows_changes_and_deletes_configuration() {
     let test = "kubectl_applies_shows_changes_and_deletes_configuration";
     let Some(mesh) = mesh_for_kubectl(test).await else {

@@ -78,6 +78,7 @@ mod mtls;
 mod open_connections;
 mod origination;
 mod outlier;
+mod pods;
 mod pools;
 mod protocols;
 mod requests;

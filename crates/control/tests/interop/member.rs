@@ -60,7 +60,7 @@ impl Deref for Secured {
 /// Who a member is.
 #[derive(Clone, Copy, Debug)]
 pub struct Who<'a> {
-    /// Of its Service; the WorkloadEntry and the proxy are called `NAME-v1`.
+    /// Of its Service; the WorkloadEntry (or Pod) and the proxy are called `NAME-v1`.
     pub name: &'a str,
     pub namespace: &'a str,
     pub account: &'a str,
@@ -68,6 +68,8 @@ pub struct Who<'a> {
     pub identity: bool,
     /// How long its certificates are valid; they are renewed at half of it.
     pub lifetime: Duration,
+    /// A Pod in the place of the WorkloadEntry.
+    pub pod: bool,
 }
 
 impl<'a> Who<'a> {
@@ -79,6 +81,7 @@ impl<'a> Who<'a> {
             account: name,
             identity: true,
             lifetime: Duration::from_secs(24 * 3600),
+            pod: false,
         }
     }
 
@@ -283,6 +286,9 @@ fn objects(who: &Who<'_>, http: u16, tcp: u16) -> String {
         ..
     } = who;
     let labels = labels(who);
+    if who.pod {
+        return pod(who, &labels, http, tcp);
+    }
     format!(
         "
 apiVersion: v1
@@ -300,6 +306,38 @@ spec:
   serviceAccount: {account}
   ports: {{http: {http}, tcp: {tcp}}}
   labels: {labels}
+"
+    )
+}
+
+/// The same as a Pod, whose ports have names of its own.
+fn pod(who: &Who<'_>, labels: &serde_json::Value, http: u16, tcp: u16) -> String {
+    let Who {
+        name,
+        namespace,
+        account,
+        ..
+    } = who;
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: http, port: 80, targetPort: web}}, {{name: tcp, port: 7000, targetPort: bytes}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}-v1, namespace: {namespace}, labels: {labels}}}
+spec:
+  serviceAccountName: {account}
+  containers:
+  - name: app
+    ports: [{{name: web, containerPort: {http}}}, {{name: bytes, containerPort: {tcp}}}]
+status:
+  podIP: 127.0.0.1
+  conditions: [{{type: Ready, status: 'True'}}]
 "
     )
 }

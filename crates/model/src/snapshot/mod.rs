@@ -28,7 +28,7 @@ use crate::rules::{
     Client, DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
 };
 use crate::secret::Secret;
-use crate::service::{Service, ServiceEndpoints, Source, Workload, labels_match};
+use crate::service::{Service, ServiceEndpoints, Source, Workload, WorkloadKind, labels_match};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
 
@@ -36,6 +36,8 @@ use crate::sidecar::Sidecar;
 pub type NamespacedName = (String, String);
 /// Namespace and a name within it.
 type Key = (String, String);
+/// Namespace, name, and the kind of the object: a pod and a WorkloadEntry may have the same name.
+type WorkloadKey = (String, String, WorkloadKind);
 /// Namespace, label, value, and what has it.
 type LabelIndex<T> = RedBlackTreeMapSync<(String, String, String, T), ()>;
 /// A host and what claims it, oldest first.
@@ -55,7 +57,7 @@ pub struct MeshSnapshot {
     pub settings: Arc<MeshSettings>,
     services: RedBlackTreeMapSync<Arc<str>, Arc<Service>>,
     endpoints: RedBlackTreeMapSync<Arc<str>, Arc<ServiceEndpoints>>,
-    workloads: RedBlackTreeMapSync<NamespacedName, Arc<Workload>>,
+    workloads: RedBlackTreeMapSync<WorkloadKey, Arc<Workload>>,
     /// Oldest first.
     virtual_services: RedBlackTreeMapSync<Origin, Arc<VirtualService>>,
     destination_rules: DestinationRules,
@@ -81,7 +83,7 @@ pub struct MeshSnapshot {
     /// Services by the first label of their selector.
     selecting: LabelIndex<Arc<str>>,
     /// Workloads by each of their labels.
-    labelled: LabelIndex<String>,
+    labelled: LabelIndex<(String, WorkloadKind)>,
     /// VirtualServices as they are written: their delegates are not in them yet.
     written: RedBlackTreeMapSync<Origin, Arc<VirtualService>>,
     /// VirtualServices that others leave rules to.
@@ -152,10 +154,26 @@ impl MeshSnapshot {
         self.workloads.values()
     }
 
-    /// One workload.
+    /// One workload; of a pod and a WorkloadEntry with the name the pod.
     pub fn workload(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
-        self.workloads
-            .get(&(namespace.to_string(), name.to_string()))
+        self.workloads_named(namespace, name).next()
+    }
+
+    /// The workload that a proxy stands beside: of its name, and of two of them the one that has
+    /// its address.
+    pub fn workload_of(&self, proxy: &Proxy) -> Option<&Arc<Workload>> {
+        let named = || self.workloads_named(&proxy.namespace, &proxy.name);
+        let mut own = named().filter(|one| one.address == proxy.address);
+        own.next().or_else(|| named().next())
+    }
+
+    fn workloads_named(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        let kinds = [WorkloadKind::Pod, WorkloadKind::Entry];
+        let (namespace, name) = (namespace.to_string(), name.to_string());
+        kinds.into_iter().filter_map(move |kind| {
+            let key = (namespace.clone(), name.clone(), kind);
+            self.workloads.get(&key)
+        })
     }
 
     /// Services that select a workload, by host name.
@@ -381,9 +399,9 @@ trait Least {
     fn least() -> Self;
 }
 
-impl Least for String {
-    fn least() -> String {
-        String::new()
+impl Least for (String, WorkloadKind) {
+    fn least() -> Self {
+        (String::new(), WorkloadKind::Pod)
     }
 }
 

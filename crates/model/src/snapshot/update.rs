@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lateen_api::{MeshConfig, Object, Spec};
 
-use super::{Changes, Key, MeshSnapshot, labels_of, range_of};
+use super::{Changes, Key, MeshSnapshot, WorkloadKey, labels_of, range_of};
 use crate::authorization::AuthorizationPolicy;
 use crate::auto_allocate::Allocation;
 use crate::delegate;
@@ -17,7 +17,7 @@ use crate::registry::{self, Registered};
 use crate::request_authentication::RequestAuthentication;
 use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
 use crate::secret::Secret;
-use crate::service::{Service, Workload};
+use crate::service::{Service, Workload, WorkloadKind};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
 
@@ -195,7 +195,12 @@ impl<'a> Update<'a> {
                 self.next.allocations.remove_mut(&origin);
                 self.allocate = true;
             }
-            Spec::WorkloadEntry(_) => self.remove_workload((origin.namespace, origin.name)),
+            Spec::WorkloadEntry(_) => {
+                self.remove_workload((origin.namespace, origin.name, WorkloadKind::Entry));
+            }
+            Spec::Pod(_) => {
+                self.remove_workload((origin.namespace, origin.name, WorkloadKind::Pod));
+            }
             Spec::VirtualService(_) => self.remove_rule(origin),
             Spec::DestinationRule(spec) => {
                 let key = self
@@ -258,8 +263,12 @@ impl<'a> Update<'a> {
                 self.allocate = true;
             }
             Spec::WorkloadEntry(spec) => {
-                let workload = registry::workload_entry(&origin, object, spec);
-                self.add_workload((origin.namespace, origin.name), workload);
+                self.add_workload(registry::workload_entry(&origin, object, spec));
+            }
+            Spec::Pod(spec) => {
+                if let Some(workload) = registry::pod(&origin, object, spec) {
+                    self.add_workload(workload);
+                }
             }
             Spec::VirtualService(spec) => {
                 let mesh = &self.next.settings;
@@ -485,24 +494,20 @@ impl<'a> Update<'a> {
         }
     }
 
-    fn remove_workload(&mut self, key: Key) {
+    fn remove_workload(&mut self, key: WorkloadKey) {
         let Some(workload) = self.next.workloads.get(&key).cloned() else {
             return;
         };
-        for (label, value) in &workload.labels {
-            let index = (key.0.clone(), label.clone(), value.clone(), key.1.clone());
-            self.next.labelled.remove_mut(&index);
-        }
+        self.index_labels(&key, &workload, false);
         self.next.workloads.remove_mut(&key);
-        self.note_workload(key);
+        self.note_workload(&key);
         self.workloads.push(workload);
     }
 
-    fn add_workload(&mut self, key: Key, workload: Workload) {
-        for (label, value) in &workload.labels {
-            let index = (key.0.clone(), label.clone(), value.clone(), key.1.clone());
-            self.next.labelled.insert_mut(index, ());
-        }
+    fn add_workload(&mut self, workload: Workload) {
+        let (namespace, name) = (workload.namespace.clone(), workload.name.clone());
+        let key = (namespace, name, workload.kind);
+        self.index_labels(&key, &workload, true);
         let mut workload = Arc::new(workload);
         keep(
             &mut workload,
@@ -511,17 +516,37 @@ impl<'a> Update<'a> {
         self.next
             .workloads
             .insert_mut(key.clone(), workload.clone());
-        self.note_workload(key);
+        self.note_workload(&key);
         self.workloads.push(workload);
+    }
+
+    fn index_labels(&mut self, (namespace, name, kind): &WorkloadKey, of: &Workload, add: bool) {
+        for (label, value) in &of.labels {
+            let own = (name.clone(), *kind);
+            let index = (namespace.clone(), label.clone(), value.clone(), own);
+            match add {
+                true => self.next.labelled.insert_mut(index, ()),
+                false => {
+                    self.next.labelled.remove_mut(&index);
+                }
+            }
+        }
     }
 
     /// Listeners read a workload's name, labels and ports: a change there is more than a change of
     /// endpoints.
-    fn note_workload(&mut self, key: Key) {
-        let shape =
-            |one: &Arc<Workload>| (one.labels.clone(), one.ports.clone(), one.locality.clone());
-        let before = self.previous.and_then(|p| p.workloads.get(&key)).map(shape);
-        match before == self.next.workloads.get(&key).map(shape) {
+    fn note_workload(&mut self, (namespace, name, _): &WorkloadKey) {
+        let shape = |of: &MeshSnapshot| -> Vec<_> {
+            let all = of.workloads_named(namespace, name);
+            let shape = |one: &Arc<Workload>| {
+                let (labels, ports) = (one.labels.clone(), one.ports.clone());
+                (one.kind, labels, ports, one.locality.clone())
+            };
+            all.map(shape).collect()
+        };
+        let before = self.previous.map(shape).unwrap_or_default();
+        let key = (namespace.clone(), name.clone());
+        match before == shape(self.next) {
             true => self.changes.workloads.remove(&key),
             false => self.changes.workloads.insert(key),
         };
@@ -624,7 +649,10 @@ impl MeshSnapshot {
             return Vec::new();
         };
         labels_of(&self.labelled, &service.namespace, label, value)
-            .filter_map(|name| self.workload(&service.namespace, name).cloned())
+            .filter_map(|(name, kind)| {
+                let key = (service.namespace.clone(), name.clone(), *kind);
+                self.workloads.get(&key).cloned()
+            })
             .collect()
     }
 }

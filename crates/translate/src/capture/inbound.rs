@@ -42,7 +42,7 @@ pub fn ports(
     sidecar: Option<&Arc<Sidecar>>,
 ) -> Vec<CapturedPort> {
     let told = sidecar.is_some_and(|sidecar| !sidecar.spec.ingress.is_empty());
-    let workload = snapshot.workload(&proxy.namespace, &proxy.name);
+    let workload = snapshot.workload_of(proxy);
     let (Interception::Redirect, false, Some(workload)) = (proxy.interception, told, workload)
     else {
         return Vec::new();
@@ -53,7 +53,8 @@ pub fn ports(
     let mut ports = BTreeMap::new();
     for service in services {
         for port in service.ports.iter().filter(|p| p.protocol != Protocol::Udp) {
-            if let Ok(number) = u16::try_from(workload.port_for(port)) {
+            let number = workload.port_for(service, port).map(u16::try_from);
+            if let Some(Ok(number)) = number {
                 ports.entry(number).or_insert_with(|| CapturedPort {
                     number,
                     protocol: port.protocol,

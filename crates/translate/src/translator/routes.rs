@@ -242,7 +242,7 @@ impl<R> Translator<R> {
             sidecar: snapshot.sidecar_of(proxy).cloned().map(ById),
             labels: (is_gateway || snapshot.rules_ask_for_labels()).then(|| proxy.labels.clone()),
             gateway: is_gateway.then(|| {
-                let workload = snapshot.workload(&proxy.namespace, &proxy.name);
+                let workload = snapshot.workload_of(proxy);
                 (proxy.bind.clone(), workload.cloned().map(ById))
             }),
         };

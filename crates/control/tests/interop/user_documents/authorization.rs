@@ -29,11 +29,9 @@ async fn document_17_authorizationpolicy_productpage_authz(plane: Plane) {
         return;
     };
     let who = |name, namespace, account| Who {
-        lifetime: std::time::Duration::from_secs(24 * 3600),
-        name,
         namespace,
         account,
-        identity: true,
+        ..Who::named(name)
     };
     let edge = who("edge", "istio-system", "istio-ingressgateway");
     let edge = mesh.member_as(plane, test, edge).await.unwrap();
