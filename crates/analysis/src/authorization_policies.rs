@@ -6,7 +6,7 @@ use std::sync::Arc;
 use lateen_api::authorization_policy::Action;
 use lateen_model::{AuthorizationPolicy, MeshSnapshot, Origin, Protocol, Service, labels_match};
 
-use crate::{Finding, Level, Subject, not_found};
+use crate::{Finding, Level, Subject, attachments, not_found};
 
 /// Findings of all AuthorizationPolicies.
 pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
@@ -32,6 +32,16 @@ fn subject(policy: &AuthorizationPolicy) -> Subject {
 
 /// A policy that selects nobody.
 fn workloads(snapshot: &MeshSnapshot, policy: &AuthorizationPolicy, found: &mut Vec<Finding>) {
+    if !policy.targets().is_empty() {
+        let (one, several) = (&policy.spec.target_ref, &policy.spec.target_refs);
+        found.extend(attachments::findings(
+            snapshot,
+            &subject(policy),
+            one,
+            several,
+        ));
+        return;
+    }
     let none = BTreeMap::new();
     let selector = policy.spec.selector.as_ref();
     let labels = selector.map_or(&none, |selector| &selector.match_labels);

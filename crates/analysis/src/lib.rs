@@ -6,6 +6,7 @@
 //!
 //! What one object can say about itself is checked in `api`. No I/O here.
 
+mod attachments;
 mod authorization_policies;
 mod describe;
 mod describe_service;

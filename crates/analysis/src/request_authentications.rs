@@ -4,7 +4,7 @@
 use lateen_api::request_authentication::routing_claim;
 use lateen_model::{KeySource, MeshSnapshot, VirtualService, labels_match};
 
-use crate::{Finding, Level, Subject};
+use crate::{Finding, Level, Subject, attachments};
 
 /// Findings of all RequestAuthentications, and of VirtualServices that lean on them.
 pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
@@ -16,6 +16,8 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
             name: policy.origin.name.clone(),
         };
         found.extend(selects_nobody(snapshot, policy, &subject));
+        let (one, several) = (&policy.spec.target_ref, &policy.spec.target_refs);
+        found.extend(attachments::findings(snapshot, &subject, one, several));
         for (index, rule) in policy.spec.jwt_rules.iter().enumerate() {
             let source = KeySource::of(rule);
             let set = source.as_ref().and_then(|source| snapshot.key_set(source));

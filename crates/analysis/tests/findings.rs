@@ -258,6 +258,29 @@ fn an_authorizer_over_http_is_not_asked_about_connections() {
 }
 
 #[test]
+fn policies_attached_to_nothing_are_told() {
+    let policy = |kind: &str, name: &str, rest: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: default}}\n\
+             spec: {{{rest}: [{{group: gateway.networking.k8s.io, kind: Gateway, name: {name}}}]}}\n---\n"
+        )
+    };
+    let edge = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: edge, namespace: default}\n\
+                spec: {address: 127.0.0.1, labels: {gateway.networking.k8s.io/gateway-name: edge}}\n---\n";
+    let documents: String = ["AuthorizationPolicy", "RequestAuthentication"]
+        .iter()
+        .flat_map(|kind| ["edge", "gone"].map(|name| policy(kind, name, "targetRefs")))
+        .collect();
+    check(
+        &format!("{edge}{documents}"),
+        expect![[r#"
+            spec.targetRefs[0].name: Error [IST0101] (AuthorizationPolicy default/gone) Referenced gateway (a workload of namespace default with the label gateway.networking.k8s.io/gateway-name; without one the policy guards nothing) not found: "gone"
+            spec.targetRefs[0].name: Error [IST0101] (RequestAuthentication default/gone) Referenced gateway (a workload of namespace default with the label gateway.networking.k8s.io/gateway-name; without one the policy guards nothing) not found: "gone"
+        "#]],
+    );
+}
+
+#[test]
 fn several_sidecars_for_one_workload_are_told() {
     let sidecar = |name: &str, selector: &str| {
         format!(

@@ -5,6 +5,7 @@
 
 use crate::destination_rule::WorkloadSelector;
 use crate::schema::{choice, message};
+use crate::target_reference::PolicyTargetReference;
 
 /// Whether a policy only counts what it would have done.
 pub const DRY_RUN: &str = "istio.io/dry-run";
@@ -13,23 +14,15 @@ message! {
     pub struct AuthorizationPolicy {
         /// Without it the policy is for its whole namespace, in the root namespace for the mesh.
         effective selector: Option<WorkloadSelector>,
+        /// Older form of `targetRefs`, of one.
         effective target_ref "targetRef": Option<PolicyTargetReference>,
+        /// In place of a selector: the policy is for these only.
         effective target_refs "targetRefs": Vec<PolicyTargetReference>,
         /// Any of them; without one nothing matches.
         effective rules: Option<Vec<Rule>>,
         effective action: Option<Action>,
         /// Of action CUSTOM.
         effective provider: Option<ExtensionProviderName>,
-    }
-}
-
-message! {
-    /// Of type/v1beta1: what a policy is attached to by name.
-    pub struct PolicyTargetReference {
-        effective group: String,
-        effective kind: String,
-        effective name: String,
-        effective namespace: String,
     }
 }
 

@@ -2,8 +2,8 @@
 //! another version, or before the rules for it became stricter.
 //!
 //! To leave such an object out would open what it closed. What stands for it closes everything that
-//! it may have been about: the workloads of its selector if that can be read, else those of its
-//! namespace (in the root namespace, the mesh).
+//! it may have been about: the workloads of its selector or targets if those can be read, else those
+//! of its namespace (in the root namespace, the mesh).
 //!
 //! | object | stands for it |
 //! |---|---|
@@ -20,6 +20,7 @@ use crate::meta::ObjectMeta;
 use crate::object::{Object, Spec};
 use crate::peer_authentication::{MutualTls, MutualTlsMode, PeerAuthentication};
 use crate::request_authentication::RequestAuthentication;
+use crate::target_reference::PolicyTargetReference;
 
 impl Object {
     /// What stands for a document that cannot be read; `None` when nothing is open without it.
@@ -34,10 +35,12 @@ impl Object {
         })?;
         let spec = document.get("spec");
         let selector = spec.and_then(selector);
+        let target_refs = spec.and_then(targets).unwrap_or_default();
         let spec: Spec = match kind {
             Kind::AuthorizationPolicy if decides_nothing(document) => return None,
             Kind::AuthorizationPolicy => AuthorizationPolicy {
                 selector,
+                target_refs,
                 action: Some(Action::Deny),
                 rules: Some(vec![Rule::default()]),
                 ..Default::default()
@@ -53,6 +56,7 @@ impl Object {
             .into(),
             Kind::RequestAuthentication => RequestAuthentication {
                 selector,
+                target_refs,
                 ..Default::default()
             }
             .into(),
@@ -76,9 +80,8 @@ impl Object {
 
 /// The workloads an object is for. `None`, which is all of them, unless every word of it is known.
 fn selector(spec: &Json) -> Option<WorkloadSelector> {
-    let targeted = ["targetRef", "targetRefs"];
     let selector = spec.get("selector")?.as_object()?;
-    if targeted.iter().any(|field| spec.get(field).is_some()) || selector.len() != 1 {
+    if TARGETS.iter().any(|field| spec.get(field).is_some()) || selector.len() != 1 {
         return None;
     }
     let labels = selector.get("matchLabels")?.as_object()?.iter();
@@ -88,6 +91,32 @@ fn selector(spec: &Json) -> Option<WorkloadSelector> {
     Some(WorkloadSelector {
         match_labels: labels?,
     })
+}
+
+const TARGETS: [&str; 2] = ["targetRef", "targetRefs"];
+
+/// What an object is attached to. `None`, which is nothing in particular, unless every word is known.
+fn targets(spec: &Json) -> Option<Vec<PolicyTargetReference>> {
+    let said = |field: &str| spec.get(field);
+    let all = match (said("selector"), said(TARGETS[0]), said(TARGETS[1])) {
+        (None, Some(one), None) => std::slice::from_ref(one),
+        (None, None, Some(several)) => several.as_array()?,
+        _ => return None,
+    };
+    let reference = |one: &Json| {
+        let mut target = PolicyTargetReference::default();
+        for (field, value) in one.as_object()? {
+            let value = value.as_str()?.to_owned();
+            match field.as_str() {
+                "group" => target.group = value,
+                "kind" => target.kind = value,
+                "name" => target.name = value,
+                _ => return None,
+            }
+        }
+        (target.target().is_some() && !target.name.is_empty()).then_some(target)
+    };
+    all.iter().map(reference).collect()
 }
 
 /// Whether an AuthorizationPolicy only counted.
@@ -140,8 +169,26 @@ mod tests {
             check(policy, json!({"selector": selector}), Some(denied.clone()));
         }
         let targeted = json!({"selector": front, "targetRefs": []});
-        check(policy, targeted, Some(denied));
+        check(policy, targeted, Some(denied.clone()));
         check(policy, json!({"action": "AUDIT", "later": 1}), None);
+        let edge =
+            json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}]);
+        let denied_edge = json!({"targetRefs": edge, "rules": [{}], "action": "DENY"});
+        let of_edge = json!({"targetRefs": edge, "action": "LATER"});
+        check(policy, of_edge, Some(denied_edge.clone()));
+        let of_edge = json!({"targetRef": edge[0], "action": "LATER"});
+        check(policy, of_edge, Some(denied_edge));
+        for target in [
+            json!({"group": "later.io", "kind": "Gateway", "name": "edge"}),
+            json!({"group": "gateway.networking.k8s.io", "kind": "Gateway", "names": ["edge"]}),
+            json!("edge"),
+        ] {
+            check(
+                policy,
+                json!({"targetRefs": [target]}),
+                Some(denied.clone()),
+            );
+        }
         let strict = json!({"selector": front, "mtls": {"mode": "STRICT"}});
         check(
             "PeerAuthentication",

@@ -51,6 +51,7 @@ pub mod request_authentication;
 pub mod secret;
 pub mod service_entry;
 pub mod sidecar;
+pub mod target_reference;
 pub mod virtual_service;
 pub mod workload_entry;
 

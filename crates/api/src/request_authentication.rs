@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::destination_rule::WorkloadSelector;
 use crate::schema::message;
+use crate::target_reference::PolicyTargetReference;
 
 pub use crate::key_set::check_key_set;
 
@@ -13,19 +14,11 @@ message! {
     pub struct RequestAuthentication {
         /// Without it the rules are for the whole namespace, in the root namespace for the mesh.
         effective selector: Option<WorkloadSelector>,
+        /// Older form of `targetRefs`, of one.
         effective target_ref "targetRef": Option<PolicyTargetReference>,
+        /// In place of a selector: the rules are for these only.
         effective target_refs "targetRefs": Vec<PolicyTargetReference>,
         effective jwt_rules "jwtRules": Vec<JwtRule>,
-    }
-}
-
-message! {
-    /// What a policy is attached to, in Kubernetes' Gateway API.
-    pub struct PolicyTargetReference {
-        effective group: String,
-        effective kind: String,
-        effective name: String,
-        effective namespace: String,
     }
 }
 

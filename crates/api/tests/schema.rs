@@ -340,8 +340,9 @@ fn used(schema: Schema, json: &Json, fields: &mut BTreeSet<(&'static str, &'stat
 
 fn declared(schema: Schema, fields: &mut BTreeSet<(&'static str, &'static str)>) {
     let Some(info) = schema.message() else { return };
-    // An object with one of these is refused.
-    let taken = |field: &&FieldInfo| !field.name.starts_with("targetRef");
+    // Refused: targets are of the policy's own namespace.
+    let taken =
+        |field: &&FieldInfo| (info.name, field.name) != ("PolicyTargetReference", "namespace");
     for field in info.fields.iter().filter(taken) {
         fields.insert((info.name, field.name));
         declared((field.schema)(), fields);

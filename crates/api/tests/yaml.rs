@@ -415,3 +415,17 @@ fn findings_without_end_are_cut_short() {
     assert!(rendered.len() < 2500, "{rendered}");
     assert!(rendered.contains('…'), "{rendered}");
 }
+
+#[test]
+fn a_target_that_cannot_be_is_told_at_its_line() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec:\n  \
+                targetRefs:\n  - group: gateway.networking.k8s.io\n    kind: Gateway\n    name: edge\n    \
+                namespace: web\n";
+    let parsed = lateen_api::parse("a.yaml", text, lateen_api::Mode::Strict);
+    let said: Vec<_> = parsed.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("9:16: error: spec.targetRefs[0].namespace"),
+        "{said:?}"
+    );
+}

@@ -2,7 +2,7 @@
 //! own, each the oldest first (`pilot/pkg/model/authorization.go`).
 //!
 //! A policy in the root namespace is for the mesh; a selector narrows that to the workloads with its
-//! labels, in any namespace.
+//! labels, in any namespace. A policy with targets is for what it is attached to (`attachment.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use std::sync::Arc;
 use lateen_api as api;
 use lateen_api::authorization_policy::{Action, DRY_RUN, Rule, parse_switch};
 use lateen_api::mesh_config::ext_authz_port;
+use lateen_api::target_reference::PolicyTargetReference;
 use lateen_api::{IntOrString, Object};
 
+use crate::attachment::Attachment;
 use crate::rules::Origin;
-use crate::service::{Service, labels_match};
+use crate::service::Service;
 use crate::snapshot::MeshSnapshot;
 
 /// An AuthorizationPolicy.
@@ -48,10 +50,19 @@ impl AuthorizationPolicy {
         self.spec.rules.as_deref().unwrap_or_default()
     }
 
-    /// Whether the policy is for workloads with these labels, of those in its reach.
-    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        let selector = self.spec.selector.as_ref();
-        selector.is_none_or(|selector| labels_match(&selector.match_labels, labels))
+    /// What it is attached to by name.
+    pub fn targets(&self) -> &[PolicyTargetReference] {
+        PolicyTargetReference::of(&self.spec.target_ref, &self.spec.target_refs)
+    }
+
+    /// Whether the policy is for a workload, of those in its reach.
+    pub fn selects(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        let attachment = Attachment {
+            namespace: &self.origin.namespace,
+            selector: self.spec.selector.as_ref(),
+            targets: self.targets(),
+        };
+        attachment.selects(namespace, labels)
     }
 }
 
@@ -69,10 +80,10 @@ impl MeshSnapshot {
     ) -> impl Iterator<Item = &'a Arc<AuthorizationPolicy>> {
         let root = self.settings.root_namespace.as_str();
         let own = (namespace != root).then_some(namespace);
-        let namespaces = std::iter::once(root).chain(own);
-        namespaces
+        let reach = std::iter::once(root).chain(own);
+        reach
             .flat_map(|namespace| self.authorization_policies_in(namespace))
-            .filter(|policy| policy.selects(labels))
+            .filter(move |policy| policy.selects(namespace, labels))
     }
 
     /// The service of an external authorizer (`host` or `namespace/host`) that a namespace sees, and

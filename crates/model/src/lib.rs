@@ -3,6 +3,7 @@
 //! Objects come in, a value comes out: no I/O, no clock, nothing of xDS. Visibility and selection
 //! are answered here, so that translation asks questions and never scans objects.
 
+mod attachment;
 mod authorization;
 mod auto_allocate;
 mod delegate;

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use lateen_api as api;
 use lateen_api::request_authentication::{DEFAULT_KEYS_TIMEOUT, JwtRule};
+use lateen_api::target_reference::PolicyTargetReference;
 
+use crate::attachment::Attachment;
 use crate::rules::Origin;
-use crate::service::labels_match;
 use crate::snapshot::MeshSnapshot;
 
 /// A RequestAuthentication.
@@ -24,9 +25,18 @@ pub struct RequestAuthentication {
 }
 
 impl RequestAuthentication {
-    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
-        let selector = self.spec.selector.as_ref();
-        selector.is_none_or(|selector| labels_match(&selector.match_labels, labels))
+    /// What it is attached to by name.
+    pub fn targets(&self) -> &[PolicyTargetReference] {
+        PolicyTargetReference::of(&self.spec.target_ref, &self.spec.target_refs)
+    }
+
+    fn selects(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        let attachment = Attachment {
+            namespace: &self.origin.namespace,
+            selector: self.spec.selector.as_ref(),
+            targets: self.targets(),
+        };
+        attachment.selects(namespace, labels)
     }
 }
 
@@ -66,7 +76,7 @@ impl MeshSnapshot {
         self.request_authentications.values()
     }
 
-    /// Those of a workload: of the root namespace and its own that select it, oldest first.
+    /// Those of a workload: of the root namespace and its own that are for it, oldest first.
     pub fn request_authentications(
         &self,
         namespace: &str,
@@ -83,7 +93,7 @@ impl MeshSnapshot {
                 range.take_while(move |((of, _), _)| of == namespace)
             })
             .map(|(_, one)| one)
-            .filter(|one| one.selects(labels))
+            .filter(|one| one.selects(namespace, labels))
             .collect();
         found.sort_by(|a, b| a.origin.cmp(&b.origin));
         found

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Checker, Validate, names};
+use super::{Checker, Validate, names, target_reference};
 use crate::authorization_policy::*;
 use crate::object::Object;
 
@@ -14,7 +14,7 @@ impl Validate for AuthorizationPolicy {
         check.some("selector", &self.selector, |check, selector| {
             names::selector(check, "matchLabels", &selector.match_labels);
         });
-        target_references(check, &self.target_ref, &self.target_refs);
+        target_reference::attachment(check, &self.selector, &self.target_ref, &self.target_refs);
         let action = self.action.unwrap_or_default();
         self.meaning(check, action);
         let rules = self.rules.as_deref().unwrap_or_default();
@@ -56,29 +56,6 @@ impl AuthorizationPolicy {
                 );
             }),
         }
-    }
-}
-
-/// A policy that is attached to something by name would protect nothing here, and nobody would know.
-pub fn target_references(
-    check: &mut Checker,
-    one: &Option<PolicyTargetReference>,
-    several: &[PolicyTargetReference],
-) {
-    let mut refuse = |name: &str| {
-        check.field(name, |check| {
-            check.error_hint(
-                "a policy cannot be attached by reference in this version: what it refers to is of \
-                 the Gateway API",
-                "use selector with the labels of the workloads",
-            );
-        });
-    };
-    if one.is_some() {
-        refuse("targetRef");
-    }
-    if !several.is_empty() {
-        refuse("targetRefs");
     }
 }
 

@@ -21,6 +21,7 @@ mod request_authentication;
 mod secret;
 mod service_entry;
 mod sidecar;
+mod target_reference;
 mod traffic_policy;
 mod virtual_service;
 

@@ -1,6 +1,6 @@
 //! Rules of `RequestAuthentication` (Istio, `pkg/config/validation`, `validateJwtRule`).
 
-use super::{Checker, Validate, names};
+use super::{Checker, Validate, names, target_reference};
 use crate::request_authentication::*;
 
 impl Validate for RequestAuthentication {
@@ -8,18 +8,9 @@ impl Validate for RequestAuthentication {
         check.some("selector", &self.selector, |check, selector| {
             names::selector(check, "matchLabels", &selector.match_labels);
         });
-        check.some("targetRef", &self.target_ref, |check, _| target(check));
-        check.list("targetRefs", &self.target_refs, |check, _| target(check));
+        target_reference::attachment(check, &self.selector, &self.target_ref, &self.target_refs);
         check.list("jwtRules", &self.jwt_rules, jwt_rule);
     }
-}
-
-/// A policy that would be attached to nothing must not look as if it guarded something.
-fn target(check: &mut Checker) {
-    check.error_hint(
-        "targets of Kubernetes' Gateway API are not supported in this version",
-        "use selector",
-    );
 }
 
 fn jwt_rule(check: &mut Checker, rule: &JwtRule) {

@@ -694,8 +694,8 @@ async fn a_policy_that_is_refused_leaves_the_last_good_one(plane: Plane) {
             "spec.rules[0].when[0].key",
         ),
         (
-            "targetRefs: [{kind: Service, name: front, group: ''}]",
-            "spec.targetRefs",
+            "targetRefs: [{kind: Deployment, name: front, group: apps}]",
+            "spec.targetRefs[0].kind",
         ),
     ] {
         // Even if whoever applies it asks for unknown fields to be dropped.

@@ -34,6 +34,7 @@ macro_rules! on_both {
     };
 }
 
+mod attached;
 mod authorization;
 mod authorized_gateway;
 mod balancing;
