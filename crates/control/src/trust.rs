@@ -2,6 +2,7 @@
 //! issuers of workload tokens, the trust domain.
 //!
 //! The authority is that of `--ca-dir`, else that of the Secret `cacerts` in the root namespace,
+//! else that of a Secret `istio-ca-secret` that came from elsewhere (Istio's own root, brought along),
 //! else a root of its own in the data directory.
 
 use std::path::Path;
@@ -23,7 +24,10 @@ const LOCAL_ISSUER: &str = "https://lateen.istio-system.svc";
 
 /// The Secrets that may hold the authority, the one that counts first; the second is where Istio
 /// keeps a root that it made itself.
-const SECRETS: [&str; 2] = ["cacerts", "istio-ca-secret"];
+const SECRETS: [&str; 2] = ["cacerts", OWN_SECRET];
+
+/// Where Istio keeps a root that it made itself. Ours is in a file, and shown under this name.
+pub(crate) const OWN_SECRET: &str = "istio-ca-secret";
 
 /// The most bytes of a key set that is read from a file.
 const MAX_KEY_SET: u64 = 1 << 20;
@@ -177,11 +181,15 @@ fn in_secrets(mesh: &Mesh) -> Result<Option<Pieces>, CaError> {
             continue;
         };
         let place = format!("Secret {namespace}/{name}");
+        // What this API showed, saved and applied again, is no authority: it never had a key.
+        if name == OWN_SECRET && !has_key(&secret, &place)? {
+            continue;
+        }
         // In Istio's own Secret the authority is the root.
         let has_root = value(&secret, &place, "root-cert.pem")?.is_some();
         let pieces = Pieces::find(&place, |wanted| {
             let wanted = match wanted {
-                "root-cert.pem" if !has_root && name == SECRETS[1] => "ca-cert.pem",
+                "root-cert.pem" if !has_root && name == OWN_SECRET => "ca-cert.pem",
                 wanted => wanted,
             };
             value(&secret, &place, wanted)
@@ -191,6 +199,15 @@ fn in_secrets(mesh: &Mesh) -> Result<Option<Pieces>, CaError> {
         }
     }
     Ok(None)
+}
+
+fn has_key(secret: &Stored, place: &str) -> Result<bool, CaError> {
+    for key in ["ca-key.pem", "tls.key"] {
+        if value(secret, place, key)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn value(secret: &Stored, place: &str, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CaError> {

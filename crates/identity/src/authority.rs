@@ -253,6 +253,11 @@ impl Authority {
         self.roots_pem.concat()
     }
 
+    /// The root of what is signed now, in PEM.
+    pub fn own_root_pem(&self) -> &str {
+        self.roots_pem.last().map_or("", String::as_str)
+    }
+
     /// Certificates that count no more, of an authority that was given with such lists.
     pub fn revocations(&self) -> Option<&Revocations> {
         self.revocations.as_ref()

@@ -15,6 +15,7 @@ mod path;
 mod pod_cells;
 mod query;
 mod resources;
+mod root_secret;
 mod selector;
 mod status;
 mod table;

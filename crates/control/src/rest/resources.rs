@@ -19,7 +19,10 @@ use super::path::Target;
 use super::query::Query;
 use super::status::ApiError;
 use super::trust_maps::TrustMap;
-use super::{Api, MAX_BODY, answer, object_status as status, patch, table, trust_maps, watch};
+use super::{
+    Api, MAX_BODY, answer, object_status as status, patch, root_secret, table, trust_maps, watch,
+};
+use crate::trust::Trust;
 
 /// Says what a write did; `lateen apply` prints it.
 const VERDICT: HeaderName = HeaderName::from_static("x-lateen-verdict");
@@ -90,7 +93,7 @@ impl Call<'_> {
 
     fn list(&self) -> Result<Response, ApiError> {
         let (revision, mut objects) = self.api.store.list(|o| self.wants(o));
-        let made = trust_maps::of_list(&self.api.store, &self.api.trust, &self.target);
+        let made = made(&self.api.store, &self.api.trust, &self.target);
         if !made.is_empty() {
             objects.extend(made.into_iter().filter(|o| self.wants(o)).map(Arc::new));
             objects.sort_by(|a, b| a.key.cmp(&b.key));
@@ -137,12 +140,12 @@ impl Call<'_> {
         };
         let (store, trust) = (self.api.store.clone(), self.api.trust.clone());
         let target = self.target.clone();
-        let made = move || trust_maps::of_list(&store, &trust, &target);
-        let has_maps = info.name == "ConfigMap";
+        let made = move || made(&store, &trust, &target);
+        let has_made = matches!(info.name, "ConfigMap" | "Secret");
         watch::stream(
             self.api,
             Box::new(wanted),
-            has_maps.then(|| Box::new(made) as watch::Made),
+            has_made.then(|| Box::new(made) as watch::Made),
             &self.query,
             watch::Form {
                 kind: self.target.kind(),
@@ -159,7 +162,11 @@ impl Call<'_> {
 
     async fn replace(&self, body: Bytes) -> Result<Response, ApiError> {
         let document = self.document(&body)?;
-        self.write(document, Write::Replace).await
+        let write = match root_secret::is_made(&*self.current()?) {
+            true => Write::Apply,
+            false => Write::Replace,
+        };
+        self.write(document, write).await
     }
 
     async fn patch(&self, body: Bytes) -> Result<Response, ApiError> {
@@ -198,6 +205,10 @@ impl Call<'_> {
         merge(&mut merged, &patch);
         // Against what was merged into, so that a write in between is not lost.
         let mut document = document::from_json(&merged, self.query.mode, &self.target)?;
+        if root_secret::is_made(&current) {
+            document.expected = None;
+            return self.write(document, Write::Apply).await;
+        }
         document.expected = Some(current.resource_version.to_string());
         if let Some(given) = patch
             .pointer("/metadata/resourceVersion")
@@ -210,6 +221,9 @@ impl Call<'_> {
 
     async fn delete(&self, body: Bytes) -> Result<Response, ApiError> {
         let key = self.key();
+        if root_secret::of_object(&self.api.store, &self.api.trust, &self.target).is_some() {
+            return Err(root_secret::refuse_delete());
+        }
         let options: Value = match body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&body).map_err(|error| {
@@ -306,7 +320,8 @@ impl Call<'_> {
             return Ok(Arc::new(map.object(&self.api.trust, namespace)));
         }
         let key = self.key();
-        let found = self.api.store.get(&key);
+        let made = || root_secret::of_object(&self.api.store, &self.api.trust, &self.target);
+        let found = self.api.store.get(&key).or_else(|| made().map(Arc::new));
         found.ok_or_else(|| ApiError::from_store(StoreError::NotFound { key }))
     }
 
@@ -348,6 +363,13 @@ impl Call<'_> {
     fn mesh_for_status(&self) -> Option<Arc<MeshSnapshot>> {
         (self.target.kind() == Kind::ServiceEntry).then(|| (self.api.view)())
     }
+}
+
+/// What a list of this target has beside what is stored.
+fn made(store: &Store, trust: &Trust, target: &Target) -> Vec<Stored> {
+    let mut made = trust_maps::of_list(store, trust, target);
+    made.extend(root_secret::of_list(store, trust, target));
+    made
 }
 
 /// Who writes, and under which id the history has it.

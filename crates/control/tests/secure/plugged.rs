@@ -1,11 +1,14 @@
 //! An authority that is given, in files and in a Secret, and that changes while it is used.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lateen_control::{Control, Options};
 use lateen_testkit::eventually;
+use lateen_testkit::http::Call;
+use serde_json::Value;
 
 use crate::callers::Plugged;
 use crate::client::{Plane, create};
@@ -89,4 +92,73 @@ async fn a_control_plane_does_not_start_with_an_authority_that_does_not_fit() {
         !directory.path().join("data/ca/self-signed.pem").exists(),
         "and takes no other"
     );
+}
+
+const OWN: &str = "/api/v1/namespaces/istio-system/secrets/istio-ca-secret";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_root_it_made_is_shown_as_istios_secret_and_its_key_is_not() {
+    let plane = Plane::start().await;
+    let own = plane.roots().await;
+    let api = plane.control.addresses().api;
+    let shown: Value = serde_json::from_str(&plane.get(OWN).await).unwrap();
+    let entry = |name: &str| STANDARD.decode(shown["data"][name].as_str().unwrap());
+    for name in ["ca-cert.pem", "root-cert.pem"] {
+        assert_eq!(entry(name).unwrap(), own.as_bytes(), "{name}");
+    }
+    assert_eq!(shown["type"], "istio.io/ca-root");
+    assert!(shown["data"]["ca-key.pem"].is_null(), "{shown}");
+    // The key is where nobody else can read it.
+    let file = plane.path().join("data/ca/self-signed.pem");
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // It is in lists, in its namespace only, and it cannot be taken away.
+    let listed = async |path: &str| {
+        let list: Value = serde_json::from_str(&plane.get(path).await).unwrap();
+        let items = list["items"].as_array().unwrap().clone();
+        let names = items.iter().map(|one| one["metadata"]["name"].clone());
+        names.filter(|name| name == "istio-ca-secret").count()
+    };
+    assert_eq!(listed("/api/v1/secrets").await, 1);
+    assert_eq!(listed("/api/v1/namespaces/istio-system/secrets").await, 1);
+    assert_eq!(listed("/api/v1/namespaces/default/secrets").await, 0);
+    let elsewhere = Call::get("127.0.0.1", &OWN.replace("istio-system", "default"));
+    assert_eq!(elsewhere.send(api).await.unwrap().status, 404);
+    let delete = Call::get("127.0.0.1", OWN).method("DELETE");
+    assert_eq!(delete.send(api).await.unwrap().status, 403);
+
+    // Saved and applied again it is no authority, and does no harm.
+    let certificate = shown["data"]["ca-cert.pem"].as_str().unwrap();
+    let document = |entries: &str| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: istio-ca-secret\n  \
+             namespace: istio-system\ndata:\n{entries}"
+        )
+    };
+    let saved = format!("  ca-cert.pem: {certificate}\n  ca-key.pem: ''\n");
+    plane.apply(OWN, &document(&saved)).await;
+    let plane = plane.restart(|_| ()).await;
+    assert_eq!(plane.roots().await, own);
+    plane.certificate("default", "reviews").await;
+
+    // One with a key is Istio's own root, brought along.
+    let at = plane.path().join("istio");
+    Plugged::write(&at);
+    let mut entries = String::new();
+    for (name, file) in [
+        ("ca-cert.pem", "ca-cert.pem"),
+        ("ca-key.pem", "ca-key.pem"),
+        ("root-cert.pem", "root-cert.pem"),
+    ] {
+        let content = STANDARD.encode(std::fs::read(at.join(file)).unwrap());
+        entries += &format!("  {name}: {content}\n");
+    }
+    plane.apply(OWN, &document(&entries)).await;
+    let root = std::fs::read_to_string(at.join("root-cert.pem")).unwrap();
+    eventually("the Secret is used", async || match plane.roots().await {
+        roots if roots == root => Ok(()),
+        roots => Err(roots),
+    })
+    .await;
 }
