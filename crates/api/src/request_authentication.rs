@@ -10,6 +10,32 @@ use crate::target_reference::PolicyTargetReference;
 
 pub use crate::key_set::check_key_set;
 
+/// Host and port of an `http` or `https` URI, the host in lower case and without brackets.
+pub fn key_server(uri: &str) -> Option<(String, u16)> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let default = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, after) = rest.split_once(']')?;
+            (host, after.strip_prefix(':'))
+        }
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let port = match port {
+        Some(port) => port.parse().ok()?,
+        None => default,
+    };
+    (!host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
+}
+
 message! {
     pub struct RequestAuthentication {
         /// Without it the rules are for the whole namespace, in the root namespace for the mesh.
@@ -115,5 +141,26 @@ mod tests {
         check("@request.auth.claims[a", None);
         check("request.auth.claims.a", None);
         check("x", None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key_server;
+
+    #[test]
+    fn servers_of_uris() {
+        let check = |uri: &str, expect: Option<(&str, u16)>| {
+            let found = key_server(uri);
+            let found = found.as_ref().map(|(host, port)| (host.as_str(), *port));
+            assert_eq!(found, expect, "{uri}");
+        };
+        check("http://Keys.test/x?y", Some(("keys.test", 80)));
+        check("https://keys.test", Some(("keys.test", 443)));
+        check("https://keys.test:8443/k", Some(("keys.test", 8443)));
+        check("http://[::1]:8080/k", Some(("::1", 8080)));
+        check("ftp://keys.test", None);
+        check("http://:80", None);
+        check("http://keys.test:none", None);
     }
 }

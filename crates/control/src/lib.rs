@@ -29,6 +29,6 @@ mod trust;
 pub use error::ControlError;
 pub use jwks::Cidr;
 pub use lateen_identity::{KeyKind, Lifetimes, RootLifetimes};
-pub use lateen_model::Compliance;
+pub use lateen_model::{Compliance, KeysFetchedBy};
 pub use options::{KeyOptions, Options};
 pub use plane::{Addresses, Control, run};

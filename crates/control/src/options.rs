@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lateen_identity::{KeyKind, Lifetimes, RootLifetimes};
-use lateen_model::Compliance;
+use lateen_model::{Compliance, KeysFetchedBy};
 
 use crate::jwks::Cidr;
 
@@ -64,6 +64,10 @@ pub struct KeyOptions {
     pub blocked: Vec<Cidr>,
     /// A PEM file of certificates to trust beside those of the system.
     pub extra_roots: Option<PathBuf>,
+    /// Who fetches those that are named by a URI (Istio's `PILOT_JWT_ENABLE_REMOTE_JWKS`).
+    pub fetched_by: KeysFetchedBy,
+    /// How long a proxy that fetches keys uses them; Istio's 5 minutes.
+    pub proxy_cache: Duration,
 }
 
 impl Default for KeyOptions {
@@ -73,6 +77,8 @@ impl Default for KeyOptions {
             retry: Duration::from_secs(1),
             blocked: Vec::new(),
             extra_roots: None,
+            fetched_by: KeysFetchedBy::default(),
+            proxy_cache: Duration::from_secs(5 * 60),
         }
     }
 }

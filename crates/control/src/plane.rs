@@ -81,6 +81,8 @@ impl Control {
             compliance: options.compliance,
             wildcard_tls_at_gateways: options.wildcard_tls_at_gateways,
             tls_at_sidecars: options.tls_at_sidecars,
+            keys_fetched_by: options.keys.fetched_by,
+            keys_cache: options.keys.proxy_cache,
             ..MeshSettings::default()
         };
         let mesh = Arc::new(Mesh::new(store.clone(), settings));

@@ -114,6 +114,14 @@ pub struct Args {
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub tls_at_sidecars: bool,
 
+    /// Who fetches the keys that RequestAuthentications name by URI: this control plane (false,
+    /// istiod), the proxies where the server is a service of the mesh (true, hybrid), or the
+    /// proxies always (envoy)
+    #[arg(long, value_name = "MODE", env = "PILOT_JWT_ENABLE_REMOTE_JWKS")]
+    #[arg(default_value = "false", hide_default_value = true)]
+    #[arg(value_parser = ["false", "istiod", "true", "hybrid", "envoy"], ignore_case = true)]
+    pub remote_jwks: String,
+
     /// Give gateways their certificates over the plaintext port too
     #[arg(long, hide = true)]
     pub plaintext_credentials: bool,
@@ -142,6 +150,7 @@ pub fn run(args: Args) -> Outcome {
             refresh: args.jwks_refresh,
             blocked: args.jwks_blocked_cidrs,
             extra_roots: args.jwks_extra_roots,
+            fetched_by: args.remote_jwks.parse().unwrap_or_default(),
             ..KeyOptions::default()
         },
         secure_port: args.secure_port,

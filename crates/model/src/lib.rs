@@ -30,7 +30,9 @@ pub use peer_authentication::{
 };
 pub use protocol::Protocol;
 pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
-pub use request_authentication::{KeySet, KeySets, KeySource, RequestAuthentication};
+pub use request_authentication::{
+    KeySet, KeySets, KeySource, KeysFetchedBy, RequestAuthentication,
+};
 pub use rules::{
     DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, ServerHost, VirtualService,
     resolve_gateway,

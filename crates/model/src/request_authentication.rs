@@ -4,11 +4,12 @@
 //! snapshot, so that translation stays pure.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_api as api;
-use lateen_api::request_authentication::{DEFAULT_KEYS_TIMEOUT, JwtRule};
+use lateen_api::request_authentication::{DEFAULT_KEYS_TIMEOUT, JwtRule, key_server};
 use lateen_api::target_reference::PolicyTargetReference;
 
 use crate::attachment::Attachment;
@@ -55,6 +56,33 @@ impl KeySource {
             issuer: rule.issuer.clone(),
             uri: rule.jwks_uri.clone(),
         })
+    }
+}
+
+/// Who fetches the keys that rules name by URI. What an issuer has to be asked for first (no URI), the
+/// control plane fetches in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KeysFetchedBy {
+    #[default]
+    ControlPlane,
+    /// The proxies, where the server is a service of the mesh; else the control plane.
+    ProxiesIfInMesh,
+    Proxies,
+}
+
+impl FromStr for KeysFetchedBy {
+    type Err = String;
+
+    /// Reads the values of `PILOT_JWT_ENABLE_REMOTE_JWKS`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "" | "false" | "istiod" => Ok(KeysFetchedBy::ControlPlane),
+            "true" | "hybrid" => Ok(KeysFetchedBy::ProxiesIfInMesh),
+            "envoy" => Ok(KeysFetchedBy::Proxies),
+            _ => Err(format!(
+                "{text:?} is none of false, istiod, true, hybrid, envoy"
+            )),
+        }
     }
 }
 
@@ -110,12 +138,31 @@ impl MeshSnapshot {
         rules
     }
 
-    /// Every source that a rule names, with how long fetching from it may take.
+    /// Host and port of the server that proxies themselves fetch the keys of a rule from.
+    pub fn key_server(&self, rule: &JwtRule) -> Option<(String, u32)> {
+        let mode = self.settings.keys_fetched_by;
+        if mode == KeysFetchedBy::ControlPlane || rule.jwks_uri.is_empty() || !rule.jwks.is_empty()
+        {
+            return None;
+        }
+        let (host, port) = key_server(&rule.jwks_uri)?;
+        let port = u32::from(port);
+        let in_mesh = || {
+            let service = self.service(&host);
+            service.is_some_and(|service| service.port(port).is_some())
+        };
+        (mode == KeysFetchedBy::Proxies || in_mesh()).then_some((host, port))
+    }
+
+    /// Every source that the control plane fetches from, with how long fetching from it may take.
     pub fn key_sources(&self) -> BTreeMap<KeySource, Duration> {
         let mut sources = BTreeMap::new();
         let policies = self.request_authentications.values();
         for rule in policies.flat_map(|policy| &policy.spec.jwt_rules) {
             let timeout = rule.timeout.unwrap_or(DEFAULT_KEYS_TIMEOUT);
+            if self.key_server(rule).is_some() {
+                continue;
+            }
             if let Some(source) = KeySource::of(rule) {
                 let longest = sources.entry(source).or_insert(timeout);
                 *longest = timeout.max(*longest);

@@ -17,6 +17,8 @@ use lateen_api::mesh_config::{
 use lateen_api::sidecar::OutboundTrafficMode;
 use lateen_api::virtual_service::HttpRetry;
 
+use crate::request_authentication::KeysFetchedBy;
+
 /// Istio's default text access log line, with the closing newline
 /// (`pilot/pkg/model/telemetry_logging.go`).
 pub const DEFAULT_ACCESS_LOG_FORMAT: &str = concat!(
@@ -191,6 +193,10 @@ pub struct MeshSettings {
     /// Sidecars end TLS of clients outside the mesh where ingress listeners say so (Istio's
     /// `ENABLE_TLS_ON_SIDECAR_INGRESS`). Nor is this.
     pub tls_at_sidecars: bool,
+    /// Who fetches the keys of tokens (Istio's `PILOT_JWT_ENABLE_REMOTE_JWKS`). Nor is this.
+    pub keys_fetched_by: KeysFetchedBy,
+    /// How long a proxy that fetches keys uses them.
+    pub keys_cache: Duration,
     /// Probes on connections to upstreams where a DestinationRule says nothing.
     pub tcp_keepalive: Option<Arc<TcpKeepalive>>,
     /// `exportTo` of objects that say nothing; empty is everywhere.
@@ -224,6 +230,8 @@ impl Default for MeshSettings {
             compliance: None,
             wildcard_tls_at_gateways: false,
             tls_at_sidecars: false,
+            keys_fetched_by: KeysFetchedBy::ControlPlane,
+            keys_cache: Duration::from_secs(5 * 60),
             tcp_keepalive: None,
             service_export_to: Vec::new(),
             virtual_service_export_to: Vec::new(),

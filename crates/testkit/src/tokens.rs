@@ -134,16 +134,22 @@ pub struct KeyServer {
 
 impl KeyServer {
     pub async fn start() -> Self {
-        Self::with(None).await
+        Self::with(None, 0).await
+    }
+
+    /// On a port that is known before.
+    pub async fn at(port: u16) -> Self {
+        Self::with(None, port).await
     }
 
     /// Over TLS.
     pub async fn over_tls(config: Arc<rustls::ServerConfig>) -> Self {
-        Self::with(Some(tokio_rustls::TlsAcceptor::from(config))).await
+        Self::with(Some(tokio_rustls::TlsAcceptor::from(config)), 0).await
     }
 
-    async fn with(tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+    async fn with(tls: Option<tokio_rustls::TlsAcceptor>, port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await;
+        let listener = listener.expect("a socket");
         let port = listener.local_addr().expect("an address").port();
         let state = Arc::<Mutex<Pages>>::default();
         let pages = state.clone();

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use lateen_api::request_authentication::{JwtRule, check_key_set};
+use lateen_api::request_authentication::{DEFAULT_KEYS_TIMEOUT, JwtRule, check_key_set};
 use lateen_model::{KeySource, MeshSnapshot, Proxy, ProxyKind};
 use prost::Message;
 
 use crate::envoy::{self, Any, core, hcm, jwt, matcher};
+use crate::names;
 use crate::virtual_hosts::append;
 
 use jwt::jwt_requirement::RequiresType;
@@ -43,11 +44,38 @@ pub fn filter(snapshot: &MeshSnapshot, proxy: &Proxy) -> Option<hcm::HttpFilter>
     let gateway = proxy.kind == ProxyKind::Gateway;
     let providers: Vec<jwt::JwtProvider> = rules
         .iter()
-        .map(|rule| provider(rule, keys(snapshot, rule), gateway))
+        .map(|rule| provider(rule, source(snapshot, rule), gateway))
         .collect();
     Some(hcm::HttpFilter {
         name: JWT_AUTHN.to_string(),
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(encode(providers))),
+        ..Default::default()
+    })
+}
+
+/// Where the proxy has the keys of a rule from: a server that it asks itself over the cluster of a
+/// service (`policy_applier.go`), else the configuration. A cluster that it does not have leads to no
+/// keys, which refuses every token.
+fn source(snapshot: &MeshSnapshot, rule: &JwtRule) -> jwt::jwt_provider::JwksSourceSpecifier {
+    use core::http_uri::HttpUpstreamType;
+    use jwt::jwt_provider::JwksSourceSpecifier as Source;
+    let Some((host, port)) = snapshot.key_server(rule) else {
+        let keys = keys(snapshot, rule).to_string();
+        return Source::LocalJwks(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(keys)),
+            ..Default::default()
+        });
+    };
+    let timeout = rule.timeout.unwrap_or(DEFAULT_KEYS_TIMEOUT);
+    Source::RemoteJwks(jwt::RemoteJwks {
+        http_uri: Some(core::HttpUri {
+            uri: rule.jwks_uri.clone(),
+            http_upstream_type: Some(HttpUpstreamType::Cluster(names::outbound_cluster(
+                port, "", &host,
+            ))),
+            timeout: Some(envoy::duration(timeout)),
+        }),
+        cache_duration: Some(envoy::duration(snapshot.settings.keys_cache)),
         ..Default::default()
     })
 }
@@ -63,7 +91,11 @@ fn keys<'a>(snapshot: &'a MeshSnapshot, rule: &'a JwtRule) -> &'a str {
     found.unwrap_or(REFUSE_ALL)
 }
 
-fn provider(rule: &JwtRule, keys: &str, clear_route_cache: bool) -> jwt::JwtProvider {
+fn provider(
+    rule: &JwtRule,
+    source: jwt::jwt_provider::JwksSourceSpecifier,
+    clear_route_cache: bool,
+) -> jwt::JwtProvider {
     let claims = rule.space_delimited_claims.iter().map(String::as_str);
     let lists: BTreeSet<&str> = claims.chain(LISTS).collect();
     jwt::JwtProvider {
@@ -96,12 +128,7 @@ fn provider(rule: &JwtRule, keys: &str, clear_route_cache: bool) -> jwt::JwtProv
             .collect(),
         from_params: rule.from_params.clone(),
         from_cookies: rule.from_cookies.clone(),
-        jwks_source_specifier: Some(jwt::jwt_provider::JwksSourceSpecifier::LocalJwks(
-            core::DataSource {
-                specifier: Some(core::data_source::Specifier::InlineString(keys.to_string())),
-                ..Default::default()
-            },
-        )),
+        jwks_source_specifier: Some(source),
         ..Default::default()
     }
 }

@@ -82,6 +82,7 @@ mod outlier;
 mod pods;
 mod pools;
 mod protocols;
+mod remote_keys;
 mod requests;
 mod retries;
 mod revocation;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lateen_api::{Mode, Object};
-use lateen_control::{Compliance, Control, KeyOptions, Options};
+use lateen_control::{Compliance, Control, KeyOptions, KeysFetchedBy, Options};
 use lateen_store::{Author, Change, Draft, Limits, ObjectKey, Source, Store, Write};
 use lateen_testkit::certificates::{Authority, file};
 use lateen_testkit::echo::Echo;
@@ -27,6 +27,7 @@ pub struct Mesh {
     compliance: Option<Compliance>,
     wildcard_tls_at_gateways: bool,
     tls_at_sidecars: bool,
+    keys_fetched_by: KeysFetchedBy,
 }
 
 impl Mesh {
@@ -60,6 +61,14 @@ impl Mesh {
         mesh
     }
 
+    /// With proxies that fetch the keys of tokens themselves, and use them for a second.
+    pub async fn with_keys_fetched_by(who: KeysFetchedBy) -> Self {
+        let mut mesh = Self::new();
+        mesh.keys_fetched_by = who;
+        mesh.restart().await;
+        mesh
+    }
+
     /// With an authority that is plugged in; its root is in `root-cert.pem`.
     pub async fn with_authority(authority: &Authority, policy: Option<Compliance>) -> Self {
         let mut mesh = Self::new();
@@ -87,6 +96,7 @@ impl Mesh {
             compliance: None,
             wildcard_tls_at_gateways: false,
             tls_at_sidecars: false,
+            keys_fetched_by: KeysFetchedBy::default(),
         }
     }
 
@@ -107,6 +117,8 @@ impl Mesh {
             keys: KeyOptions {
                 refresh: Duration::from_millis(200),
                 retry: Duration::from_millis(50),
+                fetched_by: self.keys_fetched_by,
+                proxy_cache: Duration::from_secs(1),
                 ..KeyOptions::default()
             },
             ..Options::new(self.directory().join("data"))

@@ -2,15 +2,16 @@
 
 use super::route_match::route_matcher;
 use super::scope::{At, reject, report};
-use super::values::{header_name, non_empty, required};
+use super::values::{duration, header_name, header_value, non_empty, required};
 use crate::ConfigError;
 use crate::jwt::{
     AnyOf, Audiences, ClaimHeader, Issuers, JwtAuthn, JwtLocation, JwtProvider, JwtRequirement,
-    JwtRule, KeySet, PayloadHeader,
+    JwtRule, KeySet, Keys, PayloadHeader, RemoteKeys,
 };
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Requirements within requirements; Istio's are three deep.
@@ -156,7 +157,7 @@ fn provider(message: pb::JwtProvider, at: At<'_>) -> Result<JwtProvider, ConfigE
     Ok(JwtProvider {
         audiences: Audiences::new(audiences.iter().map(String::as_str)),
         issuer: issuer.into(),
-        keys: key_set(jwks_source_specifier, at)?,
+        keys: keys(jwks_source_specifier, at)?,
         locations: locations(from_headers, from_params, from_cookies, at)?,
         forward,
         payload_header,
@@ -179,20 +180,77 @@ fn key(name: String) -> Option<Box<str>> {
     (!name.is_empty()).then(|| name.into_boxed_str())
 }
 
-fn key_set(
+fn keys(
     source: Option<pb::jwt_provider::JwksSourceSpecifier>,
-    provider: At<'_>,
-) -> Result<KeySet, ConfigError> {
-    use core::data_source::Specifier;
+    at: At<'_>,
+) -> Result<Keys, ConfigError> {
     use pb::jwt_provider::JwksSourceSpecifier as Source;
-    let at = provider.field("local_jwks");
+    match required(source, at.field("local_jwks"))? {
+        Source::LocalJwks(source) => Ok(Keys::Given(key_set(source, at.field("local_jwks"))?)),
+        Source::RemoteJwks(source) => {
+            let fetched = remote(source, at.field("remote_jwks"))?;
+            Ok(Keys::Fetched(Arc::new(fetched)))
+        }
+    }
+}
+
+/// How long fetched keys count where nothing is said (Envoy, `RemoteJwks`).
+const DEFAULT_CACHE: Duration = Duration::from_secs(10 * 60);
+
+/// Keys are fetched when a token first needs them, as Envoy does without `async_fetch`.
+fn remote(message: pb::RemoteJwks, at: At<'_>) -> Result<RemoteKeys, ConfigError> {
+    let pb::RemoteJwks {
+        http_uri,
+        cache_duration,
+        async_fetch,
+        retry_policy,
+    } = message;
+    report!(at, "keys are fetched when a token needs them"; async_fetch);
+    report!(at, "a fetch that fails is tried again for the next token"; retry_policy);
+    let uri_at = at.field("http_uri");
+    let core::HttpUri {
+        uri,
+        timeout,
+        http_upstream_type,
+    } = required(http_uri, uri_at)?;
+    let core::http_uri::HttpUpstreamType::Cluster(cluster) =
+        required(http_upstream_type, uri_at.field("cluster"))?;
+    let timeout_at = uri_at.field("timeout");
+    let timeout = required(duration(timeout, timeout_at)?, timeout_at)?;
+    let text_at = uri_at.field("uri");
+    header_value(&uri, text_at)?;
+    let (authority, path) = authority_and_path(&uri);
+    if authority.is_empty() || authority.contains([' ', '@']) || path.contains(' ') {
+        return Err(text_at.error("must be http:// or https://, a host, and perhaps a path"));
+    }
+    let cache = duration(cache_duration, at.field("cache_duration"))?;
+    Ok(RemoteKeys {
+        cluster: non_empty(cluster, uri_at.field("cluster"))?.into(),
+        authority: authority.into(),
+        path: path.into(),
+        timeout,
+        cache: cache.unwrap_or(DEFAULT_CACHE),
+    })
+}
+
+/// Both may be empty. What stands before the host does not count: the cluster knows about TLS.
+fn authority_and_path(uri: &str) -> (&str, String) {
+    let rest = uri.split_once("://").map_or("", |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let path = path.split('#').next().unwrap_or_default();
+    match path.starts_with('/') {
+        true => (authority, path.to_owned()),
+        false => (authority, format!("/{path}")),
+    }
+}
+
+fn key_set(source: core::DataSource, at: At<'_>) -> Result<KeySet, ConfigError> {
+    use core::data_source::Specifier;
     let core::DataSource {
         watched_directory,
         specifier,
-    } = match required(source, at)? {
-        Source::LocalJwks(source) => source,
-        Source::RemoteJwks(_) => return Err(provider.field("remote_jwks").not_supported()),
-    };
+    } = source;
     reject!(at; watched_directory);
     let text = match required(specifier, at)? {
         Specifier::InlineString(text) => text,

@@ -71,6 +71,7 @@ failures! {
     Signature 401 "Jwt verification fails" "Jwt_verification_fails";
     NoSuchKey 401 "Jwks doesn't have key to match kid or alg from Jwt"
         "Jwks_doesn't_have_key_to_match_kid_or_alg_from_Jwt";
+    NotFetched 401 "Jwks remote fetch is failed" "Jwks_remote_fetch_is_failed";
     NoKeys 401 "Jwks doesn't have any valid public key" "Jwks_doesn't_have_any_valid_public_key";
 }
 

@@ -5,10 +5,12 @@
 
 mod failure;
 mod keys;
+mod remote;
 mod token;
 
 pub use failure::JwtFailure;
 pub use keys::KeySet;
+pub use remote::{Keys, RemoteKeys};
 pub use token::{Algorithm, Token};
 
 use crate::route::RouteMatcher;
@@ -34,7 +36,7 @@ pub struct JwtProvider {
     /// Empty: any.
     pub issuer: Box<str>,
     pub audiences: Audiences,
-    pub keys: KeySet,
+    pub keys: Keys,
     /// In the order in which Envoy looks.
     pub locations: Vec<JwtLocation>,
     /// Leave the token in the request.

@@ -1,6 +1,7 @@
 //! A connection manager as one worker uses it: names resolved, once per listener generation.
 
 use crate::access_log::LogSink;
+use crate::http::filters::jwt::FetchedKeys;
 use crate::rbac::Counts;
 use crate::stats::{Page, RbacOwner, Scope};
 use crate::worker::state::{RouteCell, Worker};
@@ -17,6 +18,8 @@ pub(crate) struct HttpService {
     pub router: RouterFilter,
     /// Of the authorization filters, in their order.
     pub rbac: Vec<Counts>,
+    /// Of the filters for tokens, in their order.
+    pub tokens: Vec<FetchedKeys>,
     /// May be empty.
     pub chain: Arc<str>,
 }
@@ -42,7 +45,12 @@ impl HttpService {
             }
             _ => None,
         });
+        let tokens = manager.filters.iter().filter_map(|filter| match filter {
+            HttpFilter::JwtAuthn(filter) => Some(FetchedKeys::new(worker, filter)),
+            _ => None,
+        });
         HttpService {
+            tokens: tokens.collect(),
             rbac: rbac.collect(),
             manager: manager.clone(),
             routes,

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::timers::Timers;
 use crate::access_log::LogBuffers;
+use crate::http::filters::jwt::KeySets;
 use crate::http::headers::HeaderBlock;
 use crate::listener::Listeners;
 use crate::stats::{Page, Scope};
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     random: RefCell<SmallRng>,
     date: RefCell<(u64, String)>,
     next_connection: Cell<u64>,
+    /// Keys of tokens that were fetched.
+    pub key_sets: KeySets,
     /// Copies of requests under way to mirrors.
     pub mirrored: Cell<u32>,
 }
@@ -98,6 +101,7 @@ impl Worker {
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::default(),
             next_connection: Cell::new(1),
+            key_sets: KeySets::default(),
             mirrored: Cell::new(0),
         })
     }

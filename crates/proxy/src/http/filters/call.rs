@@ -1,4 +1,4 @@
-//! One call to the server: a request out, its whole answer in.
+//! One call to a server on behalf of a filter: a request out, its whole answer in.
 
 use crate::http::head::{RequestHead, ResponseHead, Version};
 use crate::http::headers::HeaderBlock;

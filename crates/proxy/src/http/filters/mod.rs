@@ -6,10 +6,11 @@
 //!
 //! Invariant: a filter that answers a request itself is the last that sees it on its way in.
 
+mod call;
 mod cors;
 pub(crate) mod ext_authz;
 mod fault;
-mod jwt;
+pub(crate) mod jwt;
 mod rbac;
 
 use super::exchange::Exchange;
@@ -59,18 +60,26 @@ pub(super) async fn request<'t, D: Downstream>(
 ) -> Flow {
     let service = x.service.clone();
     let mut counted = service.rbac.iter();
+    let mut fetched = service.tokens.iter();
     for (place, filter) in service.manager.filters.iter().enumerate() {
         let routed = decision.routed();
         // What waits or answers is boxed: it is rare, and every request would carry its size.
         let flow = match filter {
-            HttpFilter::JwtAuthn(filter) => match jwt::check(x, filter) {
-                jwt::Verdict::Pass => Flow::Continue,
-                jwt::Verdict::PassAnew => Flow::Anew,
-                jwt::Verdict::Refuse(failure) => {
-                    Box::pin(jwt::refuse(x, down, routed, failure)).await;
-                    Flow::Answered
+            HttpFilter::JwtAuthn(filter) => {
+                let keys = fetched.next();
+                let missing = jwt::missing(x, filter, keys);
+                if !missing.is_empty() {
+                    Box::pin(jwt::fetch(x, missing)).await;
                 }
-            },
+                match jwt::check(x, filter, keys) {
+                    jwt::Verdict::Pass => Flow::Continue,
+                    jwt::Verdict::PassAnew => Flow::Anew,
+                    jwt::Verdict::Refuse(failure) => {
+                        Box::pin(jwt::refuse(x, down, routed, failure)).await;
+                        Flow::Answered
+                    }
+                }
+            }
             HttpFilter::Fault(filter) => match fault::choose(x, routed, filter) {
                 Some(chosen) => Box::pin(fault::inject(x, down, routed, filter, chosen)).await,
                 None => Flow::Continue,

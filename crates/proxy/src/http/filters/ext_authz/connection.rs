@@ -1,6 +1,7 @@
 //! Asking about a connection (`envoy.filters.network.ext_authz`).
 
-use super::{Decision, call, grpc};
+use super::{Decision, grpc};
+use crate::http::filters::call;
 use crate::http::metadata::DynamicMetadata;
 use crate::listener::ConnInfo;
 use crate::worker::state::Worker;

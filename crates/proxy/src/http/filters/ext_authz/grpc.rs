@@ -1,10 +1,10 @@
 //! The server as a gRPC service: `envoy.service.auth.v3.Authorization/Check`.
 
-use super::call::{Question, Reply};
 use super::changes::{Change, Changes, How, parameter};
 use super::http::{named, once_set};
 use super::{Decision, Denied, Held, Invalid};
 use crate::http::exchange::Exchange;
+use crate::http::filters::call::{Question, Reply};
 use crate::http::head::{BodyLength, Method, RequestHead, Version};
 use crate::http::headers::Known;
 use crate::http::metadata::DynamicMetadata;

@@ -1,10 +1,10 @@
 //! The server as an HTTP service: it gets a request with method, path and some headers of the one in
 //! question. Status 200 allows it, 5xx says nothing, anything else is the client's answer.
 
-use super::call::{Question, Reply};
 use super::changes::{Change, Changes, How};
 use super::{Decision, Denied, Held};
 use crate::http::exchange::Exchange;
+use crate::http::filters::call::{Question, Reply};
 use crate::http::head::{BodyLength, RequestHead};
 use crate::http::headers::Known;
 use crate::http::request::Routed;

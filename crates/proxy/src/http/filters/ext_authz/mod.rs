@@ -3,7 +3,6 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `call.rs` | one call to the server, over the cluster's connections |
 //! | `grpc.rs` | `envoy.service.auth.v3.Authorization/Check` |
 //! | `http.rs` | a request like the one in question |
 //! | `body.rs` | the body that is read ahead for the server |
@@ -14,13 +13,12 @@
 //! that it may go on without one.
 
 mod body;
-mod call;
 mod changes;
 pub(crate) mod connection;
 mod grpc;
 mod http;
 
-use super::Flow;
+use super::{Flow, call};
 use crate::http::exchange::Exchange;
 use crate::http::local;
 use crate::http::request::Routed;

@@ -4,11 +4,14 @@
 //! here. Which tokens may be missing is the requirement's word; Istio lets requests without one pass
 //! (fact 52).
 //!
+//! Keys that are not in the configuration are fetched before a request is looked at (`remote.rs`).
+//!
 //! Invariant: headers and metadata that tell of a token are those of a token whose signature was
 //! checked; what a client sends under their names is removed first.
 
 mod accepted;
 mod place;
+mod remote;
 
 use crate::http::exchange::Exchange;
 use crate::http::head::{Method, RequestHead};
@@ -21,6 +24,8 @@ use lateen_proxy_config::jwt::{
     AnyOf, Audiences, JwtAuthn, JwtFailure, JwtProvider, JwtRequirement, Token,
 };
 use place::Found;
+pub(crate) use remote::{FetchedKeys, KeySets};
+pub(super) use remote::{fetch, missing};
 use serde_json::Value;
 use smallvec::SmallVec;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -39,8 +44,8 @@ pub(super) enum Verdict {
     Refuse(JwtFailure),
 }
 
-/// Looks at the tokens of a request.
-pub(super) fn check(x: &mut Exchange, filter: &JwtAuthn) -> Verdict {
+/// Looks at the tokens of a request, with what there is of keys that are fetched.
+pub(super) fn check(x: &mut Exchange, filter: &JwtAuthn, keys: Option<&FetchedKeys>) -> Verdict {
     for name in &filter.own_headers {
         x.request.headers.remove_name(name.as_bytes());
     }
@@ -60,6 +65,7 @@ pub(super) fn check(x: &mut Exchange, filter: &JwtAuthn) -> Verdict {
     };
     let mut check = Check {
         filter,
+        keys,
         request: &mut x.request,
         now: SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -137,6 +143,7 @@ fn is_preflight(request: &RequestHead) -> bool {
 /// One request under test.
 struct Check<'a> {
     filter: &'a JwtAuthn,
+    keys: Option<&'a FetchedKeys>,
     request: &'a mut RequestHead,
     now: Duration,
     /// Providers that found their token wrong since the request changed last: checking a signature
@@ -245,7 +252,8 @@ impl Check<'_> {
         if !audiences.admit(&token.audiences) {
             return Err(JwtFailure::AudienceNotAllowed);
         }
-        provider.keys.verify(&token)?;
+        let fetched = self.keys.and_then(|keys| keys.of(self.filter, provider));
+        provider.keys.verify(&token, fetched.as_deref())?;
         let payload = serde_json::from_slice(&token.payload);
         let payload = payload.map_err(|_| JwtFailure::PayloadJson)?;
         self.accept(found, provider, &token, payload);
