@@ -65,7 +65,7 @@ pub(super) fn refuse_delete() -> ApiError {
 }
 
 fn object(store: &Store, trust: &Trust) -> Option<Stored> {
-    let key = ObjectKey::new("", "Secret", &trust.root_namespace(), OWN_SECRET);
+    let key = ObjectKey::new("", "Secret", trust.root_namespace(), OWN_SECRET);
     if trust.ca().origin() != Origin::SelfSigned || store.get(&key).is_some() {
         return None;
     }
