@@ -142,11 +142,6 @@ mod tests {
         check("request.auth.claims.a", None);
         check("x", None);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::key_server;
 
     #[test]
     fn servers_of_uris() {
