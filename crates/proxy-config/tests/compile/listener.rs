@@ -215,11 +215,11 @@ fn connection_managers_are_rejected_with_the_path_of_the_field() {
         ),
         (
             jwt(
-                json!({"remote_jwks": {"http_uri": {"uri": "http://a", "cluster": "a", "timeout": "1s"}}}),
+                json!({"remote_jwks": {"http_uri": {"uri": "a/keys", "cluster": "a", "timeout": "1s"}}}),
                 json!({}),
             ),
-            "http_filters[0].typed_config.providers[\"p\"].remote_jwks",
-            "not supported",
+            "http_filters[0].typed_config.providers[\"p\"].remote_jwks.http_uri.uri",
+            "must be http:// or https://",
         ),
         (
             jwt(json!({"local_jwks": {"filename": "/keys"}}), json!({})),
