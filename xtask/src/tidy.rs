@@ -47,7 +47,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &["agent", "api", "store", "control", "local", "proxy"],
     ),
     ("testkit", &[]),
-    ("bench", &["xds"]),
+    ("bench", &["proxy-config", "xds"]),
     ("differ", &["api", "control", "testkit"]),
 ];
 

@@ -106,6 +106,8 @@ enum Part {
     Memory,
     /// Size on disk
     Size,
+    /// What a decision costs when there are a thousand authorization policies
+    Rbac,
 }
 
 /// How long and how often to measure.
@@ -178,6 +180,9 @@ fn run(args: &Args) -> Result {
         for table in scenario::memory::run(&ground, pace) {
             done(table.markdown());
         }
+    }
+    if wanted(Part::Rbac) {
+        done(scenario::rbac::run()?);
     }
     if wanted(Part::Size) {
         done(scenario::size::run(&ground));

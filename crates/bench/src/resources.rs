@@ -121,6 +121,13 @@ pub fn of_type(wanted: &Wanted<'_>, url: &str) -> Vec<Resource> {
     }
 }
 
+/// A listener with these rules in front of the router.
+pub fn authorized(rules: &Rbac) -> Listener {
+    let filters = vec![named("envoy.filters.http.rbac", rules), router()];
+    let manager = manager(Chain::Minimal, HTTP_CLUSTER, filters, Vec::new());
+    listener(SocketAddr::from(([127, 0, 0, 1], 80)), manager, None)
+}
+
 fn cluster(name: &str, backend: SocketAddr) -> Cluster {
     let endpoint = LbEndpoint {
         host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
@@ -195,6 +202,15 @@ fn http_filter(chain: Chain, cluster: &str) -> Filter {
             vec![json_access_log()],
         ),
     };
+    manager(chain, cluster, http_filters, access_log)
+}
+
+fn manager(
+    chain: Chain,
+    cluster: &str,
+    http_filters: Vec<HttpFilter>,
+    access_log: Vec<AccessLog>,
+) -> Filter {
     let manager = HttpConnectionManager {
         stat_prefix: "bench".into(),
         http_filters,

@@ -3,6 +3,7 @@
 pub mod http1;
 pub mod http2;
 pub mod memory;
+pub mod rbac;
 pub mod size;
 pub mod tcp;
 pub mod tls;

@@ -121,7 +121,7 @@ pub(crate) fn header_matcher(
         Some(Specifier::PrefixMatch(text)) => literal(StringTest::Prefix(text.into())),
         Some(Specifier::SuffixMatch(text)) => literal(StringTest::Suffix(text.into())),
         Some(Specifier::ContainsMatch(text)) => literal(StringTest::Contains(text.into())),
-        Some(Specifier::SafeRegexMatch(regex)) => literal(StringTest::Regex(full_match(
+        Some(Specifier::SafeRegexMatch(regex)) => literal(StringTest::of_regex(full_match(
             regex,
             at.field("safe_regex_match"),
         )?)),

@@ -29,7 +29,7 @@ pub(crate) fn string_matcher(
         MatchPattern::Suffix(text) => StringTest::Suffix(literal(text, "suffix")?),
         MatchPattern::Contains(text) => StringTest::Contains(literal(text, "contains")?),
         MatchPattern::SafeRegex(value) => {
-            StringTest::Regex(full_match(value, at.field("safe_regex"))?)
+            StringTest::of_regex(full_match(value, at.field("safe_regex"))?)
         }
         MatchPattern::Custom(_) => return Err(at.field("custom").not_supported()),
     };

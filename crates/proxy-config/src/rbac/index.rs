@@ -1,11 +1,12 @@
 //! Which policies can match a request at all.
 //!
-//! A policy that wants one of some paths, identities or header values is listed under those; a
-//! request is looked up by its own. Keys are hashes of texts in lower case, so a list may hold too
+//! A policy that wants one of some paths, identities, addresses or header values is listed under
+//! those; a request is looked up by its own. Keys are hashes of texts in lower case, so a list may hold too
 //! much, which costs the trial of a policy and decides nothing. Of several conditions that a policy
 //! has, the one that fewest policies share is its key.
 
 use super::RbacPolicy;
+use super::ip_set::{Block, IpSet};
 use super::rule::{Rule, Subject, exact};
 use crate::RequestView;
 use crate::route::{HeaderTest, StringMatcher, StringTest};
@@ -25,6 +26,11 @@ pub(super) struct Index {
     lists: HashMap<u64, Box<[u32]>, BuildHasherDefault<Ready>>,
     /// Lengths of path prefixes in `lists`, ascending.
     prefix_lengths: Box<[usize]>,
+    /// The same of endings.
+    suffix_lengths: Box<[usize]>,
+    /// The blocks in `lists`: whose addresses, of which family, and how many bits.
+    blocks: Box<[(Whose, bool, u8)]>,
+    ports: bool,
     paths: bool,
     principals: bool,
     namespaces: bool,
@@ -37,11 +43,23 @@ pub(super) struct Index {
 enum Key {
     Path(Box<[u8]>),
     Prefix(Box<[u8]>),
+    Suffix(Box<[u8]>),
     Principal(Box<[u8]>),
     /// A name of the client has it between `/ns/` and `/`.
     Namespace(Box<[u8]>),
     ServerName(Box<[u8]>),
     Header(Box<str>, Box<[u8]>),
+    Address(Whose, Block),
+    Port(u16),
+}
+
+/// Which of the addresses of a request or connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Whose {
+    Destination,
+    Source,
+    DirectRemote,
+    Remote,
 }
 
 /// Texts of which a request must have at least one.
@@ -63,7 +81,8 @@ impl Index {
         }
         let mut index = Index::default();
         let (mut always, mut headers) = (Vec::new(), BTreeSet::new());
-        let mut lengths = BTreeSet::new();
+        let (mut lengths, mut endings) = (BTreeSet::new(), BTreeSet::new());
+        let mut blocks = BTreeSet::new();
         let mut lists: HashMap<u64, Vec<u32>> = HashMap::new();
         for (at, options) in (0u32..).zip(&options) {
             let cost = |keys: &&Keys| {
@@ -83,6 +102,11 @@ impl Index {
             for key in keys {
                 match key {
                     Key::Prefix(prefix) => drop(lengths.insert(prefix.len())),
+                    Key::Suffix(suffix) => drop(endings.insert(suffix.len())),
+                    Key::Address(whose, block) => {
+                        blocks.insert((*whose, block.v6, block.bits));
+                    }
+                    Key::Port(_) => index.ports = true,
                     Key::Path(_) => index.paths = true,
                     Key::Principal(_) => index.principals = true,
                     Key::Namespace(_) => index.namespaces = true,
@@ -98,6 +122,8 @@ impl Index {
         index.always = always.into();
         index.headers = headers.into_iter().map(Box::from).collect();
         index.prefix_lengths = lengths.into_iter().collect();
+        index.suffix_lengths = endings.into_iter().collect();
+        index.blocks = blocks.into_iter().collect();
         index.lists = lists.into_iter().map(|(k, v)| (k, v.into())).collect();
         index
     }
@@ -130,6 +156,29 @@ impl Index {
                 from = length;
                 look_up(hash);
             }
+            let (mut hash, mut from) = (Hash::SUFFIX, 0);
+            for &length in &self.suffix_lengths {
+                let Some(start) = path.len().checked_sub(length) else {
+                    break;
+                };
+                hash = hash.backwards(&path[start..path.len() - from]);
+                from = length;
+                look_up(hash);
+            }
+        }
+        for &(whose, v6, bits) in &self.blocks {
+            let address = match whose {
+                Whose::Destination => subject.local.ip(),
+                Whose::Source => subject.peer,
+                Whose::DirectRemote => subject.direct_peer,
+                Whose::Remote => subject.remote,
+            };
+            if let Some(block) = Block::around(address, v6, bits) {
+                look_up(Hash::address(whose, block));
+            }
+        }
+        if self.ports {
+            look_up(Hash::PORT.number(u64::from(subject.local.port())));
         }
         if let Some(identity) = &subject.identity {
             for name in identity.names() {
@@ -197,8 +246,20 @@ fn options(rule: &Rule) -> Vec<Keys> {
         Rule::Path(matcher) => match &matcher.test {
             StringTest::Exact(text) => one(Key::Path(lower(text))),
             StringTest::Prefix(text) if text.len() > 1 => one(Key::Prefix(lower(text))),
+            StringTest::Suffix(text) if !text.is_empty() => one(Key::Suffix(lower(text))),
             _ => Vec::new(),
         },
+        Rule::Template(regex) => match plain_start(regex.as_str()) {
+            Some(text) if text.len() > 1 => one(Key::Prefix(lower(text))),
+            _ => Vec::new(),
+        },
+        Rule::DestinationIp(set) => addresses(Whose::Destination, set),
+        Rule::SourceIp(set) => addresses(Whose::Source, set),
+        Rule::DirectRemoteIp(set) => addresses(Whose::DirectRemote, set),
+        Rule::RemoteIp(set) => addresses(Whose::Remote, set),
+        Rule::DestinationPort(range) if range.len() == 1 => {
+            u16::try_from(range.start).map_or_else(|_| Vec::new(), |port| one(Key::Port(port)))
+        }
         Rule::PathIn(paths) => vec![texts(paths, Key::Path)],
         Rule::Authenticated(Some(matcher)) => match exact(matcher) {
             Some(text) => one(Key::Principal(lower(text))),
@@ -232,13 +293,29 @@ fn texts(set: &std::collections::HashSet<Box<[u8]>>, key: fn(Box<[u8]>) -> Key) 
         .collect()
 }
 
+fn addresses(whose: Whose, set: &IpSet) -> Vec<Keys> {
+    vec![set.blocks().map(|b| Key::Address(whose, b)).collect()]
+}
+
+/// The plain text that a regex for whole values begins with.
+fn plain_start(pattern: &str) -> Option<&str> {
+    let inner = pattern.strip_prefix(r"\A(?:")?.strip_suffix(r")\z")?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_".contains(&b);
+    let end = inner.bytes().position(|b| !plain(b));
+    let (start, rest) = inner.split_at(end.unwrap_or(inner.len()));
+    // What may be repeated may be missing, and one of several texts is none that must be there.
+    let counted = rest.starts_with(['*', '+', '?', '{']);
+    (!counted && !rest.contains('|')).then_some(start)
+}
+
 /// The namespace that every name which matches must be of.
 fn namespace_of(matcher: &StringMatcher) -> Option<&str> {
     let text = match &matcher.test {
         StringTest::Exact(text)
         | StringTest::Prefix(text)
         | StringTest::Suffix(text)
-        | StringTest::Contains(text) => text,
+        | StringTest::Contains(text)
+        | StringTest::Within(text) => text,
         StringTest::Regex(regex) => plain_regex(regex.as_str())?,
     };
     let (_, rest) = text.split_once("/ns/")?;
@@ -275,10 +352,13 @@ impl Key {
         match self {
             Key::Path(text) => Hash::PATH.text(text),
             Key::Prefix(text) => Hash::PREFIX.text(text),
+            Key::Suffix(text) => Hash::SUFFIX.backwards(text),
             Key::Principal(text) => Hash::PRINCIPAL.text(text),
             Key::Namespace(text) => Hash::NAMESPACE.text(text),
             Key::ServerName(text) => Hash::SERVER_NAME.text(text),
             Key::Header(name, text) => Hash::HEADER.text(name.as_bytes()).byte(0).text(text),
+            Key::Address(whose, block) => Hash::address(*whose, *block),
+            Key::Port(port) => Hash::PORT.number(u64::from(*port)),
         }
         .0
     }
@@ -296,6 +376,9 @@ impl Hash {
     const NAMESPACE: Hash = Hash::EMPTY.byte(4);
     const SERVER_NAME: Hash = Hash::EMPTY.byte(5);
     const HEADER: Hash = Hash::EMPTY.byte(6);
+    const SUFFIX: Hash = Hash::EMPTY.byte(7);
+    const ADDRESS: Hash = Hash::EMPTY.byte(8);
+    const PORT: Hash = Hash::EMPTY.byte(9);
 
     const fn byte(self, byte: u8) -> Hash {
         Hash((self.0 ^ byte as u64).wrapping_mul(0x0100_0000_01b3))
@@ -304,6 +387,26 @@ impl Hash {
     fn text(self, text: &[u8]) -> Hash {
         text.iter()
             .fold(self, |hash, b| hash.byte(b.to_ascii_lowercase()))
+    }
+
+    fn backwards(self, text: &[u8]) -> Hash {
+        let last_first = text.iter().rev();
+        last_first.fold(self, |hash, b| hash.byte(b.to_ascii_lowercase()))
+    }
+
+    /// In two steps rather than eight: addresses are looked up once for each length of a prefix.
+    fn number(self, number: u64) -> Hash {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Hash(mixed ^ (mixed >> 32))
+    }
+
+    fn address(whose: Whose, block: Block) -> Hash {
+        let kind = u64::from_be_bytes([0, 0, 0, 0, 0, whose as u8, block.v6.into(), block.bits]);
+        let hash = Hash::ADDRESS.number(kind).number(block.network as u64);
+        match block.v6 {
+            true => hash.number((block.network >> 64) as u64),
+            false => hash,
+        }
     }
 }
 

@@ -45,11 +45,64 @@ impl IpSet {
         }
     }
 
+    /// The prefixes that make up the set, as few as there can be.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = Block> {
+        let v4 = self.v4.iter().map(|(a, b)| (*a, *b));
+        let v4 = v4.flat_map(|(a, b)| Block::of_range(a.into(), b.into(), false));
+        let v6 = self.v6.iter().map(|(a, b)| (*a, *b));
+        v4.chain(v6.flat_map(|(a, b)| Block::of_range(a, b, true)))
+    }
+
     pub fn contains(&self, ip: IpAddr) -> bool {
         match ip.to_canonical() {
             IpAddr::V4(ip) => within(&self.v4, u32::from(ip)),
             IpAddr::V6(ip) => within(&self.v6, u128::from(ip)),
         }
+    }
+}
+
+/// The addresses that begin with the first `bits` of `network`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Block {
+    pub v6: bool,
+    pub bits: u8,
+    pub network: u128,
+}
+
+impl Block {
+    const fn width(v6: bool) -> u8 {
+        if v6 { 128 } else { 32 }
+    }
+
+    /// The block of that size an address is in; [`None`]: it is of the other family.
+    pub(super) fn around(ip: IpAddr, v6: bool, bits: u8) -> Option<Block> {
+        let address = match (ip.to_canonical(), v6) {
+            (IpAddr::V4(ip), false) => u128::from(u32::from(ip)),
+            (IpAddr::V6(ip), true) => u128::from(ip),
+            _ => return None,
+        };
+        let hosts = u32::from(Block::width(v6).saturating_sub(bits));
+        let above = address.checked_shr(hosts).unwrap_or(0);
+        let network = above.checked_shl(hosts).unwrap_or(0);
+        Some(Block { v6, bits, network })
+    }
+
+    fn of_range(first: u128, last: u128, v6: bool) -> impl Iterator<Item = Block> {
+        let width = Block::width(v6);
+        let mut rest = Some(first).filter(|first| *first <= last);
+        std::iter::from_fn(move || {
+            let network = rest?;
+            // The largest block that begins here and does not go too far.
+            let mut hosts = network.trailing_zeros().min(u32::from(width));
+            let end = |hosts: u32| network | u128::MAX.checked_shr(128 - hosts).unwrap_or(0);
+            while end(hosts) > last {
+                hosts -= 1;
+            }
+            let next = end(hosts).checked_add(1);
+            rest = next.filter(|next| *next <= last);
+            let bits = width.saturating_sub(hosts as u8);
+            Some(Block { v6, bits, network })
+        })
     }
 }
 
@@ -116,9 +169,53 @@ mod tests {
             let expect = prefixes.iter().any(|prefix| prefix.contains(ip));
             assert_eq!(set.contains(ip), expect, "{ip}");
         }
+        assert_eq!(set.blocks().count(), 4, "one prefix is inside another");
         let all = IpSet::new(&[prefix("0.0.0.0/0")]);
         assert!(all.contains("255.255.255.255".parse().unwrap()));
         assert!(!all.contains("::1".parse().unwrap()));
         assert!(!IpSet::default().contains("::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_address_is_in_a_set_if_a_block_around_it_is_one_of_the_sets() {
+        let sets = [
+            vec!["0.0.0.0/0"],
+            vec!["::/0"],
+            vec!["10.0.0.0/8", "11.0.0.0/8", "12.0.0.0/32"],
+            vec!["255.255.255.255/32", "10.0.0.1/32", "10.0.0.2/31"],
+            vec!["fd00::/8", "fe00::1/128", "ffff::/16"],
+        ];
+        let ips = [
+            "0.0.0.0",
+            "10.0.0.0",
+            "10.0.0.1",
+            "10.0.0.2",
+            "10.0.0.3",
+            "10.0.0.4",
+            "11.255.0.1",
+            "12.0.0.0",
+            "12.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::ffff:10.0.0.1",
+            "fd00::1",
+            "fe00::1",
+            "fe00::2",
+            "ffff:ffff::1",
+        ];
+        for prefixes in sets {
+            let set = IpSet::new(&prefixes.iter().map(|p| prefix(p)).collect::<Vec<_>>());
+            let blocks: Vec<Block> = set.blocks().collect();
+            for ip in ips.map(|ip| ip.parse::<IpAddr>().unwrap()) {
+                let around = |b: &Block| Block::around(ip, b.v6, b.bits) == Some(*b);
+                assert_eq!(
+                    blocks.iter().any(around),
+                    set.contains(ip),
+                    "{ip} {prefixes:?}"
+                );
+            }
+        }
+        let halves = IpSet::new(&[prefix("10.0.0.0/9"), prefix("10.128.0.0/9")]);
+        assert_eq!(halves.blocks().count(), 2, "they only touch");
     }
 }

@@ -121,7 +121,7 @@ impl Text {
             Text::Prefix(text) => (StringTest::Prefix(text.into()), false),
             Text::Suffix(text) => (StringTest::Suffix(text.into()), false),
             Text::Contains(text) => (StringTest::Contains(text.into()), false),
-            Text::Regex(text) => (StringTest::Regex(full(&text)), false),
+            Text::Regex(text) => (StringTest::of_regex(full(&text)), false),
         };
         StringMatcher { test, ignore_case }
     }
