@@ -47,6 +47,20 @@ impl Io {
         Poll::Ready(Ok(into.filled().len()))
     }
 
+    /// The same for codecs that bring their own buffer.
+    pub(crate) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(tls) = &mut self.tls {
+            let n = ready!(tls.poll_read(&mut self.tcp, cx, buf.initialize_unfilled()))?;
+            buf.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.tcp).poll_read(cx, buf)
+    }
+
     /// Writes as much as the socket takes of several pieces, in one call. What is not written has to
     /// be offered again, from the first byte on.
     pub(crate) fn poll_write(
@@ -142,78 +156,5 @@ impl Backlog {
                 .extend_from_slice(piece.get(skip..).unwrap_or_default());
         }
         Ok(())
-    }
-}
-
-/// A stream whose first bytes have been read already, for codecs that bring their own reading.
-#[derive(Debug)]
-pub(crate) struct Rewound {
-    first: Vec<u8>,
-    at: usize,
-    io: Io,
-}
-
-impl Rewound {
-    pub(crate) fn new(first: Vec<u8>, io: Io) -> Rewound {
-        Rewound { first, at: 0, io }
-    }
-}
-
-impl AsyncRead for Rewound {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let rest = self.first.get(self.at..).unwrap_or_default();
-        if rest.is_empty() {
-            if self.io.tls.is_none() {
-                return Pin::new(&mut self.io.tcp).poll_read(cx, buf);
-            }
-            let n = ready!(self.io.poll_read(cx, buf.initialize_unfilled()))?;
-            buf.advance(n);
-            return Poll::Ready(Ok(()));
-        }
-        let n = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..n]);
-        self.at += n;
-        if self.at == self.first.len() {
-            self.first = Vec::new();
-            self.at = 0;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Rewound {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, &[buf])
-    }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.io.tls.is_none() {
-            return Pin::new(&mut self.io.tcp).poll_write_vectored(cx, bufs);
-        }
-        let mut pieces: [&[u8]; 16] = [&[]; 16];
-        for (piece, buf) in pieces.iter_mut().zip(bufs) {
-            *piece = buf;
-        }
-        self.io.poll_write(cx, &pieces[..bufs.len().min(16)])
-    }
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_shutdown(cx)
     }
 }

@@ -94,16 +94,26 @@ static BY_LENGTH: [[u8; 8]; LONGEST + 1] = {
 };
 
 impl Known {
+    /// All but [`Known::Other`], in the order of their numbers.
+    pub(crate) fn all() -> impl Iterator<Item = Known> {
+        Known::ALL.iter().map(|(known, _)| *known)
+    }
+
     /// The id of a name, in any case.
     pub(crate) fn of(name: &[u8]) -> Known {
-        let Some(candidates) = BY_LENGTH.get(name.len()) else {
+        let (Some(candidates), [first, .., last]) = (BY_LENGTH.get(name.len()), name) else {
             return Known::Other;
         };
         for at in candidates {
             let Some((known, text)) = Known::ALL.get(usize::from(*at)) else {
                 break;
             };
-            if text.as_bytes().eq_ignore_ascii_case(name) {
+            // Most names are known by their ends not to be it.
+            let [begins, .., ends] = text.as_bytes() else {
+                break;
+            };
+            let may_be = *begins == first | 0x20 && *ends == last | 0x20;
+            if may_be && text.as_bytes().eq_ignore_ascii_case(name) {
                 return *known;
             }
         }

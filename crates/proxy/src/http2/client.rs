@@ -3,10 +3,11 @@
 use super::convert;
 use super::send::Sending;
 use super::server::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, poll_recv};
+use super::socket::socket;
 use crate::http::head::{BodyLength, RequestHead, ResponseHead};
 use crate::http::headers::Known;
 use crate::http::stream::{End, Piece, Sink, Source, StreamError, UpstreamStream};
-use crate::io::{Io, Rewound};
+use crate::io::Io;
 use crate::outcome::Outcome;
 use crate::stats::{ClusterStat, Page};
 use crate::upstream::connect::ConnKey;
@@ -18,7 +19,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream};
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -70,13 +71,14 @@ pub(crate) async fn handshake(
     ticket: ConnTicket,
 ) -> Result<Rc<Http2Conn>, Outcome> {
     let http = &cluster.config.http;
+    let (socket, wire) = socket(Vec::new(), io);
     let handshake = h2::client::Builder::new()
         .initial_window_size(http.http2.initial_stream_window.min(STREAM_WINDOW))
         .initial_connection_window_size(http.http2.initial_connection_window.min(CONNECTION_WINDOW))
         .max_header_list_size(http.max_response_headers_bytes)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
-        .handshake::<_, Bytes>(Rewound::new(Vec::new(), io));
+        .handshake::<_, Bytes>(socket);
     let limited = tokio::time::timeout(cluster.config.connect_timeout, handshake).await;
     let (send, mut connection) = match limited {
         Ok(Ok(made)) => made,
@@ -100,11 +102,12 @@ pub(crate) async fn handshake(
     let patience = http.http2.keepalive_timeout.unwrap_or(Duration::MAX);
     let stats = cluster.stats.clone();
     spawn_local(async move {
+        let mut driving = poll_fn(|cx| wire.drive(cx, |cx| Pin::new(&mut connection).poll(cx)));
         // How it ended is told to each stream; here there is nothing left to do but to let go.
         match pings {
-            None => drop(connection.await),
+            None => drop(driving.await),
             Some((interval, pings)) => tokio::select! {
-                _ = &mut connection => {}
+                _ = &mut driving => {}
                 () = unanswered(pings, interval, patience) => {
                     stats.inc(ClusterStat::UpstreamHttp2KeepaliveTimeout);
                 }

@@ -6,6 +6,7 @@ use crate::http::stream::StreamError;
 use crate::http1::body::forbidden_in_trailers;
 use crate::http1::parse::is_authority;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use std::sync::LazyLock;
 
 /// Headers that have no meaning in HTTP/2 (RFC 9113 section 8.2.2), and `host`, which travels as
 /// `:authority`.
@@ -22,6 +23,13 @@ fn is_http1_only(known: Known) -> bool {
     )
 }
 
+/// The names that have an id, by id: to look one up is cheaper than to read it.
+static NAMES: LazyLock<Box<[HeaderName]>> = LazyLock::new(|| {
+    let other = HeaderName::from_static("x-other");
+    let named = Known::all().map(|known| HeaderName::from_static(known.name()));
+    std::iter::once(other).chain(named).collect()
+});
+
 /// A block as a map. What cannot be a header is left out; the codecs refuse it before.
 pub(super) fn to_map(block: &HeaderBlock) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(block.len());
@@ -31,7 +39,7 @@ pub(super) fn to_map(block: &HeaderBlock) -> HeaderMap {
         }
         let name = match known {
             Known::Other => HeaderName::from_bytes(name).ok(),
-            known => Some(HeaderName::from_static(known.name())),
+            known => NAMES.get(known as usize).cloned(),
         };
         if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
             map.append(name, value);

@@ -8,3 +8,4 @@ pub(crate) mod client;
 mod convert;
 mod send;
 pub(crate) mod server;
+mod socket;

@@ -2,11 +2,12 @@
 
 use super::convert;
 use super::send::Sending;
+use super::socket::{Socket, Wire, socket};
 use crate::http::conn::Counted;
 use crate::http::head::ResponseHead;
 use crate::http::request;
 use crate::http::stream::{Data, Downstream, End, Piece, Sink, Source, StreamError};
-use crate::io::{Io, Rewound};
+use crate::io::Io;
 use crate::listener::ConnInfo;
 use crate::stats::HttpStat;
 use crate::worker::state::Worker;
@@ -38,7 +39,8 @@ pub(crate) async fn serve(
         HttpStat::DownstreamCxHttp2Active,
     );
     let _counted = Counted::new(&service, total, active);
-    let handshake = builder(&service.manager).handshake::<_, Bytes>(Rewound::new(first, io));
+    let (socket, wire) = socket(first, io);
+    let handshake = builder(&service.manager).handshake::<_, Bytes>(socket);
     let mut conn = match in_time(handshake, &service.manager, &worker, &deadline).await {
         Some(Ok(conn)) => conn,
         Some(Err(_)) => return service.stats.inc(HttpStat::DownstreamCxProtocolError),
@@ -47,7 +49,7 @@ pub(crate) async fn serve(
     let streams = Rc::new(Cell::new(0u32));
     let mut requests = 0u32;
     loop {
-        let next = next_stream(&mut conn, &info, &worker, &deadline, &streams).await;
+        let next = next_stream(&mut conn, &wire, &info, &worker, &deadline, &streams).await;
         let Some((request, mut respond)) = next else {
             return;
         };
@@ -73,7 +75,8 @@ pub(crate) async fn serve(
         }
         let (info, worker) = (info.clone(), worker.clone());
         let counted = Streams::open(&streams);
-        spawn_local(async move {
+        // Boxed, or the runtime would copy all of it a dozen times before it first runs.
+        spawn_local(Box::pin(async move {
             let head = convert::request(&parts, worker.block(), !recv.is_end_stream());
             drop(parts);
             let mut stream = ServerStream {
@@ -81,11 +84,12 @@ pub(crate) async fn serve(
                 recv,
                 respond,
                 sending: None,
-                deadline: Rc::new(Deadline::default()),
+                deadline: worker.timers.spare(),
             };
             request::serve(&mut stream, head, &service, &info, &worker).await;
+            worker.timers.keep(stream.deadline);
             drop(counted);
-        });
+        }));
     }
 }
 
@@ -113,7 +117,8 @@ type Next = Option<(http::Request<RecvStream>, SendResponse<Bytes>)>;
 
 /// The next stream; [`None`] when the connection has ended.
 async fn next_stream(
-    conn: &mut Connection<Rewound, Bytes>,
+    conn: &mut Connection<Socket, Bytes>,
+    wire: &Wire,
     info: &Rc<ConnInfo>,
     worker: &Rc<Worker>,
     deadline: &Rc<Deadline>,
@@ -127,7 +132,7 @@ async fn next_stream(
     let mut armed = false;
     let mut leaves = None;
     poll_fn(|cx| {
-        match conn.poll_accept(cx) {
+        match wire.drive(cx, |cx| conn.poll_accept(cx)) {
             Poll::Ready(Some(Ok(next))) => return Poll::Ready(Some(next)),
             Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(None),
             Poll::Pending => {}

@@ -279,7 +279,9 @@ impl ActiveCluster {
             self.stats.inc(ClusterStat::UpstreamCxMaxRequests);
             return;
         }
-        if self.is_too_old(conn.opened, worker.timers.now()) {
+        // The request has just ended, and read the clock for that.
+        let now = worker.timers.recent();
+        if self.is_too_old(conn.opened, now) {
             return;
         }
         let host = conn.ticket.host().clone();
@@ -287,7 +289,7 @@ impl ActiveCluster {
         if host.retired.get() {
             return;
         }
-        conn.rest(worker.timers.now());
+        conn.rest(now);
         // The sweeper is woken when the peer closes it.
         let stale = worker.clusters_sweeper(|cx| conn.is_stale(cx));
         if stale {

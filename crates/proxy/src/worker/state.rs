@@ -23,7 +23,7 @@ pub(crate) const SCRATCH: usize = 256 * 1024;
 /// What one read of a message takes of it at most: what a slow receiver does not take has to be kept.
 pub(crate) const PIECE: usize = 64 * 1024;
 /// Header blocks kept for the next request, and the largest that is kept.
-const SPARE_BLOCKS: usize = 64;
+const SPARE_BLOCKS: usize = 512;
 const SPARE_BLOCK_BYTES: usize = 8 * 1024;
 
 /// One worker.

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 /// Deadlines more than a second away are rounded up to this, so that many wake the worker once.
 const COARSE_MS: u64 = 100;
 const NEVER: u64 = u64::MAX;
+/// Deadlines kept for streams to come.
+const SPARE: usize = 512;
 
 /// One task's deadline.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ pub(crate) struct Timers {
     driver: RefCell<Option<Waker>>,
     /// The time at the last reading of the clock.
     last: Cell<u64>,
+    /// Deadlines that nobody uses, with an entry in the queue perhaps.
+    spare: RefCell<Vec<Rc<Deadline>>>,
     /// At this length of the queue, entries of connections that are gone are removed.
     sweep_at: Cell<usize>,
 }
@@ -90,6 +94,7 @@ impl Timers {
             queue: RefCell::default(),
             driver: RefCell::default(),
             last: Cell::new(0),
+            spare: RefCell::default(),
             sweep_at: Cell::new(1024),
         }
     }
@@ -121,22 +126,44 @@ impl Timers {
         let due = due.unwrap_or(NEVER);
         deadline.due.set(due);
         deadline.fired.set(false);
-        if due >= deadline.queued.get() {
+        if due == NEVER {
             return;
         }
-        self.enqueue(deadline, due);
-        if let Some(driver) = self.driver.borrow().as_ref() {
+        let at = self.rounded(due);
+        if at >= deadline.queued.get() {
+            return;
+        }
+        let first = self.queue.borrow().peek().map(|Reverse(first)| first.0);
+        self.enqueue(deadline, at);
+        if first.is_none_or(|first| at < first)
+            && let Some(driver) = self.driver.borrow().as_ref()
+        {
             driver.wake_by_ref();
         }
     }
 
-    fn enqueue(&self, deadline: &Rc<Deadline>, due: u64) {
-        let far = due.saturating_sub(self.recent()) > 1000;
-        let at = if far {
-            due.next_multiple_of(COARSE_MS)
-        } else {
-            due
-        };
+    /// A deadline of a stream that has ended, for the next one: the queue still has its entry.
+    pub(crate) fn spare(&self) -> Rc<Deadline> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn keep(&self, deadline: Rc<Deadline>) {
+        self.set(&deadline, None);
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < SPARE {
+            *deadline.waker.borrow_mut() = None;
+            spare.push(deadline);
+        }
+    }
+
+    fn rounded(&self, due: u64) -> u64 {
+        match due.saturating_sub(self.recent()) > 1000 {
+            true => due.next_multiple_of(COARSE_MS),
+            false => due,
+        }
+    }
+
+    fn enqueue(&self, deadline: &Rc<Deadline>, at: u64) {
         deadline.queued.set(at);
         let mut queue = self.queue.borrow_mut();
         if queue.len() >= self.sweep_at.get() {
@@ -183,7 +210,7 @@ impl Timers {
                 continue;
             }
             if deadline.due.get() > now {
-                self.enqueue(&deadline, deadline.due.get());
+                self.enqueue(&deadline, self.rounded(deadline.due.get()));
             } else {
                 deadline.fired.set(true);
                 deadline.wake();
@@ -249,6 +276,19 @@ mod tests {
             timers.set(&Rc::new(Deadline::default()), Some(3_600_000));
         }
         assert!(timers.queue.borrow().len() <= 1024);
+    }
+
+    #[test]
+    fn streams_one_after_the_other_share_an_entry_of_the_queue() {
+        let timers = Timers::new();
+        for i in 0..1000 {
+            let deadline = timers.spare();
+            assert!(!deadline.fired.get());
+            timers.set(&deadline, Some(300_000 + i));
+            timers.keep(deadline);
+        }
+        assert!(timers.queue.borrow().len() <= 1);
+        assert_eq!(timers.spare().due.get(), NEVER);
     }
 
     #[test]
