@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 /// A compiled JSON value.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Json {
-    /// Keys are JSON strings, quotes included.
+    /// What stands before a value: a comma, the key as a JSON string, a colon.
     Object(Vec<(Box<str>, Json)>),
     List(Vec<Json>),
     /// Fixed JSON text.
@@ -28,8 +28,8 @@ pub(super) fn object(
 ) -> Result<Json, FormatError> {
     map.iter()
         .map(|(key, value)| {
-            let key = Value::String(key.clone()).to_string().into_boxed_str();
-            Ok((key, compile(value, without_effect)?))
+            let key = format!(",{}:", Value::String(key.clone()));
+            Ok((key.into_boxed_str(), compile(value, without_effect)?))
         })
         .collect::<Result<_, _>>()
         .map(Json::Object)
@@ -101,11 +101,7 @@ fn render_object(
     let mut first = true;
     for (key, value) in entries {
         let start = out.len();
-        if !first {
-            out.push(b',');
-        }
-        out.extend_from_slice(key.as_bytes());
-        out.push(b':');
+        out.extend_from_slice(&key.as_bytes()[usize::from(first)..]);
         if !value.render(source, missing, out) && missing == Missing::Empty {
             out.truncate(start);
         } else {
@@ -127,6 +123,7 @@ fn typed(what: &What, max_length: Option<usize>, source: &impl Source, out: &mut
         }
         Rendered::Number => drop(out.remove(start)),
         Rendered::Json if max_length.is_none() => drop(out.remove(start)),
+        Rendered::Plain => out.push(b'"'),
         // A part of JSON would be no JSON.
         Rendered::Json | Rendered::Text => {
             escape_from(start + 1, out);
@@ -139,8 +136,7 @@ fn typed(what: &What, max_length: Option<usize>, source: &impl Source, out: &mut
 /// Escapes what was written from `start` on (RFC 8259 section 7); bytes that are no UTF-8 become
 /// U+FFFD. Plain text, the common case, is left where it is.
 fn escape_from(start: usize, out: &mut Vec<u8>) {
-    let plain = |b: &u8| *b >= 0x20 && *b != b'"' && *b != b'\\' && b.is_ascii();
-    let Some(first) = out[start..].iter().position(|b| !plain(b)) else {
+    let Some(first) = unplain(&out[start..]) else {
         return;
     };
     let rest = out.split_off(start + first);
@@ -161,5 +157,48 @@ fn escape_from(start: usize, out: &mut Vec<u8>) {
         if !chunk.invalid().is_empty() {
             out.extend_from_slice("\u{fffd}".as_bytes());
         }
+    }
+}
+
+/// Where the first byte stands that JSON does not take as it is. Eight at a time: a log line is
+/// looked through byte for byte.
+fn unplain(text: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = EACH << 7;
+    let plain = |b: u8| (0x20..0x80).contains(&b) && b != b'"' && b != b'\\';
+    let (words, rest) = text.as_chunks::<8>();
+    let unplain = |word: u64| {
+        // A byte below `n` borrows and so sets its highest bit; those above 0x7f have it set.
+        let below = |word: u64, n: u8| word.wrapping_sub(EACH * u64::from(n)) & !word;
+        let is = |b: u8| below(word ^ (EACH * u64::from(b)), 1);
+        (word | below(word, 0x20) | is(b'"') | is(b'\\')) & HIGH != 0
+    };
+    let words_end = text.len() - rest.len();
+    let from = match words.iter().position(|w| unplain(u64::from_ne_bytes(*w))) {
+        Some(word) => word * 8,
+        None => words_end,
+    };
+    let found = text[from..].iter().position(|b| !plain(*b));
+    found.map(|at| from + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unplain;
+
+    #[test]
+    fn what_json_escapes_is_found_wherever_it_stands() {
+        for byte in 0..=255u8 {
+            let plain = matches!(byte, b' '..=b'~' | 0x7f) && !matches!(byte, b'"' | b'\\');
+            for length in 1..=20 {
+                for at in 0..length {
+                    let mut text = vec![b'a'; length];
+                    text[at] = byte;
+                    assert_eq!(unplain(&text), (!plain).then_some(at), "{byte} {at}");
+                }
+            }
+        }
+        assert_eq!(unplain(b""), None);
+        assert_eq!(unplain(b"aaaaaaa\x1f\x80"), Some(7));
     }
 }

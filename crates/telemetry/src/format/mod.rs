@@ -108,7 +108,7 @@ pub fn problems(format: &str) -> Vec<FormatError> {
 /// A point in time as `2026-01-31T23:59:59.123Z`.
 pub fn timestamp(time: SystemTime) -> String {
     let mut out = Vec::with_capacity(24);
-    time::TimeFormat::default().render(time, &mut out);
+    time::TimeFormat::Usual.render(time, &mut out);
     String::from_utf8_lossy(&out).into_owned()
 }
 

@@ -1,6 +1,7 @@
 //! From tokens and a source to text.
 
 use super::parse::{GrpcStatusStyle, Part, Token, What};
+use super::time::TimeFormat;
 use super::{Field, Headers, Missing, Source, Value};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,8 @@ pub(super) fn text(tokens: &[Token], source: &impl Source, missing: Missing, out
 pub(super) enum Rendered {
     Absent,
     Text,
+    /// Text with nothing in it that JSON would escape.
+    Plain,
     Number,
     /// JSON already.
     Json,
@@ -68,6 +71,9 @@ fn untruncated(what: &What, source: &impl Source, out: &mut Vec<u8>) -> Rendered
         What::StartTime(format) => match source.value(Field::StartTime) {
             Value::Time(time) => {
                 format.render(time, out);
+                if *format == TimeFormat::Usual {
+                    return Rendered::Plain;
+                }
                 Rendered::Text
             }
             other => field_value(other, Part::Whole, out),
@@ -121,12 +127,17 @@ fn number(number: u64, out: &mut Vec<u8>) {
 fn ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip {
         IpAddr::V4(v4) => {
-            for (index, octet) in v4.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
+            let mut text = [0; 16];
+            let mut at = 0;
+            for octet in v4.octets() {
+                for (unit, wanted) in [(100, octet >= 100), (10, octet >= 10), (1, true)] {
+                    text[at] = b'0' + octet / unit % 10;
+                    at += usize::from(wanted);
                 }
-                number(octet.into(), out);
+                text[at] = b'.';
+                at += 1;
             }
+            out.extend_from_slice(&text[..at - 1]);
         }
         // Writing to a vector cannot fail.
         IpAddr::V6(v6) => {
@@ -157,14 +168,20 @@ fn field_value(value: Value<'_>, part: Part, out: &mut Vec<u8>) -> Rendered {
             return Rendered::Number;
         }
         Value::Address(address) => match part {
-            Part::Whole => socket_address(address, out),
-            Part::Ip => ip(address.ip(), out),
+            Part::Whole => {
+                socket_address(address, out);
+                return Rendered::Plain;
+            }
+            Part::Ip => {
+                ip(address.ip(), out);
+                return Rendered::Plain;
+            }
             Part::Port => {
                 number(address.port().into(), out);
                 return Rendered::Number;
             }
         },
-        Value::Time(time) => super::time::TimeFormat::default().render(time, out),
+        Value::Time(time) => TimeFormat::Usual.render(time, out),
         Value::List([]) => out.push(b'-'),
         Value::List(words) => {
             for (i, word) in words.iter().enumerate() {

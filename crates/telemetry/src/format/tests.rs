@@ -116,6 +116,19 @@ fn header_values_leave_absent_values_out() {
 }
 
 #[test]
+fn times_in_and_after_the_same_second_are_written_alike_however_they_follow() {
+    use super::time::TimeFormat;
+    let same = TimeFormat::parse("%Y-%m-%dT%H:%M:%E3SZ").unwrap();
+    for millis in [0, 999, 1000, 1, 86_399_999, 86_400_000, 1_767_225_599_123] {
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(millis);
+        let (mut usual, mut spelled) = (Vec::new(), Vec::new());
+        TimeFormat::default().render(time, &mut usual);
+        same.render(time, &mut spelled);
+        assert_eq!(usual, spelled);
+    }
+}
+
+#[test]
 fn json_keeps_types_and_escapes_text() {
     let json = serde_json::json!({
         "code": "%RESPONSE_CODE%",

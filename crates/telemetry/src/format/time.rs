@@ -1,15 +1,27 @@
 //! Time formats of `%START_TIME(..)%`: `strftime` with Envoy's fractions of a second.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::time::SystemTime;
 use time::OffsetDateTime;
 
+thread_local! {
+    /// A second since 1970, and how the default format writes it up to the point: log lines of one
+    /// second differ in their milliseconds only.
+    static SECOND: Cell<Option<(u64, [u8; 20])>> = const { Cell::new(None) };
+}
+
 /// A compiled time format, in UTC.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct TimeFormat(Vec<Piece>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum TimeFormat {
+    /// `2026-01-31T23:59:59.123Z`, Envoy's default.
+    #[default]
+    Usual,
+    Pieces(Vec<Piece>),
+}
 
 #[derive(Clone, Debug, PartialEq)]
-enum Piece {
+pub(super) enum Piece {
     Literal(Box<str>),
     Year,
     YearOfCentury,
@@ -36,33 +48,11 @@ enum Piece {
     SecondWithFraction(usize),
 }
 
-impl Default for TimeFormat {
-    /// `2026-01-31T23:59:59.123Z`, Envoy's default.
-    fn default() -> Self {
-        use Piece::*;
-        let literal = |text: &str| Literal(text.into());
-        Self(vec![
-            Year,
-            literal("-"),
-            Month,
-            literal("-"),
-            Day,
-            literal("T"),
-            Hour,
-            literal(":"),
-            Minute,
-            literal(":"),
-            SecondWithFraction(3),
-            literal("Z"),
-        ])
-    }
-}
-
 impl TimeFormat {
     /// Compiles a format; an empty one is the default.
     pub(super) fn parse(format: &str) -> Result<Self, String> {
         if format.is_empty() {
-            return Ok(Self::default());
+            return Ok(Self::Usual);
         }
         let mut pieces = Vec::new();
         let mut literal = String::new();
@@ -86,16 +76,57 @@ impl TimeFormat {
         if !literal.is_empty() {
             pieces.push(Piece::Literal(literal.into()));
         }
-        Ok(Self(pieces))
+        Ok(Self::Pieces(pieces))
     }
 
     /// Appends the time.
     pub(super) fn render(&self, time: SystemTime, out: &mut Vec<u8>) {
-        let at = OffsetDateTime::from(time);
-        for piece in &self.0 {
-            render(piece, at, out);
+        match self {
+            Self::Usual => usual(time, out),
+            Self::Pieces(pieces) => {
+                let at = OffsetDateTime::from(time);
+                pieces.iter().for_each(|piece| render(piece, at, out));
+            }
         }
     }
+}
+
+fn usual(time: SystemTime, out: &mut Vec<u8>) {
+    // A clock before 1970 is wrong whatever is written.
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default();
+    let text = match SECOND.get() {
+        Some((second, text)) if second == since.as_secs() => text,
+        _ => {
+            let text = up_to_second(time);
+            SECOND.set(Some((since.as_secs(), text)));
+            text
+        }
+    };
+    out.extend_from_slice(&text);
+    let millis = since.subsec_millis();
+    let digit = |n: u32| b'0' + (n % 10) as u8;
+    out.extend_from_slice(&[digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+}
+
+/// `2026-01-31T23:59:59.`
+fn up_to_second(time: SystemTime) -> [u8; 20] {
+    use Piece::{Day, Hour, Minute, Month, Second, Year};
+    let at = OffsetDateTime::from(time);
+    let mut text = Vec::with_capacity(20);
+    for (piece, then) in [
+        (Year, b'-'),
+        (Month, b'-'),
+        (Day, b'T'),
+        (Hour, b':'),
+        (Minute, b':'),
+        (Second, b'.'),
+    ] {
+        render(&piece, at, &mut text);
+        text.push(then);
+    }
+    // A year of five digits would be longer.
+    text.first_chunk().copied().unwrap_or([b'0'; 20])
 }
 
 enum Specifier {
