@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite};
 
 use crate::error::{Error, Result};
 
@@ -77,8 +77,13 @@ impl Credentials {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates(&self.authority)?);
         let key = PrivateKeyDer::from_pem_slice(self.client.key.as_bytes());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // As Envoy and our proxy, who are the clients in a mesh, order them.
+        let longer = |suite: &SupportedCipherSuite| {
+            suite.suite() == rustls::CipherSuite::TLS13_AES_256_GCM_SHA384
+        };
+        provider.cipher_suites.sort_by_key(longer);
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .map_err(|error| unusable(&error))?
             .with_root_certificates(roots)

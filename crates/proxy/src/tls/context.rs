@@ -153,6 +153,18 @@ fn alpn(protocols: &[Box<str>]) -> Vec<Vec<u8>> {
 /// Ciphers and curves as configured. Those of TLS 1.3 are always all there, as in Envoy.
 fn provider(tls: &CommonTls) -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
+    // As Envoy, the shorter keys first: the hash that goes with them is the one that processors have
+    // instructions for, and a handshake hashes more than it encrypts.
+    let longer = |suite: &SupportedCipherSuite| {
+        use rustls::CipherSuite as S;
+        matches!(
+            suite.suite(),
+            S::TLS13_AES_256_GCM_SHA384
+                | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+                | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+        )
+    };
+    provider.cipher_suites.sort_by_key(longer);
     if !tls.cipher_suites.is_empty() {
         provider
             .cipher_suites
