@@ -75,7 +75,8 @@ pub(crate) async fn serve(
         }
         let (info, worker) = (info.clone(), worker.clone());
         let counted = Streams::open(&streams);
-        // Boxed, or the runtime would copy all of it a dozen times before it first runs.
+        // Boxed, or the runtime would copy all of it many times before it first runs
+        // (docs/decisions/0004).
         spawn_local(Box::pin(async move {
             let head = convert::request(&parts, worker.block(), !recv.is_end_stream());
             drop(parts);

@@ -13,7 +13,10 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_t
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use webpki::{
     EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
@@ -30,7 +33,18 @@ pub(super) struct Verifier {
     for_server_name: bool,
     hints: Vec<DistinguishedName>,
     algorithms: WebPkiSupportedAlgorithms,
+    good: GoodChains,
 }
+
+/// Chains that have been verified, by their bytes and what they were shown for, and the seconds in
+/// which nothing can be found wrong with them. In a mesh the same workloads come again and again, and
+/// the signature of the authority below their certificates is a quarter of a handshake; that they
+/// have the key is proven each time.
+#[derive(Default)]
+struct GoodChains(Mutex<HashMap<[u8; 32], RangeInclusive<u64>>>);
+
+/// How many are remembered at most: then all are forgotten.
+const GOOD_CHAINS: usize = 1024;
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,6 +75,7 @@ impl Verifier {
             for_server_name: false,
             hints,
             algorithms,
+            good: GoodChains::default(),
         }
     }
 
@@ -92,16 +107,47 @@ impl Verifier {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        usage: KeyUsage,
+        usage: Usage,
         now: UnixTime,
     ) -> Result<(), Error> {
         if let Some(trusted) = &self.trusted
             && !self.rules.accept_untrusted
         {
-            self.verify_chain(trusted, leaf, intermediates, usage, now)?;
+            self.verify_chain_once(trusted, leaf, intermediates, usage, now)?;
         }
         self.verify_names(leaf)?;
         self.verify_hashes(leaf)
+    }
+
+    /// The same chain is verified again when its time is over. With revocation lists, each time.
+    fn verify_chain_once(
+        &self,
+        trusted: &Trusted,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if !trusted.crls.is_empty() || self.rules.allow_expired {
+            return self.verify_chain(trusted, leaf, intermediates, usage, now);
+        }
+        let chain = || std::iter::once(leaf).chain(intermediates);
+        let mut bytes = vec![usage as u8];
+        for certificate in chain() {
+            bytes.extend_from_slice(&(certificate.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(certificate);
+        }
+        let key = super::context::sha256(&bytes);
+        if self.good.has(&key, now.as_secs()) {
+            return Ok(());
+        }
+        self.verify_chain(trusted, leaf, intermediates, usage, now)?;
+        let end = |certificate| u64::try_from(Description::of(certificate)?.not_after).ok();
+        let ends: Option<Vec<u64>> = chain().map(|certificate| end(certificate)).collect();
+        if let Some(end) = ends.and_then(|ends| ends.into_iter().min()) {
+            self.good.note(key, now.as_secs()..=end);
+        }
+        Ok(())
     }
 
     fn verify_chain(
@@ -109,7 +155,7 @@ impl Verifier {
         trusted: &Trusted,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        usage: KeyUsage,
+        usage: Usage,
         mut now: UnixTime,
     ) -> Result<(), Error> {
         let about = || Description::of(leaf).ok_or(CertificateError::BadEncoding);
@@ -144,7 +190,7 @@ impl Verifier {
             &trusted.anchors,
             intermediates,
             now,
-            usage,
+            usage.of_key(),
             revocation,
             Some(&depth),
         );
@@ -194,6 +240,37 @@ impl Verifier {
             true => Ok(()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
+    }
+}
+
+/// What a certificate is shown for.
+#[derive(Clone, Copy)]
+enum Usage {
+    Server,
+    Client,
+}
+
+impl Usage {
+    fn of_key(self) -> KeyUsage {
+        match self {
+            Usage::Server => KeyUsage::server_auth(),
+            Usage::Client => KeyUsage::client_auth(),
+        }
+    }
+}
+
+impl GoodChains {
+    fn has(&self, key: &[u8; 32], now: u64) -> bool {
+        let good = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        good.get(key).is_some_and(|time| time.contains(&now))
+    }
+
+    fn note(&self, key: [u8; 32], time: RangeInclusive<u64>) {
+        let mut good = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if good.len() >= GOOD_CHAINS {
+            good.clear();
+        }
+        good.insert(key, time);
     }
 }
 
@@ -261,7 +338,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, KeyUsage::server_auth(), now)?;
+        self.verify(leaf, intermediates, Usage::Server, now)?;
         if self.for_server_name {
             let certificate = EndEntityCert::try_from(leaf).map_err(|error| failure(&error))?;
             certificate
@@ -289,9 +366,94 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, KeyUsage::client_auth(), now)?;
+        self.verify(leaf, intermediates, Usage::Client, now)?;
         Ok(ClientCertVerified::assertion())
     }
 
     signatures_as_the_provider_does!();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use rustls::pki_types::TrustAnchor;
+
+    /// The years 2001 and 2002 begin.
+    const BEGIN: u64 = 978_307_200;
+    const END: u64 = 1_009_843_200;
+
+    fn params(end: i32) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(end, 1, 1);
+        params
+    }
+
+    /// An authority's certificate, and two that it signed for clients, the second for longer.
+    fn certificates() -> [CertificateDer<'static>; 3] {
+        let key = KeyPair::generate().unwrap();
+        let mut authority = params(2010);
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = authority.self_signed(&key).unwrap();
+        let issuer = rcgen::Issuer::new(authority, key);
+        let signed = |end| {
+            let mut params = params(end);
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            let key = KeyPair::generate().unwrap();
+            params.signed_by(&key, &issuer).unwrap().der().clone()
+        };
+        [certificate.der().clone(), signed(2002), signed(2003)]
+    }
+
+    fn verifier(authority: &CertificateDer<'static>) -> Verifier {
+        let anchor: TrustAnchor<'_> = webpki::anchor_from_trusted_cert(authority).unwrap();
+        let trusted = Trusted {
+            anchors: vec![anchor.to_owned()],
+            certificates: vec![authority.clone()],
+            crls: Vec::new(),
+        };
+        let algorithms =
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        Verifier::new(Some(trusted), Validation::default(), algorithms)
+    }
+
+    #[test]
+    fn a_chain_that_was_verified_is_good_as_long_as_it_lasts_for_what_it_was_shown_and_no_other() {
+        let [authority, leaf, longer] = certificates();
+        let ours = verifier(&authority);
+        let other = verifier(&certificates()[0]);
+        let verify = |verifier: &Verifier, leaf: &CertificateDer<'_>, usage, at: u64| {
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(at));
+            verifier.verify(leaf, &[], usage, now).is_ok()
+        };
+        let mut forged = leaf.to_vec();
+        *forged.last_mut().unwrap() ^= 1;
+        let forged = CertificateDer::from(forged);
+        for known in [0, 1, 1] {
+            assert_eq!(ours.good.0.lock().unwrap().len(), known);
+            assert!(!verify(&ours, &leaf, Usage::Client, BEGIN - 1));
+            assert!(!verify(&ours, &leaf, Usage::Client, END + 1));
+            assert!(!verify(&ours, &leaf, Usage::Server, BEGIN + 1));
+            assert!(!verify(&ours, &forged, Usage::Client, BEGIN + 1));
+            assert!(!verify(&other, &leaf, Usage::Client, BEGIN + 1));
+            assert!(verify(&ours, &leaf, Usage::Client, BEGIN + 1));
+            assert!(verify(&ours, &leaf, Usage::Client, END));
+        }
+        assert!(other.good.0.lock().unwrap().is_empty());
+        assert!(verify(&ours, &longer, Usage::Client, END + 1));
+        assert_eq!(ours.good.0.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn chains_that_are_remembered_are_bounded() {
+        let good = GoodChains::default();
+        for i in 0..3 * GOOD_CHAINS as u64 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&i.to_be_bytes());
+            good.note(key, 0..=9);
+            assert!(good.has(&key, 9) && !good.has(&key, 10));
+        }
+        assert!(good.0.lock().unwrap().len() <= GOOD_CHAINS);
+    }
 }
