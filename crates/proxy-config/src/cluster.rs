@@ -197,10 +197,39 @@ pub enum HashKey {
 /// How traffic is spread over localities of one priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LocalityLb {
-    /// All endpoints of a priority are one set.
-    None,
     /// First choose a locality by its weight.
     Weighted,
+    /// All endpoints of a priority are one set, save that those of the proxy's own zone are preferred
+    /// where the bootstrap names a local cluster.
+    Zones(ZoneAware),
+}
+
+/// When and how the proxy's own zone is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// Percent of the requests that zones are looked at for (0..=100).
+    pub routed: u32,
+    /// Not where there are fewer healthy endpoints.
+    pub min_cluster_size: u64,
+    /// Requests fail rather than go to endpoints that are not healthy.
+    pub fail_on_panic: bool,
+    /// Zones are compared by the weights of their endpoints, not by their number.
+    pub by_weight: bool,
+    /// All requests stay in the zone when it has so many healthy endpoints.
+    pub force_local: Option<u32>,
+}
+
+impl Default for ZoneAware {
+    /// Envoy's, which hold where a cluster says nothing about localities.
+    fn default() -> Self {
+        Self {
+            routed: 100,
+            min_cluster_size: 6,
+            fail_on_panic: false,
+            by_weight: false,
+            force_local: None,
+        }
+    }
 }
 
 /// Circuit-breaker limits, shared by all workers of the process.

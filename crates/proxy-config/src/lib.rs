@@ -45,7 +45,7 @@ pub use address::{Address, CidrRange, HostPort};
 pub use chain_match::{ChainIndex, ConnectionFacts};
 pub use cluster::{
     Cluster, ClusterKind, DnsFamily, HashKey, HttpProtocol, LbPolicy, LocalityLb, Priority,
-    RetryBudget, SlowStart, TcpKeepalive, Thresholds, UpstreamHttp,
+    RetryBudget, SlowStart, TcpKeepalive, Thresholds, UpstreamHttp, ZoneAware,
 };
 pub use endpoint::{DnsHosts, Endpoint, EndpointSet, HealthStatus, Locality, LocalityEndpoints};
 pub use error::{Compiled, ConfigError, Notice};

@@ -93,6 +93,14 @@ stat_set! {
         UpstreamRq502 Counter "upstream_rq_502",
         UpstreamRq503 Counter "upstream_rq_503",
         UpstreamRq504 Counter "upstream_rq_504",
+        LbHealthyPanic Counter "lb_healthy_panic",
+        LbLocalClusterNotOk Counter "lb_local_cluster_not_ok",
+        LbRecalculateZoneStructures Counter "lb_recalculate_zone_structures",
+        LbZoneClusterTooSmall Counter "lb_zone_cluster_too_small",
+        LbZoneNoCapacityLeft Counter "lb_zone_no_capacity_left",
+        LbZoneRoutingAllDirectly Counter "lb_zone_routing_all_directly",
+        LbZoneRoutingCrossZone Counter "lb_zone_routing_cross_zone",
+        LbZoneRoutingSampled Counter "lb_zone_routing_sampled",
     }
 }
 

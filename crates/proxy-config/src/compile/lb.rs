@@ -3,7 +3,8 @@
 use super::filters::extension_type;
 use super::scope::{At, reject, report};
 use super::values::{any, decode, known, limit};
-use crate::{ClusterKind, ConfigError, HashKey, LbPolicy, LocalityLb, SlowStart};
+use super::zones;
+use crate::{ClusterKind, ConfigError, HashKey, LbPolicy, LocalityLb, SlowStart, ZoneAware};
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::load_balancing_policies as policies;
@@ -59,10 +60,10 @@ pub(crate) fn lb_policy(
     let key = hash_key(hashing.is_some_and(|hashing| hashing.use_hostname_for_hashing));
     let mut lb = common(common_lb_config, at);
     if let Some(policy) = load_balancing_policy {
-        let (policy, weighted) = extension_policies(policy, at.field("load_balancing_policy"))?;
+        let (policy, locality) = extension_policies(policy, at.field("load_balancing_policy"))?;
         lb.policy = policy;
-        if weighted {
-            lb.locality = LocalityLb::Weighted;
+        if let Some(locality) = locality {
+            lb.locality = locality;
         }
         return Ok(lb);
     }
@@ -107,14 +108,12 @@ fn common(message: Option<pb::cluster::CommonLbConfig>, at: At<'_>) -> Lb {
     }
     report!(at, "no host is overridden"; override_host_status);
     let locality = match locality_config_specifier {
-        None => LocalityLb::None,
+        None => LocalityLb::Zones(ZoneAware::default()),
         Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => {
             LocalityLb::Weighted
         }
-        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
-            at.field("zone_aware_lb_config")
-                .notice("zones are not preferred");
-            LocalityLb::None
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => {
+            LocalityLb::Zones(zones::of_cluster(zones))
         }
     };
     let panic_threshold =
@@ -306,11 +305,14 @@ fn slow_start(
     }))
 }
 
-/// The first policy of the list that we know (cluster.proto); whether localities are weighted.
+/// A policy, and what it says about localities.
+type Extension = (LbPolicy, Option<LocalityLb>);
+
+/// The first policy of the list that we know (cluster.proto).
 fn extension_policies(
     message: pb::LoadBalancingPolicy,
     at: At<'_>,
-) -> Result<(LbPolicy, bool), ConfigError> {
+) -> Result<Extension, ConfigError> {
     let pb::LoadBalancingPolicy { policies } = message;
     let mut unknown = Vec::new();
     for (i, policy) in policies.into_iter().enumerate() {
@@ -329,7 +331,7 @@ fn extension_policies(
         .error(format!("none is supported yet: {}", unknown.join(", "))))
 }
 
-fn extension_policy(config: &Any, at: At<'_>) -> Result<Option<(LbPolicy, bool)>, ConfigError> {
+fn extension_policy(config: &Any, at: At<'_>) -> Result<Option<Extension>, ConfigError> {
     const PREFIX: &str = "envoy.extensions.load_balancing_policies.";
     let (kind, bytes) = any(config);
     Ok(match kind.strip_prefix(PREFIX).unwrap_or_default() {
@@ -341,7 +343,7 @@ fn extension_policy(config: &Any, at: At<'_>) -> Result<Option<(LbPolicy, bool)>
             let slow_start = extension_slow_start(slow_start_config, at)?;
             Some((
                 LbPolicy::RoundRobin { slow_start },
-                weighted_localities(locality_lb_config, at),
+                zones::of_extension(locality_lb_config, at)?,
             ))
         }
         "least_request.v3.LeastRequest" => {
@@ -356,9 +358,15 @@ fn extension_policy(config: &Any, at: At<'_>) -> Result<Option<(LbPolicy, bool)>
             let slow_start = extension_slow_start(slow_start_config, at)?;
             report!(at, "some endpoints are compared, not all"; enable_full_scan, selection_method);
             let policy = least_request(choice_count, active_request_bias, slow_start, at)?;
-            Some((policy, weighted_localities(locality_lb_config, at)))
+            Some((policy, zones::of_extension(locality_lb_config, at)?))
         }
-        "random.v3.Random" => Some((LbPolicy::Random, false)),
+        "random.v3.Random" => {
+            let policies::random::v3::Random { locality_lb_config } = decode(bytes, at)?;
+            Some((
+                LbPolicy::Random,
+                zones::of_extension(locality_lb_config, at)?,
+            ))
+        }
         "ring_hash.v3.RingHash" => Some(extension_ring_hash(decode(bytes, at)?, at)?),
         "maglev.v3.Maglev" => {
             let policies::maglev::v3::Maglev {
@@ -368,9 +376,9 @@ fn extension_policy(config: &Any, at: At<'_>) -> Result<Option<(LbPolicy, bool)>
             } = decode(bytes, at)?;
             let key = extension_hash_key(consistent_hashing_lb_config, at)?;
             let policy = maglev(table_size, key, at)?;
-            Some((policy, locality_weighted_lb_config.is_some()))
+            Some((policy, weighted(locality_weighted_lb_config.is_some())))
         }
-        "cluster_provided.v3.ClusterProvided" => Some((LbPolicy::ClusterProvided, false)),
+        "cluster_provided.v3.ClusterProvided" => Some((LbPolicy::ClusterProvided, None)),
         "wrr_locality.v3.WrrLocality" => {
             let policies::wrr_locality::v3::WrrLocality {
                 endpoint_picking_policy,
@@ -379,33 +387,20 @@ fn extension_policy(config: &Any, at: At<'_>) -> Result<Option<(LbPolicy, bool)>
                 endpoint_picking_policy.unwrap_or_default(),
                 at.field("endpoint_picking_policy"),
             )?;
-            Some((inner.0, true))
+            Some((inner.0, weighted(true)))
         }
         _ => None,
     })
 }
 
-fn weighted_localities(
-    message: Option<policies::common::v3::LocalityLbConfig>,
-    at: At<'_>,
-) -> bool {
-    use policies::common::v3::locality_lb_config::LocalityConfigSpecifier;
-    let at = at.field("locality_lb_config");
-    match message.and_then(|m| m.locality_config_specifier) {
-        None => false,
-        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => true,
-        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
-            at.field("zone_aware_lb_config")
-                .notice("zones are not preferred");
-            false
-        }
-    }
+fn weighted(weighted: bool) -> Option<LocalityLb> {
+    weighted.then_some(LocalityLb::Weighted)
 }
 
 fn extension_ring_hash(
     message: policies::ring_hash::v3::RingHash,
     at: At<'_>,
-) -> Result<(LbPolicy, bool), ConfigError> {
+) -> Result<Extension, ConfigError> {
     let policies::ring_hash::v3::RingHash {
         hash_function,
         minimum_ring_size,
@@ -422,7 +417,7 @@ fn extension_ring_hash(
     }
     let sizes = (minimum_ring_size, maximum_ring_size);
     let policy = ring_hash(sizes, hash_function > 1, key, at)?;
-    Ok((policy, locality_weighted_lb_config.is_some()))
+    Ok((policy, weighted(locality_weighted_lb_config.is_some())))
 }
 
 fn extension_hash_key(

@@ -42,6 +42,7 @@ mod transport;
 mod upstream_http;
 pub(crate) mod uri_template;
 mod values;
+mod zones;
 
 pub(crate) use route_table::Around;
 

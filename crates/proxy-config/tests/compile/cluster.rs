@@ -1,7 +1,7 @@
 //! Clusters.
 
 use super::{compiled_cluster, expect_error, notices, with};
-use lateen_proxy_config::{ClusterKind, HttpProtocol, LbPolicy, LocalityLb};
+use lateen_proxy_config::{ClusterKind, HttpProtocol, LbPolicy, LocalityLb, ZoneAware};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -180,4 +180,46 @@ fn static_and_dns_clusters_carry_their_endpoints() {
         "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address",
         "'localhost' is not an IP address",
     );
+}
+
+#[test]
+fn zone_aware_balancing_compiles_from_both_places() {
+    let zones = |cluster: Value| match compiled_cluster(&cluster).unwrap().value.locality_lb {
+        LocalityLb::Zones(zones) => zones,
+        other => panic!("{other:?}"),
+    };
+    let bare = || {
+        let mut cluster = eds_cluster();
+        cluster.as_object_mut().unwrap().remove("common_lb_config");
+        cluster
+    };
+    let of = |common: Value| zones(with(bare(), json!({"common_lb_config": common})));
+    let panic = json!({"healthy_panic_threshold": {"value": 0}});
+    assert_eq!(of(panic), ZoneAware::default());
+    let config = json!({"routing_enabled": {"value": 49.6}, "min_cluster_size": "2"});
+    let expect = ZoneAware {
+        routed: 50,
+        min_cluster_size: 2,
+        ..ZoneAware::default()
+    };
+    assert_eq!(of(json!({"zone_aware_lb_config": config})), expect);
+    let policy = |zones: Value| {
+        let kind = "type.googleapis.com/envoy.extensions.load_balancing_policies.random.v3.Random";
+        let config = json!({"@type": kind, "locality_lb_config": {"zone_aware_lb_config": zones}});
+        let policy = json!({"policies": [{"typed_extension_config": {"name": "p", "typed_config": config}}]});
+        with(bare(), json!({"load_balancing_policy": policy}))
+    };
+    let config = json!({
+        "fail_traffic_on_panic": true, "force_local_zone": {"min_size": 3},
+        "locality_basis": "HEALTHY_HOSTS_WEIGHT",
+    });
+    let expect = ZoneAware {
+        fail_on_panic: true,
+        force_local: Some(3),
+        by_weight: true,
+        ..ZoneAware::default()
+    };
+    assert_eq!(zones(policy(config)), expect);
+    let direct = zones(policy(json!({"force_locality_direct_routing": true})));
+    assert_eq!(direct.force_local, Some(1));
 }

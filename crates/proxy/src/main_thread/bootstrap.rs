@@ -17,6 +17,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::worker::Home;
+
 /// A bootstrap that was read and understood.
 #[derive(Clone, Debug)]
 pub struct Bootstrap {
@@ -31,6 +33,8 @@ pub struct Bootstrap {
     pub secret_sources: BTreeMap<Arc<str>, Target>,
     /// Proto3 JSON of `envoy.config.cluster.v3.Cluster`, without those that discovery uses.
     pub clusters: Vec<Value>,
+    /// Which of them is the proxy's own service (`cluster_manager.local_cluster_name`).
+    pub local_cluster: Option<Arc<str>>,
     /// Proto3 JSON of `envoy.config.listener.v3.Listener`.
     pub listeners: Vec<Value>,
     pub notices: Vec<Notice>,
@@ -101,6 +105,7 @@ impl Bootstrap {
             None => (None, None),
             Some(dynamic) => ads_target(dynamic, &resources.clusters, &mut notices)?,
         };
+        let local_cluster = local_cluster(file.cluster_manager, &resources.clusters, &mut notices)?;
         let ads_transport = resources
             .clusters
             .iter()
@@ -127,9 +132,22 @@ impl Bootstrap {
             ads_transport,
             secret_sources,
             clusters,
+            local_cluster,
             listeners: resources.listeners,
             notices,
             raw,
+        })
+    }
+
+    /// What it says of the proxy's own service and place.
+    pub(super) fn home(&self) -> Option<Home> {
+        Some(Home {
+            cluster: self.local_cluster.clone()?,
+            locality: lateen_proxy_config::Locality {
+                region: self.node.region.as_str().into(),
+                zone: self.node.zone.as_str().into(),
+                sub_zone: self.node.sub_zone.as_str().into(),
+            },
         })
     }
 }
@@ -140,6 +158,7 @@ struct File {
     admin: Option<Admin>,
     dynamic_resources: Option<Dynamic>,
     static_resources: Option<Static>,
+    cluster_manager: Option<ClusterManager>,
     #[serde(flatten)]
     other: Map<String, Value>,
 }
@@ -224,6 +243,14 @@ struct GrpcService {
 #[derive(Deserialize)]
 struct EnvoyGrpc {
     cluster_name: String,
+}
+
+#[derive(Deserialize)]
+struct ClusterManager {
+    #[serde(default)]
+    local_cluster_name: String,
+    #[serde(flatten)]
+    other: Map<String, Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -369,6 +396,29 @@ fn ads_target(
     Ok((Some(target), Some(name)))
 }
 
+/// The cluster of the proxy's own service, which has to be in the file, as in Envoy.
+fn local_cluster(
+    manager: Option<ClusterManager>,
+    clusters: &[Value],
+    notices: &mut Vec<Notice>,
+) -> Result<Option<Arc<str>>, Fault> {
+    let Some(manager) = manager else {
+        return Ok(None);
+    };
+    note_unknown(&manager.other, "cluster_manager.", notices);
+    let name = manager.local_cluster_name.as_str();
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if !clusters.iter().any(|one| name_of(one) == Some(name)) {
+        return Err(fault(
+            "cluster_manager.local_cluster_name",
+            &format!("static_resources.clusters has no cluster {name:?}"),
+        ));
+    }
+    Ok(Some(name.into()))
+}
+
 /// Clusters on Unix sockets. Nothing else is sent there: requests go to addresses.
 fn secret_sources(clusters: &[Value], ads_cluster: Option<&str>) -> BTreeMap<Arc<str>, Target> {
     let named = clusters.iter().enumerate().filter_map(|(index, cluster)| {
@@ -478,6 +528,17 @@ mod tests {
     }
 
     #[test]
+    fn the_proxys_own_service_and_place_are_understood() {
+        assert_eq!(Bootstrap::from_json(good()).unwrap().home(), None);
+        let mut file = changed("/cluster_manager", json!({"local_cluster_name": "other"}));
+        file["node"]["locality"] = json!({"region": "r", "zone": "z"});
+        let bootstrap = Bootstrap::from_json(file).unwrap();
+        assert_eq!(bootstrap.notices, []);
+        let home = bootstrap.home().unwrap();
+        assert_eq!((&*home.cluster, &*home.locality.zone), ("other", "z"));
+    }
+
+    #[test]
     fn what_has_no_effect_is_reported_with_its_path() {
         let check = |pointer: &str, value: Value, expect: &str| {
             let bootstrap = Bootstrap::from_json(changed(pointer, value)).unwrap();
@@ -533,6 +594,11 @@ mod tests {
             "/admin/address",
             json!({"socket_address": {"address": "localhost", "port_value": 1}}),
             "admin.address.socket_address.address: \"localhost\" is not an IP address",
+        );
+        check(
+            "/cluster_manager",
+            json!({"local_cluster_name": "nope"}),
+            "cluster_manager.local_cluster_name: static_resources.clusters has no cluster \"nope\"",
         );
         check("/node", json!(7), "bootstrap: invalid type");
         let (field, reason) = Bootstrap::from_json(json!({})).unwrap_err();

@@ -83,6 +83,9 @@ pub fn run(options: Options) -> Result<(), RunError> {
     };
     let workers = Arc::new(Workers::start(concurrency)?);
     workers.set_drain_time(options.chain_drain);
+    if let Some(home) = bootstrap.home() {
+        workers.set_home(home);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Some for the names of clusters, some for what must not wait for those: the name of the

@@ -4,10 +4,11 @@ use super::Host;
 use super::connect::{HostTransport, same_transports, transports};
 use super::hosts::HostSet;
 use super::names::{self, KnownNames};
+use super::zones::Siblings;
 use crate::stats::{Page, Scope};
 use crate::worker::limits::ClusterLimits;
 use crate::worker::state::Worker;
-use lateen_proxy_config::{Cluster, ClusterKind, EndpointSet};
+use lateen_proxy_config::{Cluster, ClusterKind, EndpointSet, LocalityLb};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -22,6 +23,8 @@ const MAX_NAMED: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Clusters {
     known: RefCell<HashMap<Arc<str>, Known>>,
+    /// Of this proxy, where its bootstrap says which cluster they are.
+    siblings: RefCell<Option<Rc<Siblings>>>,
 }
 
 struct Known {
@@ -57,6 +60,11 @@ impl ActiveCluster {
     /// The endpoints as they are now.
     pub(crate) fn hosts(&self) -> Rc<HostSet> {
         self.hosts.borrow().clone()
+    }
+
+    /// What becomes of its endpoints.
+    fn arranged(&self, endpoints: &EndpointSet, old: &HostSet, worker: &Worker) -> HostSet {
+        HostSet::new(&self.config, endpoints, Some(old), worker, &self.stats)
     }
 
     /// The endpoint at an address a request named. Bounded: those without connections go first.
@@ -164,7 +172,11 @@ impl Clusters {
             }
             known.active = Some(new);
         }
-        known.config = Some(config);
+        known.config = Some(config.clone());
+        drop(all);
+        if let ClusterKind::Static(endpoints) = &config.kind {
+            self.learn_siblings(worker, &config.name, endpoints);
+        }
     }
 
     pub(crate) fn remove(&self, worker: &Worker, name: &Arc<str>) {
@@ -189,11 +201,42 @@ impl Clusters {
         });
         if let Some(active) = &known.active {
             let old = active.hosts();
-            let new = HostSet::new(&active.config, &endpoints, Some(&old), worker);
+            let new = active.arranged(&endpoints, &old, worker);
             old.retire_missing(&new, |host| host.forget_stats(cluster, &worker.shared));
             *active.hosts.borrow_mut() = Rc::new(new);
         }
-        known.endpoints = Some(endpoints);
+        known.endpoints = Some(endpoints.clone());
+        drop(all);
+        self.learn_siblings(worker, cluster, &endpoints);
+    }
+
+    /// Endpoints of the proxy's own service say how it is spread over zones.
+    fn learn_siblings(&self, worker: &Worker, cluster: &str, endpoints: &EndpointSet) {
+        let home = worker.shared.home.get();
+        if let Some(home) = home.filter(|home| *home.cluster == *cluster) {
+            let siblings = Siblings::of(endpoints, &home.locality);
+            *self.siblings.borrow_mut() = Some(Rc::new(siblings));
+            self.rearrange_by_zone(worker);
+        }
+    }
+
+    /// How the proxies of this proxy's own service are spread, where that is known.
+    pub(super) fn siblings(&self) -> Option<Rc<Siblings>> {
+        self.siblings.borrow().clone()
+    }
+
+    /// Arranges anew what looks at zones.
+    fn rearrange_by_zone(&self, worker: &Worker) {
+        let all = self.known.borrow();
+        for known in all.values() {
+            let (Some(active), Some(endpoints)) = (&known.active, &known.endpoints) else {
+                continue;
+            };
+            if matches!(active.config.locality_lb, LocalityLb::Zones(zones) if zones.routed > 0) {
+                let new = active.arranged(endpoints, &active.hosts(), worker);
+                *active.hosts.borrow_mut() = Rc::new(new);
+            }
+        }
     }
 
     /// Arranges a cluster's endpoints anew after some were ejected or taken back.
@@ -204,7 +247,7 @@ impl Clusters {
         };
         if let (Some(active), Some(endpoints)) = (&known.active, &known.endpoints) {
             let old = active.hosts();
-            let new = HostSet::new(&active.config, endpoints, Some(&old), worker);
+            let new = active.arranged(endpoints, &old, worker);
             new.quiet_ejected();
             *active.hosts.borrow_mut() = Rc::new(new);
         }
@@ -229,9 +272,10 @@ fn activate(
     old: Option<&HostSet>,
 ) -> Rc<ActiveCluster> {
     let none = EndpointSet::default();
-    let hosts = HostSet::new(&config, endpoints.unwrap_or(&none), old, worker);
+    let stats = worker.page(Scope::Cluster(config.name.clone()));
+    let hosts = HostSet::new(&config, endpoints.unwrap_or(&none), old, worker, &stats);
     Rc::new(ActiveCluster {
-        stats: worker.page(Scope::Cluster(config.name.clone())),
+        stats,
         limits: worker.shared.limits.of(&config.name),
         hosts: RefCell::new(Rc::new(hosts)),
         named: RefCell::default(),

@@ -217,6 +217,7 @@ impl HostSet {
         endpoints: &EndpointSet,
         old: Option<&HostSet>,
         worker: &Worker,
+        stats: &Page,
     ) -> HostSet {
         let mut all: HashMap<SocketAddr, Rc<Host>> = HashMap::new();
         let mut levels: Vec<Level> = Vec::new();
@@ -259,7 +260,9 @@ impl HostSet {
                 level.push(group);
             }
         }
+        let siblings = worker.clusters.siblings();
         let how = Arrangement {
+            siblings: siblings.as_deref(),
             policy: config.lb,
             locality: config.locality_lb,
             panic_threshold: config.panic_threshold,
@@ -270,25 +273,34 @@ impl HostSet {
         };
         HostSet {
             all,
-            priorities: priority::arrange(levels, how, || worker.random()),
+            priorities: priority::arrange(levels, how, || worker.random(), |stat| stats.inc(stat)),
         }
     }
 
     /// The balancer that is to choose for a request with this hash (by chance where it has none).
-    pub(super) fn balancer(&self, hash: u64) -> Option<&Balancer> {
-        priority::choose(&self.priorities, hash)?.balancer()
+    fn balancer(&self, hash: u64, worker: &Worker, stats: &Page) -> Option<&Balancer> {
+        let priority = priority::choose(&self.priorities, hash)?;
+        priority.balancer(|| worker.random(), |stat| stats.inc(stat))
     }
 
     /// The balancer of the first priority with endpoints that is not among `tried`; that of
     /// [`Self::balancer`] when there is none.
-    pub(super) fn balancer_outside(&self, tried: &[u32], hash: u64) -> Option<&Balancer> {
+    pub(super) fn balancer_outside(
+        &self,
+        tried: &[u32],
+        hash: u64,
+        worker: &Worker,
+        stats: &Page,
+    ) -> Option<&Balancer> {
         let untried = self
             .priorities
             .iter()
             .zip(0u32..)
             .filter(|(_, number)| !tried.is_empty() && !tried.contains(number))
-            .find_map(|(priority, _)| priority.balancer());
-        untried.or_else(|| self.balancer(hash))
+            .find_map(|(priority, _)| {
+                priority.balancer(|| worker.random(), |stat| stats.inc(stat))
+            });
+        untried.or_else(|| self.balancer(hash, worker, stats))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Host>> {

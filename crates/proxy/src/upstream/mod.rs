@@ -7,6 +7,7 @@
 //! | `health.rs` | what the process knows of an endpoint's health |
 //! | `outlier.rs` | the main thread's part: who is ejected, and for how long |
 //! | `priority.rs` | how priorities and localities share the requests |
+//! | `zones.rs` | what of them stays in the proxy's own zone |
 //! | `balance.rs` | which endpoint of a locality a request takes |
 //! | `schedule.rs`, `hash_table.rs` | weighted turns; consistent hashing |
 //! | `names.rs` | names in place of addresses |
@@ -32,6 +33,8 @@ mod schedule;
 pub(crate) mod sweep;
 pub(crate) mod ticket;
 mod wait;
+mod zones;
 
 pub(crate) use cluster::{ActiveCluster, Clusters};
 pub(crate) use hosts::Host;
+pub use zones::Home;

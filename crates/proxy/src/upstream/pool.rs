@@ -62,14 +62,14 @@ impl ActiveCluster {
         let hosts = self.hosts();
         let hash = hash.unwrap_or_else(|| worker.random());
         let mut host = hosts
-            .balancer_outside(tried, hash)?
+            .balancer_outside(tried, hash, worker, &self.stats)?
             .pick(hash, 0, || worker.random())?;
         for attempt in 1..=attempts {
             if !avoid(host) {
                 break;
             }
             host = hosts
-                .balancer_outside(tried, hash)?
+                .balancer_outside(tried, hash, worker, &self.stats)?
                 .pick(hash, attempt, || worker.random())?;
         }
         Some(host.clone())

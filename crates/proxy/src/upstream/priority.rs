@@ -2,7 +2,9 @@
 
 use super::balance::{Balancer, Weighted};
 use super::schedule::Schedule;
-use lateen_proxy_config::{LbPolicy, Locality, LocalityLb};
+use super::zones::{self, Goes, Siblings};
+use crate::stats::ClusterStat;
+use lateen_proxy_config::{LbPolicy, Locality, LocalityLb, ZoneAware};
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -24,37 +26,56 @@ pub(super) type Level = Vec<Group>;
 pub(super) struct Priority {
     /// Its share of requests, percent.
     share: u32,
-    localities: Vec<Balancer>,
-    /// Which locality comes next, where there are several.
-    turns: RefCell<Schedule>,
-    weights: Vec<f64>,
+    balancers: Vec<Balancer>,
+    spread: Spread,
+}
+
+/// Which of the balancers of a priority has a request.
+#[derive(Debug)]
+enum Spread {
+    /// The first.
+    Together,
+    /// The first, for want of healthy endpoints; or none.
+    Panic { fail: bool },
+    /// One for each locality, which take turns.
+    Weighted {
+        turns: RefCell<Schedule>,
+        weights: Vec<f64>,
+    },
+    /// The first is for all zones, and one for each zone follows.
+    Zones(zones::Spread),
 }
 
 /// What decides how levels are arranged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrangement {
+pub(super) struct Arrangement<'a> {
     pub policy: LbPolicy,
     pub locality: LocalityLb,
     /// Percent.
     pub panic_threshold: f64,
     /// Percent.
     pub overprovisioning: u32,
+    /// Where the proxy knows them.
+    pub siblings: Option<&'a Siblings>,
 }
 
 /// Arranges all levels.
 pub(super) fn arrange(
     levels: Vec<Level>,
-    how: Arrangement,
+    how: Arrangement<'_>,
     mut random: impl FnMut() -> u64,
+    count: impl Fn(ClusterStat),
 ) -> Vec<Priority> {
     let counts: Vec<Count> = levels.iter().map(|level| Count::of(level)).collect();
     let (shares, panics) = shares(&counts, how);
-    levels
-        .into_iter()
-        .zip(shares)
-        .zip(panics)
-        .map(|((level, share), panic)| Priority::new(level, share, panic, how, &mut random))
-        .collect()
+    let mut made = Vec::with_capacity(levels.len());
+    for ((level, share), panic) in levels.into_iter().zip(shares).zip(panics) {
+        // Zones are looked at in the first priority only, as in Envoy.
+        let siblings = how.siblings.filter(|_| made.is_empty());
+        let how = Arrangement { siblings, ..how };
+        made.push(Priority::new(level, share, panic, how, &mut random, &count));
+    }
+    made
 }
 
 impl Priority {
@@ -62,56 +83,121 @@ impl Priority {
         level: Level,
         share: u32,
         panic: bool,
-        how: Arrangement,
+        how: Arrangement<'_>,
         random: &mut impl FnMut() -> u64,
+        count: impl Fn(ClusterStat),
     ) -> Priority {
-        let used = |group: Group| if panic { group.all } else { group.healthy };
-        let by_locality = how.locality == LocalityLb::Weighted;
-        let (mut localities, mut weights) = (Vec::new(), Vec::new());
-        let mut together = Vec::new();
-        if how.policy.hashes() {
-            together = normalized(level, panic, by_locality);
-        } else {
-            for group in level {
-                // In panic nobody looks at localities.
-                if !by_locality || panic {
-                    together.extend(used(group));
-                    continue;
-                }
-                let weight = group.effective_weight(how.overprovisioning);
-                if weight > 0.0 {
-                    weights.push(weight);
-                    localities.push(Balancer::new(how.policy, group.healthy, random()));
-                }
+        let mut balancer = |hosts| Balancer::new(how.policy, hosts, random());
+        let (balancers, mut spread) = match how.locality {
+            _ if how.policy.hashes() => {
+                let by_locality = how.locality == LocalityLb::Weighted;
+                let hosts = normalized(level, panic, by_locality);
+                (vec![balancer(hosts)], Spread::Together)
             }
-        }
-        if localities.is_empty() {
-            weights.push(1.0);
-            localities.push(Balancer::new(how.policy, together, random()));
-        }
-        let mut turns = Schedule::default();
-        for (index, weight) in weights.iter().enumerate() {
-            turns.add(index, *weight);
+            // In panic nobody looks at localities.
+            _ if panic => {
+                let all = level.into_iter().flat_map(|group| group.all);
+                (vec![balancer(all.collect())], Spread::Together)
+            }
+            LocalityLb::Weighted => weighted(level, how.overprovisioning, balancer),
+            LocalityLb::Zones(config) => in_zones(level, how, config, balancer, count),
+        };
+        if panic {
+            let fail = matches!(how.locality, LocalityLb::Zones(zones) if zones.fail_on_panic);
+            spread = Spread::Panic {
+                fail: fail && !how.policy.hashes(),
+            };
         }
         Priority {
             share,
-            localities,
-            turns: RefCell::new(turns),
-            weights,
+            balancers,
+            spread,
         }
     }
 
-    /// The locality whose turn it is.
-    pub(super) fn balancer(&self) -> Option<&Balancer> {
-        let index = match self.localities.len() {
-            0 | 1 => 0,
-            _ => {
-                let weight = |index: usize| self.weights.get(index).copied().unwrap_or(1.0);
-                self.turns.borrow_mut().next(weight)?
+    /// The balancer whose turn it is.
+    pub(super) fn balancer(
+        &self,
+        random: impl FnMut() -> u64,
+        count: impl Fn(ClusterStat),
+    ) -> Option<&Balancer> {
+        let index = match &self.spread {
+            Spread::Together => 0,
+            Spread::Panic { fail } => {
+                count(ClusterStat::LbHealthyPanic);
+                if *fail {
+                    return None;
+                }
+                0
             }
+            Spread::Weighted { turns, weights } => {
+                let weight = |index: usize| weights.get(index).copied().unwrap_or(1.0);
+                turns.borrow_mut().next(weight)?
+            }
+            Spread::Zones(zones) => match zones.choose(random, count) {
+                Goes::Anywhere => 0,
+                Goes::To(zone) => zone + 1,
+                Goes::Nowhere => return None,
+            },
         };
-        self.localities.get(index).filter(|b| !b.is_empty())
+        self.balancers.get(index).filter(|b| !b.is_empty())
     }
+}
+
+/// Localities that take turns by their weights.
+fn weighted(
+    level: Level,
+    overprovisioning: u32,
+    mut balancer: impl FnMut(Vec<Weighted>) -> Balancer,
+) -> (Vec<Balancer>, Spread) {
+    let (mut localities, mut weights) = (Vec::new(), Vec::new());
+    for group in level {
+        let weight = group.effective_weight(overprovisioning);
+        if weight > 0.0 {
+            weights.push(weight);
+            localities.push(balancer(group.healthy));
+        }
+    }
+    match localities.len() {
+        0 => (vec![balancer(Vec::new())], Spread::Together),
+        1 => (localities, Spread::Together),
+        _ => {
+            let mut turns = Schedule::default();
+            for (index, weight) in weights.iter().enumerate() {
+                turns.add(index, *weight);
+            }
+            let turns = RefCell::new(turns);
+            (localities, Spread::Weighted { turns, weights })
+        }
+    }
+}
+
+/// All endpoints together; and by zone, if the proxy's own is to be preferred.
+fn in_zones(
+    level: Level,
+    how: Arrangement<'_>,
+    config: ZoneAware,
+    mut balancer: impl FnMut(Vec<Weighted>) -> Balancer,
+    count: impl Fn(ClusterStat),
+) -> (Vec<Balancer>, Spread) {
+    let healthy = |level: &Level| -> Vec<Weighted> {
+        level
+            .iter()
+            .flat_map(|group| group.healthy.clone())
+            .collect()
+    };
+    let Some(siblings) = how.siblings.filter(|_| config.routed > 0) else {
+        let all = level.into_iter().flat_map(|group| group.healthy);
+        return (vec![balancer(all.collect())], Spread::Together);
+    };
+    let mut balancers = vec![balancer(healthy(&level))];
+    let zones = zones::by_zone(level, siblings);
+    let spread = zones::Spread::over(&zones, siblings, config, how.panic_threshold, count);
+    let Some(spread) = spread else {
+        return (balancers, Spread::Together);
+    };
+    balancers.extend(zones.into_iter().map(|zone| balancer(zone.healthy)));
+    (balancers, Spread::Zones(spread))
 }
 
 /// The endpoints of a ring or table with the share of each, together 1. Computed step by step as
@@ -152,7 +238,7 @@ pub(super) fn choose(priorities: &[Priority], hash: u64) -> Option<&Priority> {
 }
 
 impl Group {
-    fn name(&self) -> [&str; 3] {
+    pub(super) fn name(&self) -> [&str; 3] {
         let Locality {
             region,
             zone,
@@ -202,7 +288,7 @@ impl Count {
 /// Each priority's share of requests, and whether all of its endpoints are used. A priority takes
 /// what its healthy part, over-provisioned, can; what is left goes to the next. Where all of them
 /// together cannot take everything, a priority with too few healthy endpoints panics.
-fn shares(counts: &[Count], how: Arrangement) -> (Vec<u32>, Vec<bool>) {
+fn shares(counts: &[Count], how: Arrangement<'_>) -> (Vec<u32>, Vec<bool>) {
     let over = how.overprovisioning;
     let available: Vec<u32> = counts.iter().map(|c| c.availability(over)).collect();
     let total = available.iter().sum::<u32>().min(100);
@@ -247,8 +333,17 @@ mod tests {
     use crate::upstream::Host;
     use std::rc::Rc;
 
-    fn how(panic_threshold: f64, locality: LocalityLb) -> Arrangement {
+    const TOGETHER: LocalityLb = LocalityLb::Zones(ZoneAware {
+        routed: 100,
+        min_cluster_size: 6,
+        fail_on_panic: false,
+        by_weight: false,
+        force_local: None,
+    });
+
+    fn how(panic_threshold: f64, locality: LocalityLb) -> Arrangement<'static> {
         Arrangement {
+            siblings: None,
             policy: LbPolicy::RoundRobin { slow_start: None },
             locality,
             panic_threshold,
@@ -274,7 +369,7 @@ mod tests {
                 .into_iter()
                 .map(|(healthy, all)| Count { all, healthy })
                 .collect();
-            let found = shares(&counts, how(threshold, LocalityLb::None));
+            let found = shares(&counts, how(threshold, TOGETHER));
             assert_eq!(found, (expect, panic), "{counts:?} {threshold}");
         }
     }
@@ -324,11 +419,7 @@ mod tests {
                 [group(3, 10, 1, 1), group(1, 20, 4, 4)],
                 300,
             ),
-            (
-                LocalityLb::None,
-                [group(3, 10, 1, 1), group(1, 20, 4, 4)],
-                80,
-            ),
+            (TOGETHER, [group(3, 10, 1, 1), group(1, 20, 4, 4)], 80),
             // Half of it, over-provisioned, is 70 %: 0.7 to 1.
             (
                 LocalityLb::Weighted,
@@ -341,11 +432,15 @@ mod tests {
                 0,
             ),
         ] {
-            let priorities = arrange(vec![groups.into()], how(0.0, locality), || 0);
+            let priorities = arrange(vec![groups.into()], how(0.0, locality), || 0, |_| {});
             let mut first = 0;
             for _ in 0..400 {
                 let priority = choose(&priorities, 0).unwrap();
-                let host = priority.balancer().unwrap().pick(0, 0, || 0).unwrap();
+                let host = priority
+                    .balancer(|| 0, |_| {})
+                    .unwrap()
+                    .pick(0, 0, || 0)
+                    .unwrap();
                 first += usize::from(host.address.port() < 20);
             }
             assert_eq!(first, expect, "{locality:?}");

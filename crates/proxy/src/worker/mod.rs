@@ -23,12 +23,13 @@ pub use threads::default_concurrency;
 use crate::access_log::AccessLogWriters;
 use crate::stats::{Registry, StatsSnapshot};
 use crate::tls::{ClientSlot, Listing, TlsStore};
+pub use crate::upstream::Home;
 use crate::upstream::outlier::{Detectors, OutlierStatus};
 use lateen_proxy_config::{Address, UpstreamTls};
 use mailbox::{Command, Mailbox, OpenListener};
 use sockets::Sockets;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub detectors: Detectors,
     pub access_logs: AccessLogWriters,
     pub tls: TlsStore,
+    /// What the proxy knows of its own service; never where it knows nothing.
+    pub home: OnceLock<Home>,
     /// Responses ask their client to go away (`Connection: close`, GOAWAY).
     pub draining: AtomicBool,
     /// How long TCP connections may outlive the filter chain that serves them, in milliseconds.
@@ -86,6 +89,7 @@ impl Workers {
             detectors: Detectors::default(),
             access_logs: AccessLogWriters::default(),
             tls: TlsStore::default(),
+            home: OnceLock::new(),
             draining: AtomicBool::new(false),
             drain_ms: AtomicU64::new(DRAIN_MS),
             connections: AtomicU64::new(0),
@@ -109,6 +113,12 @@ impl Workers {
                 .push(thread);
         }
         Ok(workers)
+    }
+
+    /// Says which cluster is the proxy's own service, before any cluster is known.
+    pub fn set_home(&self, home: Home) {
+        // Said once.
+        let _ = self.shared.home.set(home);
     }
 
     /// How many workers there are.
