@@ -48,6 +48,8 @@ message! {
         effective proxy: ProxyKind,
         /// `traffic.sidecar.istio.io/...` say what is captured with --transparent.
         effective annotations: BTreeMap<String, String>,
+        /// `region/zone/subzone`: where it is said to run, for balancing by locality and by zone.
+        effective locality: String,
         /// User (and group) of the application with --transparent.
         effective run_as_user "runAsUser": Option<u32>,
     }

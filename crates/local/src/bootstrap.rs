@@ -15,6 +15,8 @@ use crate::plan::{Gateway, Plan, Workload};
 /// The name in the control plane's certificate, as Istio's has it.
 const CONTROL_PLANE: &str = "istiod.istio-system.svc";
 const LOOPBACK: &str = "127.0.0.1";
+/// The proxy's own service, as Istio's bootstraps call it.
+const LOCAL_CLUSTER: &str = "local_cluster";
 /// Reported to the control plane as Istio's proxies report theirs.
 const ISTIO_VERSION: &str = "1.30.0";
 
@@ -35,6 +37,9 @@ pub fn sidecar(plan: &Plan, workload: &Workload, place: &Place) -> Value {
         "SERVICE_ACCOUNT": workload.service_account,
     });
     own["ANNOTATIONS"] = json!(workload.annotations);
+    if workload.locality.is_some() {
+        own["ENABLE_SELF_DISCOVERY"] = json!("true");
+    }
     let how = match plan.network {
         None => json!({
             "INTERCEPTION_MODE": "NONE",
@@ -60,7 +65,31 @@ pub fn sidecar(plan: &Plan, workload: &Workload, place: &Place) -> Value {
         admin: (workload.address, workload.admin),
         place,
     };
-    proxy.bootstrap(plan, own)
+    let mut bootstrap = proxy.bootstrap(plan, own);
+    if let Some(locality) = &workload.locality {
+        settle(&mut bootstrap, locality);
+    }
+    bootstrap
+}
+
+/// Says where the proxy runs, and has it ask for the endpoints of its own service: what zone-aware
+/// balancing needs to know. Only Envoy's bootstrap can say either.
+fn settle(bootstrap: &mut Value, locality: &str) {
+    let mut parts = locality.splitn(3, '/');
+    let mut part = || parts.next().unwrap_or_default();
+    bootstrap["node"]["locality"] = json!({
+        "region": part(), "zone": part(), "sub_zone": part(),
+    });
+    bootstrap["cluster_manager"] = json!({"local_cluster_name": LOCAL_CLUSTER});
+    let cluster = json!({
+        "name": LOCAL_CLUSTER,
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}},
+    });
+    if let Some(clusters) = bootstrap["static_resources"]["clusters"].as_array_mut() {
+        clusters.push(cluster);
+    }
 }
 
 /// The bootstrap of a gateway.

@@ -117,10 +117,14 @@ pub fn workload(workload: &Workload, health: Result<(), String>) -> Object {
         service_account,
         address,
         annotations,
+        locality,
         ..
     } = workload;
     let mut json = entry(name, namespace, &json!(labels), ports, service_account);
     json["spec"]["address"] = json!(address);
+    if let Some(locality) = locality {
+        json["spec"]["locality"] = json!(locality);
+    }
     for (name, value) in annotations {
         json["metadata"]["annotations"][name] = json!(value);
     }

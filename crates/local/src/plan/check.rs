@@ -81,6 +81,17 @@ fn field_of_mesh(field: &str) -> &'static str {
     if field == "name" { "mesh" } else { "namespace" }
 }
 
+fn locality(findings: &mut Findings<'_>, path: &Path, locality: &str) {
+    let parts: Vec<&str> = locality.split('/').collect();
+    let is_part = |part: &&str| !part.is_empty() && !part.contains(['*', ' ']);
+    if locality.is_empty() || (parts.len() <= 3 && parts.iter().all(is_part)) {
+        return;
+    }
+    let message = format!("{locality:?} is not REGION/ZONE/SUBZONE");
+    let remedy = "write it as in eu-west/eu-west-1a; later parts may be left out";
+    findings.error(&path.key("locality"), message, remedy);
+}
+
 fn check_workload(findings: &mut Findings<'_>, path: &Path, workload: &Workload) {
     if workload.name.is_empty() {
         findings.error(path, "the workload has no name", "add \"name: NAME\"");
@@ -136,6 +147,7 @@ fn check_workload(findings: &mut Findings<'_>, path: &Path, workload: &Workload)
         }
     }
     findings.path(&path.key("readinessPath"), &workload.readiness_path);
+    locality(findings, path, &workload.locality);
     if let Err(wrong) = Parameters::from_annotations(&workload.annotations) {
         for invalid in wrong {
             let at = path.key("annotations").key(&invalid.annotation);

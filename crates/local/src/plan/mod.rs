@@ -137,6 +137,8 @@ pub struct Workload {
     pub directory: PathBuf,
     pub readiness_path: Option<String>,
     pub annotations: BTreeMap<String, String>,
+    /// `region/zone/subzone`, if it is said to run somewhere.
+    pub locality: Option<String>,
     /// Where it is: 127.0.0.1, or its own with transparent capture.
     pub address: Ipv4Addr,
     /// What of its traffic is captured.
@@ -403,6 +405,7 @@ fn planned_workload(
         directory: options.directory.join(Path::new(&workload.working_dir)),
         readiness_path: set(&workload.readiness_path),
         annotations: workload.annotations.clone(),
+        locality: set(&workload.locality),
         address: Ipv4Addr::LOCALHOST,
         // `check` has said what is wrong with them.
         capture: Parameters::from_annotations(&workload.annotations).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! Plans of mesh files: ports, defaults, and the example of the documentation.
 
 use lateen_api::parse_mesh_file;
+use serde_json::json;
 
 use super::*;
 
@@ -59,6 +60,40 @@ fn the_example_of_the_documentation_can_be_run() {
         (gateway.name.as_str(), gateway.http, gateway.https),
         (DEFAULT_GATEWAY, 8080, 8443)
     );
+}
+
+#[test]
+fn a_workload_with_a_locality_knows_its_siblings() {
+    let text = |locality: &str| {
+        format!("workloads: [{{name: a, command: [x], ports: [{{port: 80}}]{locality}}}]")
+    };
+    let bootstrap = |text: &str| {
+        let place = Place::in_run_dir(Path::new("/run"), "a");
+        planned(text).bootstrap_of("a", &place).unwrap()
+    };
+    let nowhere = bootstrap(&text(""));
+    assert_eq!(nowhere.get("cluster_manager"), None);
+    assert_eq!(nowhere["node"].get("locality"), None);
+    let settled = bootstrap(&text(", locality: eu/eu-1"));
+    assert_eq!(
+        settled["node"]["locality"],
+        json!({"region": "eu", "zone": "eu-1", "sub_zone": ""})
+    );
+    assert_eq!(settled["node"]["metadata"]["ENABLE_SELF_DISCOVERY"], "true");
+    let name = &settled["cluster_manager"]["local_cluster_name"];
+    let clusters = settled["static_resources"]["clusters"].as_array().unwrap();
+    assert!(
+        clusters
+            .iter()
+            .any(|cluster| cluster["name"] == *name && cluster["type"] == "EDS")
+    );
+    let plan = planned(&text(", locality: eu/eu-1"));
+    let entry = crate::objects::workload(&plan.workloads[0], Ok(()));
+    assert_eq!(entry.json["spec"]["locality"], "eu/eu-1");
+    for wrong in ["eu//x", "eu/*", "a/b/c/d"] {
+        let refused = planned_from(&text(&format!(", locality: {wrong:?}")), 15000);
+        assert!(matches!(refused, Err(PlanError::File(_))), "{refused:?}");
+    }
 }
 
 #[test]
