@@ -67,7 +67,7 @@ message! {
         effective consistent_hash "consistentHash": Option<ConsistentHashLb>,
         effective locality_lb_setting "localityLbSetting": Option<LocalityLoadBalancerSetting>,
         /// Istio 1.31.
-        pending zone_aware_lb_setting "zoneAwareLbSetting": Option<ZoneAwareLoadBalancerSetting>,
+        effective zone_aware_lb_setting "zoneAwareLbSetting": Option<ZoneAwareLoadBalancerSetting>,
         effective warmup_duration_secs "warmupDurationSecs": Option<Duration> => "use warmup.duration",
         effective warmup: Option<WarmupConfiguration>,
     }
@@ -166,6 +166,7 @@ message! {
 }
 
 message! {
+    /// Requests stay in their client's zone as far as its endpoints can take them.
     pub struct ZoneAwareLoadBalancerSetting {
         effective enabled: Option<bool>,
         effective failover: Vec<Failover>,

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
+use crate::destination_rule::{
+    LocalityLoadBalancerSetting, TcpKeepalive, ZoneAwareLoadBalancerSetting,
+};
 use crate::field::IntOrString;
 use crate::schema::{choice, message};
 use crate::sidecar::OutboundTrafficMode;
@@ -51,6 +53,8 @@ message! {
         effective default_destination_rule_export_to "defaultDestinationRuleExportTo": Vec<String>,
         effective root_namespace "rootNamespace": Option<String>,
         effective locality_lb_setting "localityLbSetting": Option<LocalityLoadBalancerSetting>,
+        /// Istio 1.31; where it is on, `localityLbSetting` of the mesh has no effect.
+        effective zone_aware_lb_setting "zoneAwareLbSetting": Option<ZoneAwareLoadBalancerSetting>,
         effective dns_refresh_rate "dnsRefreshRate": Option<Duration>,
         pending h2_upgrade_policy "h2UpgradePolicy": Option<MeshH2UpgradePolicy>,
         pending inbound_cluster_stat_name "inboundClusterStatName": Option<String>,

@@ -73,7 +73,13 @@ pub struct Proxy {
     pub topology: Option<GatewayTopology>,
     /// Istio's agent, or ours, runs beside it and has its certificate.
     pub has_agent: bool,
+    /// It asks for the endpoints of its own services (`ENABLE_SELF_DISCOVERY`), which zone-aware
+    /// balancing needs; those that have its values of these labels.
+    pub self_discovery: Option<Vec<String>>,
 }
+
+/// By which its siblings are told from other versions, unless a proxy says otherwise (Istio).
+const SIBLINGS: &str = "pod-template-hash";
 
 /// Why a node was not understood.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -140,6 +146,7 @@ impl Proxy {
             virtual_hosts_by_name: false,
             topology: topology(metadata),
             has_agent: text(metadata, "ISTIO_VERSION").is_some(),
+            self_discovery: is_true(metadata, "ENABLE_SELF_DISCOVERY").then(|| siblings(metadata)),
             namespace,
         })
     }
@@ -185,6 +192,17 @@ fn topology(metadata: &Value) -> Option<GatewayTopology> {
         client_certificates: details.and_then(ForwardClientCertDetails::from_name),
         proxy_protocol: topology.get("proxyProtocol").is_some_and(|v| !v.is_null()),
     })
+}
+
+/// `SELF_DISCOVERY_GROUPING_LABEL_NAMES`: names of labels with commas between.
+fn siblings(metadata: &Value) -> Vec<String> {
+    let names = text(metadata, "SELF_DISCOVERY_GROUPING_LABEL_NAMES");
+    let names = names.filter(|names| !names.trim().is_empty());
+    let names = names.unwrap_or(SIBLINGS).split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(str::to_string)
+        .collect()
 }
 
 fn text<'a>(metadata: &'a Value, key: &str) -> Option<&'a str> {
@@ -292,6 +310,25 @@ mod tests {
             15104
         );
         assert_eq!(proxy.labels["version"], "v1");
+        assert_eq!(proxy.self_discovery, None);
+    }
+
+    #[test]
+    fn a_node_that_asks_for_its_own_services_is_read() {
+        let read = |metadata| {
+            let id = "sidecar~127.0.0.1~reviews-v1.default~default.svc.cluster.local";
+            Proxy::from_node(id, &metadata).unwrap().self_discovery
+        };
+        assert_eq!(read(json!({"ENABLE_SELF_DISCOVERY": "false"})), None);
+        let usual = Some(vec!["pod-template-hash".to_string()]);
+        assert_eq!(read(json!({"ENABLE_SELF_DISCOVERY": "true"})), usual);
+        let named = json!({
+            "ENABLE_SELF_DISCOVERY": true, "SELF_DISCOVERY_GROUPING_LABEL_NAMES": "app, version",
+        });
+        assert_eq!(
+            read(named),
+            Some(vec!["app".to_string(), "version".to_string()])
+        );
     }
 
     #[test]

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_api::MeshConfig;
-use lateen_api::destination_rule::{LocalityLoadBalancerSetting, TcpKeepalive};
+use lateen_api::destination_rule::{
+    LocalityLoadBalancerSetting, TcpKeepalive, ZoneAwareLoadBalancerSetting,
+};
 use lateen_api::mesh_config::{
     AccessLogEncoding, ExtensionProvider, ForwardClientCertDetails, MinTlsVersion, Normalization,
     TlsConfig,
@@ -169,6 +171,8 @@ pub struct MeshSettings {
     pub http_retries: Option<Arc<HttpRetry>>,
     /// Locality-aware balancing where a DestinationRule says nothing (fact 36).
     pub locality_balancing: Option<Arc<LocalityLoadBalancerSetting>>,
+    /// Zone-aware balancing where a DestinationRule says nothing.
+    pub zone_balancing: Option<Arc<ZoneAwareLoadBalancerSetting>>,
     pub gateway_topology: GatewayTopology,
     pub path_normalization: Normalization,
     /// What policies name by name.
@@ -218,6 +222,7 @@ impl Default for MeshSettings {
             protocol_detection_timeout: Duration::ZERO,
             http_retries: None,
             locality_balancing: None,
+            zone_balancing: None,
             gateway_topology: GatewayTopology::default(),
             path_normalization: Normalization::Base,
             extension_providers: Vec::new(),
@@ -279,6 +284,9 @@ impl MeshSettings {
         }
         if let Some(locality) = &config.locality_lb_setting {
             self.locality_balancing = Some(Arc::new(locality.clone()));
+        }
+        if let Some(zones) = &config.zone_aware_lb_setting {
+            self.zone_balancing = Some(Arc::new(zones.clone()));
         }
         let topology = config.default_config.as_ref();
         if let Some(topology) = topology.and_then(|config| config.gateway_topology.as_ref()) {

@@ -128,6 +128,23 @@ impl Bootstrap {
     }
 }
 
+/// Says in a bootstrap that the proxy runs at `region/zone`, and has it ask for the endpoints of its
+/// own service.
+pub fn settle(bootstrap: &mut Value, region: &str, zone: &str) {
+    let node = &mut bootstrap["node"];
+    node["locality"] = json!({"region": region, "zone": zone});
+    node["metadata"]["ENABLE_SELF_DISCOVERY"] = json!("true");
+    bootstrap["cluster_manager"] = json!({"local_cluster_name": "local_cluster"});
+    let cluster = json!({
+        "name": "local_cluster",
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}},
+    });
+    let clusters = bootstrap["static_resources"]["clusters"].as_array_mut();
+    clusters.expect("clusters").push(cluster);
+}
+
 /// Which data plane a test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plane {

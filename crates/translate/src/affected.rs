@@ -39,8 +39,12 @@ pub fn affected(
     if own || scoped {
         affected.insert(type_url::ENDPOINT, None);
     } else if !(clusters.is_empty() && secured.is_empty()) {
-        let names = clusters.union(&secured).cloned();
-        affected.insert(type_url::ENDPOINT, Some(names.collect()));
+        let mut names: BTreeSet<String> = clusters.union(&secured).cloned().collect();
+        // Every service may be somebody's own.
+        if !(changes.endpoints.is_empty() && changes.services.is_empty()) {
+            names.insert(names::LOCAL_CLUSTER.to_string());
+        }
+        affected.insert(type_url::ENDPOINT, Some(names));
     }
     let inbound = own || !changes.services.is_empty();
     let ingress = || {

@@ -6,7 +6,7 @@ use lateen_api::destination_rule::{
 };
 
 use crate::envoy::{self, cluster, core, matcher, percent, route, upstream_http};
-use crate::locality;
+use crate::locality::{self, Balancing};
 use crate::policy::Policy;
 
 use cluster::cluster::{DiscoveryType, LbConfig, LbPolicy};
@@ -87,15 +87,14 @@ fn number(value: Option<i32>) -> Option<u32> {
 }
 
 /// The balancer. A cluster that goes where its client was going has none of ours (fact 33).
-pub fn balancer(made: &mut cluster::Cluster, policy: &Policy, mesh: &MeshSettings) {
-    if locality::is_weighted(policy, mesh) {
-        use cluster::cluster::common_lb_config::{
-            LocalityConfigSpecifier, LocalityWeightedLbConfig,
-        };
-        common(made).locality_config_specifier = Some(
-            LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {}),
-        );
-    }
+/// `self_discovery`: its proxy knows the endpoints of its own service.
+pub fn balancer(
+    made: &mut cluster::Cluster,
+    policy: &Policy,
+    mesh: &MeshSettings,
+    self_discovery: bool,
+) {
+    localities(made, locality::balancing(policy, mesh), self_discovery);
     if made.lb_policy == LbPolicy::ClusterProvided as i32 {
         return;
     }
@@ -125,6 +124,31 @@ pub fn balancer(made: &mut cluster::Cluster, policy: &Policy, mesh: &MeshSetting
             });
         }
     }
+}
+
+/// How localities are chosen. A proxy that knows the endpoints of its own service would prefer its
+/// zone in every cluster (Envoy's default), so it is told where nobody asked for that.
+fn localities(made: &mut cluster::Cluster, balancing: Balancing, self_discovery: bool) {
+    use cluster::cluster::common_lb_config::{
+        LocalityConfigSpecifier, LocalityWeightedLbConfig, ZoneAwareLbConfig,
+    };
+    let zones = LocalityConfigSpecifier::ZoneAwareLbConfig;
+    let specifier = match balancing {
+        Balancing::Weighted => {
+            LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})
+        }
+        Balancing::Zones { min_cluster_size } => zones(ZoneAwareLbConfig {
+            min_cluster_size: min_cluster_size
+                .map(|value| envoy_types::pb::google::protobuf::UInt64Value { value }),
+            ..Default::default()
+        }),
+        Balancing::Together if self_discovery => zones(ZoneAwareLbConfig {
+            routing_enabled: Some(percent(0.0)),
+            ..Default::default()
+        }),
+        Balancing::Together => return,
+    };
+    common(made).locality_config_specifier = Some(specifier);
 }
 
 /// Makes a cluster that goes where the connection was going, whatever endpoints there are.

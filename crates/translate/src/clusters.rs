@@ -29,6 +29,8 @@ pub struct Client<'a> {
     /// How this proxy finds the endpoints of the service.
     pub resolution: Resolution,
     pub placement: &'a Placement,
+    /// It knows the endpoints of its own service.
+    pub self_discovery: bool,
     /// Who they are, for the mesh's own TLS.
     pub peers: &'a MeshPeers,
 }
@@ -51,7 +53,7 @@ pub fn outbound(
         .unwrap_or_default();
     discover(&mut made, service, port, &labels, client, mesh);
     cluster_policy::outlier_detection(&mut made, policy.outlier_detection.as_ref());
-    cluster_policy::balancer(&mut made, &policy, mesh);
+    cluster_policy::balancer(&mut made, &policy, mesh, client.self_discovery);
     let transport = Transport::of(&policy, client.kind, service);
     let protocol = upstream_protocol(port.protocol, &policy);
     transport.apply(&mut made, protocol == UpstreamProtocol::Http2, mesh);

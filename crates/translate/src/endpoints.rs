@@ -25,15 +25,34 @@ pub fn load_assignment(
 ) -> endpoint::ClusterLoadAssignment {
     let mut groups = Groups::new(placement);
     for (at, one) in (0..).zip(endpoints.of_port(port)) {
-        // An instance that is not ready is not sent at all (fact 40), nor one that is known by a
-        // name: a proxy refuses all endpoints of the cluster for one that is no IP address.
         let workload = &one.workload;
-        let reachable = workload.address.parse::<IpAddr>().is_ok();
-        if one.ready && reachable && labels_match(labels, &workload.labels) {
+        if is_sent(one) && labels_match(labels, &workload.labels) {
             let mutual = workload.takes_mtls() && !plain.contains(&at);
             let made = lb_endpoint(one, mutual);
             groups.add(&workload.locality, &workload.labels, made);
         }
+    }
+    groups.finish(cluster)
+}
+
+/// An instance that is not ready is not sent at all (fact 40), nor one that is known by a name: a
+/// proxy refuses all endpoints of the cluster for one that is no IP address.
+fn is_sent(one: &Endpoint) -> bool {
+    one.ready && one.workload.address.parse::<IpAddr>().is_ok()
+}
+
+/// Endpoints that are counted and not used: all alike, by locality.
+pub fn plain_assignment<'a>(
+    cluster: &str,
+    endpoints: impl Iterator<Item = &'a Endpoint>,
+) -> endpoint::ClusterLoadAssignment {
+    let mut groups = Groups::new(&Placement::Anywhere);
+    for one in endpoints.filter(|one| is_sent(one)) {
+        let made = endpoint::LbEndpoint {
+            host_identifier: Some(host(&one.workload.address, one.port)),
+            ..Default::default()
+        };
+        groups.add(&one.workload.locality, &one.workload.labels, made);
     }
     groups.finish(cluster)
 }

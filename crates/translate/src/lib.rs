@@ -33,6 +33,7 @@ mod locality;
 mod mesh_tls;
 mod name_table;
 pub mod names;
+mod own_endpoints;
 mod policy;
 mod route_action;
 mod route_match;

@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use lateen_api::destination_rule::LocalityLoadBalancerSetting;
+use lateen_api::destination_rule::{
+    self as api, LocalityLoadBalancerSetting, ZoneAwareLoadBalancerSetting,
+};
 use lateen_model::{Locality, MeshSettings, Proxy};
 
 use crate::policy::Policy;
@@ -36,32 +38,73 @@ struct Distance {
     from: Locality,
     /// The region that is to take over from the client's.
     next_region: Option<String>,
+    /// Zones of a region are all as near.
+    regions_only: bool,
 }
 
-/// The setting that applies: the rule's own, else the mesh's; [`None`] when it is switched off.
-fn setting<'a>(
-    policy: &'a Policy,
-    mesh: &'a MeshSettings,
-) -> Option<Cow<'a, LocalityLoadBalancerSetting>> {
-    let own = policy
-        .load_balancer
-        .as_ref()
-        .and_then(|lb| lb.locality_lb_setting.as_ref());
-    let setting = match own.or(mesh.locality_balancing.as_deref()) {
-        Some(setting) => Cow::Borrowed(setting),
-        // A mesh that says nothing has it on (fact 36).
-        None => Cow::Owned(LocalityLoadBalancerSetting::default()),
-    };
-    (setting.enabled != Some(false)).then_some(setting)
+/// What is wanted of the places of endpoints.
+enum Wish<'a> {
+    Nothing,
+    Localities(Cow<'a, LocalityLoadBalancerSetting>),
+    Zones(&'a ZoneAwareLoadBalancerSetting),
 }
 
-/// Whether localities are chosen by their weights first. It would change what the balancers do, so
-/// it is left out where nobody asked for anything about localities (as in Istio).
-pub fn is_weighted(policy: &Policy, mesh: &MeshSettings) -> bool {
-    setting(policy, mesh).is_some_and(|setting| {
-        let failover = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
-        !setting.distribute.is_empty() || (failover && policy.outlier_detection.is_some())
-    })
+impl<'a> Wish<'a> {
+    /// What the rule says itself, else what the mesh says. `zoneAwareLbSetting` comes before
+    /// `localityLbSetting`, which every mesh has.
+    fn of(policy: &'a Policy, mesh: &'a MeshSettings) -> Wish<'a> {
+        let own = policy.load_balancer.as_ref();
+        let own_zones = own.and_then(|lb| lb.zone_aware_lb_setting.as_ref());
+        let own_localities = own.and_then(|lb| lb.locality_lb_setting.as_ref());
+        let of_mesh = || mesh.zone_balancing.as_deref();
+        let zones = match own_localities {
+            Some(_) => own_zones,
+            None => own_zones.or_else(of_mesh),
+        };
+        if let Some(zones) = zones.filter(|zones| zones.enabled != Some(false)) {
+            return Wish::Zones(zones);
+        }
+        let setting = match own_localities.or(mesh.locality_balancing.as_deref()) {
+            Some(setting) => Cow::Borrowed(setting),
+            // A mesh that says nothing has it on (fact 36).
+            None => Cow::Owned(LocalityLoadBalancerSetting::default()),
+        };
+        match setting.enabled {
+            Some(false) => Wish::Nothing,
+            _ => Wish::Localities(setting),
+        }
+    }
+}
+
+/// How a balancer takes localities into account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balancing {
+    /// Not at all.
+    Together,
+    /// They are chosen by their weights first.
+    Weighted,
+    /// The client's own zone first, in clusters of at least so many endpoints.
+    Zones { min_cluster_size: Option<u64> },
+}
+
+/// How the balancer of a cluster with this policy is to take localities into account. Weights would
+/// change what the balancers do, so they are left out where nobody asked for anything about
+/// localities (as in Istio).
+pub fn balancing(policy: &Policy, mesh: &MeshSettings) -> Balancing {
+    match Wish::of(policy, mesh) {
+        Wish::Nothing => Balancing::Together,
+        Wish::Zones(setting) => Balancing::Zones {
+            min_cluster_size: setting.min_cluster_size,
+        },
+        Wish::Localities(setting) => {
+            let failover = !setting.failover.is_empty() || !setting.failover_priority.is_empty();
+            let fails_over = failover && policy.outlier_detection.is_some();
+            match !setting.distribute.is_empty() || fails_over {
+                true => Balancing::Weighted,
+                false => Balancing::Together,
+            }
+        }
+    }
 }
 
 /// What `proxy` at `from` means for a cluster with this policy. Failover needs outlier detection:
@@ -72,8 +115,10 @@ pub fn placement(
     proxy: &Proxy,
     from: &Locality,
 ) -> Placement {
-    let Some(setting) = setting(policy, mesh) else {
-        return Placement::Anywhere;
+    let setting = match Wish::of(policy, mesh) {
+        Wish::Nothing => return Placement::Anywhere,
+        Wish::Zones(setting) => return regions(setting, proxy, from),
+        Wish::Localities(setting) => setting,
     };
     if !setting.distribute.is_empty() {
         let rule = setting.distribute.iter().find(|d| matches(from, &d.from));
@@ -85,26 +130,55 @@ pub fn placement(
     if policy.outlier_detection.is_none() {
         return Placement::Anywhere;
     }
+    let by_distance = setting.failover_priority.is_empty() || !setting.failover.is_empty();
+    Placement::Failover(Failover {
+        labels: priorities(&setting.failover_priority, proxy, from),
+        distance: by_distance.then(|| Distance {
+            from: from.clone(),
+            next_region: next_region(&setting.failover, from),
+            regions_only: false,
+        }),
+    })
+}
+
+/// Zones are balanced among the endpoints of the client's own region; other regions come after it,
+/// with or without outlier detection. A client that does not know where it is has no region.
+fn regions(setting: &ZoneAwareLoadBalancerSetting, proxy: &Proxy, from: &Locality) -> Placement {
+    let labels = priorities(&setting.failover_priority, proxy, from);
+    let distance = (!from.region.is_empty()).then(|| Distance {
+        // Zones are left out: all clients of the region get the same.
+        from: Locality {
+            region: from.region.clone(),
+            ..Locality::default()
+        },
+        next_region: next_region(&setting.failover, from),
+        regions_only: true,
+    });
+    if labels.is_empty() && distance.is_none() {
+        return Placement::Anywhere;
+    }
+    Placement::Failover(Failover { labels, distance })
+}
+
+/// Labels, each with the client's value or the one that is asked for.
+fn priorities(entries: &[String], proxy: &Proxy, from: &Locality) -> Vec<(String, String)> {
+    if entries.is_empty() {
+        return Vec::new();
+    }
     let own = with_topology(&proxy.labels, from);
-    let labels = setting.failover_priority.iter().map(|entry| {
+    let labels = entries.iter().map(|entry| {
         let (label, value) = match entry.split_once('=') {
             Some((label, value)) => (label, value.to_string()),
             None => (entry.as_str(), own.get(entry).cloned().unwrap_or_default()),
         };
         (label.to_string(), value)
     });
-    let by_distance = setting.failover_priority.is_empty() || !setting.failover.is_empty();
-    Placement::Failover(Failover {
-        labels: labels.collect(),
-        distance: by_distance.then(|| Distance {
-            from: from.clone(),
-            next_region: setting
-                .failover
-                .iter()
-                .find(|failover| failover.from == from.region)
-                .map(|failover| failover.to.clone()),
-        }),
-    })
+    labels.collect()
+}
+
+fn next_region(failover: &[api::Failover], from: &Locality) -> Option<String> {
+    let own = failover.iter().find(|one| one.from == from.region);
+    own.map(|one| one.to.clone())
 }
 
 impl Failover {
@@ -136,6 +210,8 @@ impl Distance {
                 Some(next) if *next != locality.region => 4,
                 _ => 3,
             }
+        } else if self.regions_only {
+            0
         } else if locality.zone != from.zone {
             2
         } else if locality.subzone != from.subzone {

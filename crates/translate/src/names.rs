@@ -8,6 +8,9 @@ pub fn outbound_cluster(port: u32, subset: &str, host: &str) -> String {
     format!("outbound|{port}|{subset}|{host}")
 }
 
+/// The endpoints of a proxy's own service, under the name that its bootstrap has for them.
+pub const LOCAL_CLUSTER: &str = "local_cluster";
+
 /// `inbound|9080||`.
 pub fn inbound_cluster(port: u16) -> String {
     format!("inbound|{port}||")

@@ -21,6 +21,7 @@ use crate::guard::Guards;
 use crate::inbound_tls::Inbound;
 use crate::locality::{self, Placement};
 use crate::name_table::{self, NameTableKey};
+use crate::own_endpoints::OwnEndpoints;
 use crate::policy::Policy;
 use crate::route_match::Audience;
 use crate::route_table::Rest;
@@ -62,6 +63,7 @@ pub struct Translator<R> {
     clusters: Memo<ClusterKey, R>,
     inbound_clusters: Memo<InboundClusterKey, R>,
     endpoints: Memo<EndpointsKey, R>,
+    own_endpoints: Memo<OwnEndpoints, R>,
     /// Of the routes of the last snapshot that views were carried over to.
     routing: Mutex<Arc<Identity>>,
     virtual_hosts: Memo<Arc<VirtualHostKey>, EncodedHost>,
@@ -91,6 +93,8 @@ struct ClusterKey {
     mesh: ById<MeshSettings>,
     /// Of clusters that bring their endpoints along (DNS).
     placement: Placement,
+    /// Its proxy knows the endpoints of its own service.
+    self_discovery: bool,
     peers: MeshPeers,
 }
 
@@ -136,6 +140,7 @@ impl<R> Translator<R> {
             clusters: Memo::default(),
             inbound_clusters: Memo::default(),
             endpoints: Memo::default(),
+            own_endpoints: Memo::default(),
             routing: Mutex::default(),
             virtual_hosts: Memo::default(),
             fallbacks: Memo::default(),
@@ -166,6 +171,7 @@ impl<R> Translator<R> {
         self.clusters.sweep();
         self.inbound_clusters.sweep();
         self.endpoints.sweep();
+        self.own_endpoints.sweep();
         self.virtual_hosts.sweep();
         self.fallbacks.sweep();
         self.named_hosts.sweep();
@@ -272,6 +278,7 @@ impl<R> Translator<R> {
                             }
                             _ => Placement::Anywhere,
                         },
+                        self_discovery: proxy.self_discovery.is_some(),
                         peers: MeshPeers::of(snapshot, proxy, service, &policy, has_identity),
                     };
                     let own = by_server_name && service.location == Location::Internal;
@@ -309,6 +316,7 @@ impl<R> Translator<R> {
                         kind: key.kind,
                         resolution: key.resolution,
                         placement: &key.placement,
+                        self_discovery: key.self_discovery,
                         peers: &key.peers,
                     },
                 );
@@ -419,6 +427,9 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         cluster: &str,
     ) -> Option<Arc<R>> {
+        if cluster == names::LOCAL_CLUSTER {
+            return self.own_endpoints(snapshot, proxy);
+        }
         let by_server_name =
             names::parse_sni_cluster(cluster).filter(|_| proxy.kind == ProxyKind::Gateway);
         let (port, subset, host) = by_server_name.or_else(|| names::parse_outbound(cluster))?;
@@ -461,6 +472,15 @@ impl<R> Translator<R> {
                 (&key.placement, &key.plain),
             );
             self.wrap(name, type_url::ENDPOINT, envoy::encoded_endpoints(made))
+        }))
+    }
+
+    /// Those of the proxy's own services; none is an answer too, since its start waits for one.
+    fn own_endpoints(&self, snapshot: &MeshSnapshot, proxy: &Proxy) -> Option<Arc<R>> {
+        let key = OwnEndpoints::of(snapshot, proxy, &place_of(snapshot, proxy))?;
+        Some(self.own_endpoints.get(key, |key| {
+            let made = envoy::encoded_endpoints(key.load_assignment());
+            self.wrap(names::LOCAL_CLUSTER.to_string(), type_url::ENDPOINT, made)
         }))
     }
 

@@ -94,6 +94,11 @@ pub fn validate(check: &mut Checker, config: &MeshConfig) {
         traffic_policy::locality,
     );
     check.some(
+        "zoneAwareLbSetting",
+        &config.zone_aware_lb_setting,
+        traffic_policy::zone_aware,
+    );
+    check.some(
         "defaultHttpRetryPolicy",
         &config.default_http_retry_policy,
         http_route::retries,

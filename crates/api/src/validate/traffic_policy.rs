@@ -5,6 +5,13 @@ use std::collections::BTreeMap;
 use super::{Checker, names};
 use crate::destination_rule::*;
 
+/// Labels that stand for the place of a workload.
+const PLACES: [&str; 3] = [
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "topology.istio.io/subzone",
+];
+
 pub fn validate(check: &mut Checker, policy: &TrafficPolicy) {
     if *policy == TrafficPolicy::default() {
         check.error("traffic policy must have at least one field");
@@ -71,14 +78,7 @@ fn load_balancer(check: &mut Checker, lb: &LoadBalancerSettings) {
     ]);
     check.some("consistentHash", &lb.consistent_hash, consistent_hash);
     check.some("localityLbSetting", &lb.locality_lb_setting, locality);
-    check.some(
-        "zoneAwareLbSetting",
-        &lb.zone_aware_lb_setting,
-        |check, setting| {
-            failover(check, &setting.failover);
-            failover_priority(check, &setting.failover_priority);
-        },
-    );
+    check.some("zoneAwareLbSetting", &lb.zone_aware_lb_setting, zone_aware);
     check.duration("warmupDurationSecs", &lb.warmup_duration_secs);
     check.some("warmup", &lb.warmup, |check, warmup| {
         if warmup.duration.is_none() {
@@ -169,6 +169,24 @@ pub fn locality(check: &mut Checker, setting: &LocalityLoadBalancerSetting) {
     });
     failover(check, &setting.failover);
     failover_priority(check, &setting.failover_priority);
+}
+
+pub fn zone_aware(check: &mut Checker, setting: &ZoneAwareLoadBalancerSetting) {
+    failover(check, &setting.failover);
+    failover_priority(check, &setting.failover_priority);
+    check.list(
+        "failoverPriority",
+        &setting.failover_priority,
+        |check, entry| {
+            let label = entry.split('=').next().unwrap_or_default();
+            if PLACES.contains(&label) {
+                check.error_hint(
+                    format!("{label} cannot be a priority: regions are tiers and zones are balanced already"),
+                    "remove it; name regions in failover",
+                );
+            }
+        },
+    );
 }
 
 /// `*` stands for the rest and so only at the end.

@@ -104,3 +104,4 @@ mod upgrades;
 mod user_documents;
 mod virtual_hosts;
 mod wire;
+mod zones;
