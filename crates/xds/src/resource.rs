@@ -12,13 +12,27 @@ use prost::Message;
 /// resource is sent again only when its version differs from the one the client holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resource {
-    /// Shared by all who remember that it was sent.
-    pub name: Arc<str>,
-    /// Opaque; by default a hash of the content.
-    pub version: Arc<str>,
+    pub(crate) label: Arc<Label>,
     pub type_url: Arc<str>,
     /// The encoded message.
     pub value: Bytes,
+}
+
+/// Name and version, shared by all who remember that it was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) name: Box<str>,
+    /// Opaque; by default a hash of the content.
+    pub(crate) version: Box<str>,
+}
+
+impl Label {
+    pub(crate) fn new(name: impl Into<Box<str>>, version: impl Into<Box<str>>) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+        }
+    }
 }
 
 impl Resource {
@@ -28,16 +42,25 @@ impl Resource {
     /// `HashMap`s in the generated types and encode in a random order once they have two or more
     /// entries. A producer that encodes the same value again and again must therefore either keep
     /// the `Resource`, or name the version itself with [`Resource::with_version`].
-    pub fn encode(name: impl Into<Arc<str>>, type_url: &str, message: &impl Message) -> Self {
+    pub fn encode(name: impl Into<Box<str>>, type_url: &str, message: &impl Message) -> Self {
         Self::from_bytes(name, type_url, message.encode_to_vec())
     }
 
+    /// Unique within the type.
+    pub fn name(&self) -> &str {
+        &self.label.name
+    }
+
+    /// Opaque; by default a hash of the content.
+    pub fn version(&self) -> &str {
+        &self.label.version
+    }
+
     /// Takes bytes that are encoded already; the version is a hash of them.
-    pub fn from_bytes(name: impl Into<Arc<str>>, type_url: &str, value: Vec<u8>) -> Self {
+    pub fn from_bytes(name: impl Into<Box<str>>, type_url: &str, value: Vec<u8>) -> Self {
         let version = content_hash(&value);
         Self {
-            name: name.into(),
-            version: version.into(),
+            label: Arc::new(Label::new(name, version)),
             type_url: type_url.into(),
             value: value.into(),
         }
@@ -45,14 +68,13 @@ impl Resource {
 
     /// As [`Resource::encode`], with a version that the producer derives from its own inputs.
     pub fn with_version(
-        name: impl Into<Arc<str>>,
-        version: impl Into<Arc<str>>,
+        name: impl Into<Box<str>>,
+        version: impl Into<Box<str>>,
         type_url: &str,
         message: &impl Message,
     ) -> Self {
         Self {
-            name: name.into(),
-            version: version.into(),
+            label: Arc::new(Label::new(name, version)),
             type_url: type_url.into(),
             value: message.encode_to_vec().into(),
         }
@@ -78,8 +100,10 @@ mod tests {
 
     #[test]
     fn equal_bytes_have_equal_versions_and_one_bit_changes_it() {
-        let version =
-            |bytes: &[u8]| Resource::from_bytes("a", type_url::CLUSTER, bytes.to_vec()).version;
+        let version = |bytes: &[u8]| {
+            let resource = Resource::from_bytes("a", type_url::CLUSTER, bytes.to_vec());
+            resource.version().to_owned()
+        };
         assert_eq!(version(b"one"), version(b"one"));
         assert_ne!(version(b"one"), version(b"onf"));
         assert_ne!(version(b""), version(b"\0"));

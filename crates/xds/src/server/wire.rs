@@ -52,12 +52,12 @@ impl Wire for Delta {
         message.text(1, &response.version);
         for resource in &response.resources {
             let any = any_len(resource);
-            let whole = field_len(1, resource.version.len())
+            let whole = field_len(1, resource.version().len())
                 + field_len(2, any)
-                + field_len(3, resource.name.len());
+                + field_len(3, resource.name().len());
             message.begin(2, whole);
-            message.field(1, resource.version.as_bytes());
-            message.field(3, resource.name.as_bytes());
+            message.field(1, resource.version().as_bytes());
+            message.field(3, resource.name().as_bytes());
             message.any(2, any, resource);
         }
         message.text(4, &response.type_url);
@@ -128,7 +128,7 @@ impl Pieces {
                 length if length < SHARED => length,
                 _ => 0,
             };
-            copied + resource.name.len() + resource.version.len() + resource.type_url.len() + 32
+            copied + resource.name().len() + resource.version().len() + resource.type_url.len() + 32
         };
         let room: usize = resources.into_iter().map(|one| room(one)).sum();
         let mut open = Vec::with_capacity(room + 512);
@@ -277,8 +277,8 @@ mod tests {
 
     fn expected(resource: &Resource) -> discovery::Resource {
         discovery::Resource {
-            name: resource.name.to_string(),
-            version: resource.version.to_string(),
+            name: resource.name().to_string(),
+            version: resource.version().to_string(),
             resource: Some(envoy_types::pb::google::protobuf::Any {
                 type_url: CLUSTER.to_owned(),
                 value: resource.value.to_vec(),

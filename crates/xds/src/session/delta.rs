@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
+use super::held::Known;
 use super::{Answer, Response, Session, View, Watch};
 use crate::type_url::{ROUTE, VIRTUAL_HOST, is_wildcard_by_default, tells_absence};
 use crate::{Names, Resource};
@@ -68,8 +69,9 @@ impl Session {
         let asked = watch
             .names
             .iter()
-            .filter(|name| !watch.held.contains_key(*name))
-            .map(|name| name.to_string())
+            .map(Known::name)
+            .filter(|name| !watch.held.contains(name))
+            .map(str::to_owned)
             .collect();
         match self.delta_diff(url, &Names::All, asked, view) {
             None if wildcard => self.send(url, Vec::new(), Vec::new(), view),
@@ -99,7 +101,7 @@ impl Session {
         force.extend(asked.iter().cloned());
         let watch = self.watches.get_mut(url)?;
         let found = generate(watch, url, names, &force, view);
-        let present: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
+        let present: BTreeSet<&str> = found.iter().map(|r| r.name()).collect();
         let told = tells_absence(url);
         let missing: Vec<String> = asked
             .iter()
@@ -109,23 +111,21 @@ impl Session {
         let is_gone = |name: &str| told && !present.contains(name);
         let gone: Vec<String> = match names {
             Names::All => {
-                let held = watch.held.keys().map(|name| &**name);
+                let held = watch.held.names();
                 held.filter(|name| is_gone(name))
                     .map(str::to_owned)
                     .collect()
             }
             // However much the client holds, only these are looked at.
             Names::Some(some) => {
-                let held = some
-                    .iter()
-                    .filter(|name| watch.held.contains_key(name.as_str()));
+                let held = some.iter().filter(|name| watch.held.contains(name));
                 held.filter(|name| is_gone(name)).cloned().collect()
             }
         };
         watch.pending_removals.extend(gone);
         let news: Vec<Arc<Resource>> = found
             .iter()
-            .filter(|r| force.contains(&*r.name) || !watch.holds(r))
+            .filter(|r| force.contains(r.name()) || !watch.held.has(r))
             .cloned()
             .collect();
         // Something that went and came back before the client was told.
@@ -133,7 +133,7 @@ impl Session {
             .pending_removals
             .retain(|name| !present.contains(name.as_str()));
         if url == ROUTE {
-            let accepted = |name: &str| watch.has_accepted(name) && !asked.contains(name);
+            let accepted = |name: &str| watch.held.has_accepted(name) && !asked.contains(name);
             self.tables.note(&found, accepted);
         }
         if news.is_empty() && missing.is_empty() {
@@ -146,15 +146,13 @@ impl Session {
         let watch = self.watches.get_mut(url)?;
         let pending = std::mem::take(&mut watch.pending_removals);
         let back = (view.generate)(url, Some(&pending));
-        let present: BTreeSet<&str> = back.iter().map(|r| &*r.name).collect();
+        let present: BTreeSet<&str> = back.iter().map(|r| r.name()).collect();
         let gone: Vec<String> = pending
             .iter()
-            .filter(|name| {
-                watch.held.contains_key(name.as_str()) && !present.contains(name.as_str())
-            })
+            .filter(|name| watch.held.contains(name) && !present.contains(name.as_str()))
             .cloned()
             .collect();
-        let news: Vec<_> = back.into_iter().filter(|r| !watch.holds(r)).collect();
+        let news: Vec<_> = back.into_iter().filter(|r| !watch.held.has(r)).collect();
         if gone.is_empty() && news.is_empty() {
             return None;
         }
@@ -180,7 +178,7 @@ fn subscribe(watch: &mut Watch, request: &DeltaDiscoveryRequest, first: bool) ->
             asked.everything |= !watch.wildcard;
             watch.wildcard = true;
         } else {
-            watch.names.insert(name.as_str().into());
+            watch.names.insert(Known::named(name));
             asked.names.insert(name.clone());
         }
     }
@@ -217,8 +215,8 @@ fn generate(
     let mut wanted: BTreeSet<String> = match names {
         Names::All if watch.wildcard => {
             let mut found = (view.generate)(url, None);
-            let seen: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
-            let named = watch.names.iter().map(|name| &**name);
+            let seen: BTreeSet<&str> = found.iter().map(|r| r.name()).collect();
+            let named = watch.names.iter().map(Known::name);
             let named = named.chain(force.iter().map(String::as_str));
             let beyond: BTreeSet<String> = named
                 .filter(|name| !seen.contains(name))
@@ -229,7 +227,11 @@ fn generate(
             }
             return found;
         }
-        Names::All => watch.names.iter().map(|name| name.to_string()).collect(),
+        Names::All => watch
+            .names
+            .iter()
+            .map(|name| name.name().to_owned())
+            .collect(),
         Names::Some(some) => some
             .iter()
             .filter(|name| watch.wants(name))

@@ -12,7 +12,6 @@
 //! one virtual host to another would be refused as a duplicate otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use prost::Message;
@@ -41,7 +40,7 @@ impl HostTables {
     /// Takes note of route tables that the client has or is about to get.
     pub(super) fn note(&mut self, tables: &[Arc<Resource>], accepted: impl Fn(&str) -> bool) {
         for table in tables {
-            let name = &*table.name;
+            let name = table.name();
             if !discovers_hosts(table) {
                 self.known.remove(name);
                 self.due.remove(name);
@@ -77,7 +76,7 @@ impl Session {
         tables.due.retain(|name, _| routes.wants(name));
         if let Some(watch) = self.watches.get_mut(VIRTUAL_HOST) {
             let known = &tables.known;
-            watch.held.retain(|name, _| known.contains(table_of(name)));
+            watch.held.retain(|name| known.contains(table_of(name)));
         }
     }
 
@@ -128,10 +127,10 @@ impl Session {
         }
         let found = (view.generate)(VIRTUAL_HOST, Some(&wanted));
         let gone = gone(watch, &due, &single, &found);
-        let is_due = |r: &Resource| due.get(table_of(&r.name)) == Some(&Due::Sent);
+        let is_due = |r: &Resource| due.get(table_of(r.name())) == Some(&Due::Sent);
         let news: Vec<_> = found
             .into_iter()
-            .filter(|r| is_due(r) || !watch.holds(r))
+            .filter(|r| is_due(r) || !watch.held.has(r))
             .collect();
         if news.is_empty() && gone.is_empty() {
             return None;
@@ -148,12 +147,12 @@ fn gone(
     single: &BTreeSet<String>,
     found: &[Arc<Resource>],
 ) -> Vec<String> {
-    let present: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
+    let present: BTreeSet<&str> = found.iter().map(|r| r.name()).collect();
     let tables: BTreeSet<&str> = present.iter().map(|name| table_of(name)).collect();
     let whole = due.keys().filter(|table| tables.contains(table.as_str()));
     let whole = whole.flat_map(|table| held_of(watch, table));
     let single = single.iter().map(String::as_str);
-    let single = single.filter(|name| watch.held.contains_key(*name));
+    let single = single.filter(|name| watch.held.contains(name));
     let all = whole.chain(single).filter(|name| !present.contains(name));
     all.map(str::to_owned).collect()
 }
@@ -161,9 +160,7 @@ fn gone(
 /// Names of the virtual hosts of a table that the client holds.
 fn held_of<'a>(watch: &'a Watch, table: &str) -> impl Iterator<Item = &'a str> {
     let prefix = format!("{table}/");
-    let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
-    let names = watch.held.range::<str, _>(from).map(|(name, _)| &**name);
-    let names: Vec<&str> = names.take_while(|name| name.starts_with(&prefix)).collect();
+    let names = watch.held.names_from(&prefix);
     let own = move |name: &&str| table_of(name).len() + 1 == prefix.len();
     names.into_iter().filter(own)
 }

@@ -10,6 +10,7 @@
 //!   after the rest was answered ("make before break").
 
 mod delta;
+mod held;
 mod hosts;
 mod sotw;
 mod watch;
@@ -162,7 +163,7 @@ impl Session {
             };
             let mut retold = std::mem::take(&mut watch.retold);
             // Of other types a client carries removals out whatever else it refuses.
-            retold.retain(|name| type_url == VIRTUAL_HOST && !watch.held.contains_key(&**name));
+            retold.retain(|name| type_url == VIRTUAL_HOST && !watch.held.contains(name));
             if let Some(names) = held_back {
                 responses.extend(self.update(&type_url, &names, view));
             }
@@ -296,14 +297,14 @@ impl Session {
     ) -> Option<Response> {
         let watch = self.watches.get_mut(url)?;
         if url == CLUSTER {
-            for cluster in resources.iter().filter(|cluster| !watch.holds(cluster)) {
+            for cluster in resources.iter().filter(|cluster| !watch.held.has(cluster)) {
                 if let Some(endpoints) = endpoint_set_of(cluster) {
                     self.unwarmed.insert(endpoints.clone(), view.now);
                     self.rewarm.insert(endpoints);
                 }
             }
         } else if url == ENDPOINT {
-            let sent = resources.iter().map(|r| &*r.name);
+            let sent = resources.iter().map(|r| r.name());
             for name in sent.chain(removed.iter().map(String::as_str)) {
                 self.rewarm.remove(name);
                 self.unwarmed.remove(name);

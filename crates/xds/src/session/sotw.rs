@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 
+use super::held::Known;
 use super::{Answer, Response, Session, View, Watch};
 use crate::type_url::{CLUSTER, is_full_state, is_wildcard_by_default};
 use crate::{Names, Resource};
@@ -82,23 +83,23 @@ impl Session {
     fn sotw_full(&mut self, url: &str, always: bool, view: &View<'_>) -> Option<Response> {
         let watch = self.watches.get_mut(url)?;
         let mut set = whole(watch, url, view);
-        let present: BTreeSet<&str> = set.iter().map(|r| &*r.name).collect();
+        let present: BTreeSet<&str> = set.iter().map(|r| r.name()).collect();
         let gone: Vec<String> = watch
             .held
-            .keys()
-            .filter(|name| !present.contains(&***name))
-            .map(|name| name.to_string())
+            .names()
+            .filter(|name| !present.contains(name))
+            .map(str::to_owned)
             .collect();
         watch
             .pending_removals
             .retain(|name| !present.contains(name.as_str()));
-        let changed = set.iter().any(|r| !watch.holds(r));
+        let changed = set.iter().any(|r| !watch.held.has(r));
         if url != CLUSTER {
             if !changed && gone.is_empty() && !always {
                 return None;
             }
             for name in &gone {
-                watch.held.remove(name.as_str());
+                watch.held.remove(name);
             }
             return self.send(url, set, Vec::new(), view);
         }
@@ -108,7 +109,7 @@ impl Session {
         }
         set.extend(
             gone.iter()
-                .filter_map(|name| watch.held.get(name.as_str())?.resource.clone()),
+                .filter_map(|name| watch.held.kept(name).cloned()),
         );
         self.send(url, set, Vec::new(), view)
     }
@@ -137,19 +138,19 @@ impl Session {
                 }
                 let found = (view.generate)(url, Some(&wanted));
                 // Absence cannot be told; the name is sent again when it comes back.
-                let present: BTreeSet<&str> = found.iter().map(|r| &*r.name).collect();
+                let present: BTreeSet<&str> = found.iter().map(|r| r.name()).collect();
                 for name in wanted
                     .iter()
                     .filter(|name| !present.contains(name.as_str()))
                 {
-                    watch.held.remove(name.as_str());
+                    watch.held.remove(name);
                 }
                 found
             }
         };
         let news: Vec<_> = found
             .into_iter()
-            .filter(|r| force.contains(&*r.name) || !watch.holds(r))
+            .filter(|r| force.contains(r.name()) || !watch.held.has(r))
             .collect();
         if news.is_empty() {
             return None;
@@ -162,13 +163,13 @@ impl Session {
         let watch = self.watches.get_mut(url)?;
         let pending = std::mem::take(&mut watch.pending_removals);
         let set = whole(watch, url, view);
-        let present: BTreeSet<&str> = set.iter().map(|r| &*r.name).collect();
+        let present: BTreeSet<&str> = set.iter().map(|r| r.name()).collect();
         let mut any = false;
         for name in pending
             .iter()
             .filter(|name| !present.contains(name.as_str()))
         {
-            any |= watch.held.remove(name.as_str()).is_some();
+            any |= watch.held.remove(name);
         }
         if !any {
             return None;
@@ -188,23 +189,23 @@ fn whole(watch: &Watch, url: &str, view: &View<'_>) -> Vec<Arc<Resource>> {
     }
 }
 
-fn owned(names: &BTreeSet<Arc<str>>) -> BTreeSet<String> {
-    names.iter().map(|name| name.to_string()).collect()
+fn owned(names: &BTreeSet<Known>) -> BTreeSet<String> {
+    names.iter().map(|known| known.name().to_owned()).collect()
 }
 
 /// Takes the request's list as the new subscription; answers the names (or `*`) that are new.
 fn replace_names(watch: &mut Watch, request: &DiscoveryRequest) -> BTreeSet<String> {
     let names = request.resource_names.iter().map(|name| {
         let known = watch.names.get(name.as_str());
-        known.cloned().unwrap_or_else(|| name.as_str().into())
+        known.cloned().unwrap_or_else(|| Known::named(name))
     });
-    let mut names: BTreeSet<Arc<str>> = names.collect();
+    let mut names: BTreeSet<Known> = names.collect();
     watch.ever_named |= !names.is_empty();
     let star = names.remove("*");
     let wildcard = star
         || (names.is_empty() && !watch.ever_named && is_wildcard_by_default(&request.type_url));
     let added = names.difference(&watch.names);
-    let mut added: BTreeSet<String> = added.map(|name| name.to_string()).collect();
+    let mut added: BTreeSet<String> = added.map(|known| known.name().to_owned()).collect();
     if wildcard && !watch.wildcard {
         added.insert("*".to_owned());
     }

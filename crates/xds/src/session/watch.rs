@@ -7,8 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use envoy_types::pb::google::rpc;
 
+use super::held::{Holdings, Known};
 use crate::status::Detail;
-use crate::{Nack, Names, Resource, ResourceState, ResourceStatus, Stamp, TypeStatus, nack};
+use crate::{Nack, Names, Resource, Stamp, TypeStatus, nack};
 
 #[derive(Default)]
 pub(super) struct Watch {
@@ -17,8 +18,8 @@ pub(super) struct Watch {
     /// sent a name.
     pub(super) ever_named: bool,
     /// Where something was sent, the name is the memory of the resource itself.
-    pub(super) names: BTreeSet<Arc<str>>,
-    pub(super) held: BTreeMap<Arc<str>, Held>,
+    pub(super) names: BTreeSet<Known>,
+    pub(super) held: Holdings,
     /// Unanswered, oldest first.
     pub(super) outstanding: VecDeque<Sent>,
     /// Held by the client, gone from the snapshot, not yet told.
@@ -35,27 +36,12 @@ pub(super) struct Watch {
     nack: Option<Nack>,
 }
 
-/// One resource at the client. There is one for each name and client, so it is kept small.
-pub(super) struct Held {
-    sent: Arc<str>,
-    /// Nothing where what was sent was also accepted.
-    unsettled: Option<Box<Unsettled>>,
-    /// Kept only where a later response must repeat it (state of the world, clusters).
-    pub(super) resource: Option<Arc<Resource>>,
-}
-
-#[derive(Default)]
-struct Unsettled {
-    acked: Option<Arc<str>>,
-    rejected: Option<Box<str>>,
-}
-
 /// One response on its way.
 pub(super) struct Sent {
     pub(super) stamp: Stamp,
     pub(super) at: Instant,
-    /// Name, version, and whether it differed from what the client had.
-    pub(super) resources: Vec<(Arc<str>, Arc<str>, bool)>,
+    /// Each, and whether it differed from what the client had.
+    resources: Vec<(Known, bool)>,
     removed: Vec<String>,
 }
 
@@ -77,43 +63,20 @@ impl Watch {
 
     /// On reconnect the client says what it has.
     pub(super) fn adopt(&mut self, versions: impl IntoIterator<Item = (String, String)>) {
-        self.held
-            .extend(versions.into_iter().map(|(name, version)| {
-                let held = Held {
-                    sent: version.into(),
-                    unsettled: None,
-                    resource: None,
-                };
-                (name.into(), held)
-            }));
+        for (name, version) in versions {
+            self.held.adopt(&name, &version);
+        }
     }
 
     /// Forgets what is no longer watched.
     pub(super) fn prune(&mut self) {
         if !self.wildcard {
             let names = &self.names;
-            self.held.retain(|name, _| names.contains(name));
+            self.held.retain(|name| names.contains(name));
             self.pending_removals
                 .retain(|name| names.contains(name.as_str()));
         }
         self.clear_nack();
-    }
-
-    pub(super) fn holds(&self, resource: &Resource) -> bool {
-        self.held
-            .get(&resource.name)
-            .is_some_and(|held| held.sent == resource.version)
-    }
-
-    /// Whether the client has taken any version of it.
-    pub(super) fn has_accepted(&self, name: &str) -> bool {
-        self.held
-            .get(name)
-            .is_some_and(|held| held.acked().is_some())
-    }
-
-    fn is_refused(&self, name: &str) -> bool {
-        self.held.get(name).is_some_and(Held::is_refused)
     }
 
     /// Notes a response that leaves now. `keep`: keep the resources for later repetition.
@@ -127,29 +90,16 @@ impl Watch {
     ) {
         let mut listed = Vec::with_capacity(resources.len());
         for resource in resources {
-            let changed = !self.holds(resource) || self.is_refused(&resource.name);
-            listed.push((resource.name.clone(), resource.version.clone(), changed));
-            let kept = keep.then(|| resource.clone());
-            match self.held.get_mut(&resource.name) {
-                Some(held) => {
-                    held.send(&resource.version);
-                    held.resource = kept;
-                }
-                None => {
-                    if self.names.contains(&resource.name) {
-                        self.names.replace(resource.name.clone());
-                    }
-                    let held = Held {
-                        sent: resource.version.clone(),
-                        unsettled: Some(Box::default()),
-                        resource: kept,
-                    };
-                    self.held.insert(resource.name.clone(), held);
-                }
+            let held = self.held.has(resource) && !self.held.is_refused(resource.name());
+            let known = Known::of(resource);
+            if self.names.contains(&known) {
+                self.names.replace(known.clone());
             }
+            listed.push((known, !held));
+            self.held.send(resource, keep);
         }
         for name in removed {
-            self.held.remove(name.as_str());
+            self.held.remove(name);
             self.pending_removals.remove(name);
         }
         self.sent = Some(stamp.clone());
@@ -180,8 +130,8 @@ impl Watch {
         };
         match error {
             None => {
-                for (name, version, _) in &sent.resources {
-                    self.accept(name, version);
+                for (what, _) in &sent.resources {
+                    self.held.accept(what);
                 }
                 self.acked = Some(stamp);
                 self.clear_nack();
@@ -205,29 +155,23 @@ impl Watch {
         }
     }
 
-    fn accept(&mut self, name: &str, version: &Arc<str>) {
-        if let Some(held) = self.held.get_mut(name) {
-            held.accept(version);
-        }
-    }
-
     /// The resources that the rejection names are refused and the others apply ("per-resource NACK
     /// semantics", envoy#32880, gRFC A46). Not every client keeps to that: Envoy refuses a whole
     /// response, and names nothing, when one resource in it cannot be decoded, and it stops at the
     /// first bad one of types that are asked for by name. So what was not named is tried again:
     /// without those that were, or in halves, until the bad one is alone.
     fn reject(&mut self, sent: &Sent, error: &rpc::Status) {
-        let names = sent.resources.iter().map(|(name, ..)| &**name);
+        let names = sent.resources.iter().map(|(what, _)| what.name());
         let (reasons, exact) = nack::read(error, names);
         let mut unsure = BTreeSet::new();
-        for (name, version, changed) in &sent.resources {
-            if let Some(reason) = reasons.get(&**name) {
-                self.refuse(name, version, reason);
+        for (what, changed) in &sent.resources {
+            if let Some(reason) = reasons.get(what.name()) {
+                self.held.refuse(what, reason);
             } else if exact || !changed || (!reasons.is_empty() && self.wildcard) {
-                self.accept(name, version);
+                self.held.accept(what);
             } else {
-                self.refuse(name, version, &nack::text(error));
-                unsure.insert(name.to_string());
+                self.held.refuse(what, &nack::text(error));
+                unsure.insert(what.name().to_owned());
             }
         }
         if !reasons.is_empty() {
@@ -240,21 +184,13 @@ impl Watch {
         }
     }
 
-    fn refuse(&mut self, name: &str, version: &str, reason: &str) {
-        if let Some(held) = self.held.get_mut(name)
-            && *held.sent == *version
-        {
-            held.refuse(reason);
-        }
-    }
-
     /// The last rejection is over when nothing that it refused is still wanted.
     fn clear_nack(&mut self) {
         let answered_since = match (&self.nack, &self.acked) {
             (Some(nack), Some(acked)) => acked.at >= nack.at,
             _ => false,
         };
-        if answered_since && !self.held.values().any(Held::is_refused) {
+        if answered_since && !self.held.any_refused() {
             self.nack = None;
         }
     }
@@ -270,71 +206,8 @@ impl Watch {
             held_back: self.held_back.is_some(),
             resources: match detail {
                 Detail::Types => BTreeMap::new(),
-                Detail::Resources => {
-                    let named = self.held.iter();
-                    named
-                        .map(|(name, held)| (name.to_string(), held.status()))
-                        .collect()
-                }
+                Detail::Resources => self.held.statuses().collect(),
             },
-        }
-    }
-}
-
-impl Held {
-    fn acked(&self) -> Option<&Arc<str>> {
-        match &self.unsettled {
-            None => Some(&self.sent),
-            Some(unsettled) => unsettled.acked.as_ref(),
-        }
-    }
-
-    fn is_refused(&self) -> bool {
-        let unsettled = self.unsettled.as_ref();
-        unsettled.is_some_and(|unsettled| unsettled.rejected.is_some())
-    }
-
-    fn send(&mut self, version: &Arc<str>) {
-        let acked = self.acked().cloned();
-        self.sent = version.clone();
-        self.unsettled = (acked.as_ref() != Some(version)).then(|| {
-            let rejected = None;
-            Box::new(Unsettled { acked, rejected })
-        });
-    }
-
-    fn accept(&mut self, version: &Arc<str>) {
-        match &mut self.unsettled {
-            unsettled if self.sent == *version => *unsettled = None,
-            Some(unsettled) => unsettled.acked = Some(version.clone()),
-            None => {
-                let (acked, rejected) = (Some(version.clone()), None);
-                self.unsettled = Some(Box::new(Unsettled { acked, rejected }));
-            }
-        }
-    }
-
-    fn refuse(&mut self, reason: &str) {
-        let acked = self.acked().cloned();
-        let rejected = Some(reason.into());
-        self.unsettled = Some(Box::new(Unsettled { acked, rejected }));
-    }
-
-    fn status(&self) -> ResourceStatus {
-        let acked = self.acked();
-        let rejected = self
-            .unsettled
-            .as_ref()
-            .and_then(|one| one.rejected.as_ref());
-        let state = match (rejected, acked) {
-            (Some(reason), _) => ResourceState::Rejected(reason.to_string()),
-            (None, Some(acked)) if *acked == self.sent => ResourceState::Acked,
-            _ => ResourceState::Sent,
-        };
-        ResourceStatus {
-            sent: self.sent.to_string(),
-            acked: acked.map(|acked| acked.to_string()),
-            state,
         }
     }
 }

@@ -129,24 +129,24 @@ impl Model {
         let full = self.driver.session.protocol == Protocol::Sotw && url == CLUSTER;
         let mut kept = BTreeMap::new();
         for r in &response.resources {
-            if url == ENDPOINT && !self.names.contains(&*r.name) {
+            if url == ENDPOINT && !self.names.contains(r.name()) {
                 continue;
             }
-            let index: u8 = r.name.parse().unwrap();
+            let index: u8 = r.name().parse().unwrap();
             if mask & (1 << index) != 0 {
                 rejections.push(Rejection {
-                    name: r.name.to_string(),
+                    name: r.name().to_string(),
                     reason: "no".into(),
                 });
                 self.refused
                     .get_mut(url)
                     .unwrap()
-                    .insert(r.name.to_string(), r.version.to_string());
-                if let Some(old) = self.holds[url].get(&*r.name) {
-                    kept.insert(r.name.to_string(), old.clone());
+                    .insert(r.name().to_string(), r.version().to_string());
+                if let Some(old) = self.holds[url].get(r.name()) {
+                    kept.insert(r.name().to_string(), old.clone());
                 }
             } else {
-                kept.insert(r.name.to_string(), r.version.to_string());
+                kept.insert(r.name().to_string(), r.version().to_string());
             }
         }
         let holds = self.holds.get_mut(url).unwrap();

@@ -123,7 +123,7 @@ impl Driver {
                     let names = self.session.watches[&type_url]
                         .names
                         .iter()
-                        .map(|name| name.to_string())
+                        .map(|known| known.name().to_owned())
                         .collect();
                     self.sotw(DiscoveryRequest {
                         type_url,
@@ -161,7 +161,7 @@ fn show(responses: &[Response]) -> String {
         .map(|response| {
             let mut line = crate::type_url::short(&response.type_url).to_owned();
             for r in &response.resources {
-                line += &format!(" +{}@{}", r.name, r.version);
+                line += &format!(" +{}@{}", r.name(), r.version());
             }
             for name in &response.removed {
                 line += &format!(" -{name}");
@@ -473,7 +473,7 @@ fn refuse_whole(driver: &mut Driver, mut inbox: Vec<Response>, bad: &[&str]) -> 
     let mut applied = BTreeSet::new();
     while !inbox.is_empty() {
         let response = inbox.remove(0);
-        let refused = response.resources.iter().any(|r| bad.contains(&&*r.name));
+        let refused = response.resources.iter().any(|r| bad.contains(&r.name()));
         let mut answer = delta(&response.type_url, &[]);
         answer.response_nonce.clone_from(&response.nonce);
         if refused {
@@ -484,7 +484,7 @@ fn refuse_whole(driver: &mut Driver, mut inbox: Vec<Response>, bad: &[&str]) -> 
                 details: vec![],
             });
         } else {
-            applied.extend(response.resources.iter().map(|r| r.name.to_string()));
+            applied.extend(response.resources.iter().map(|r| r.name().to_string()));
         }
         inbox.extend(driver.delta(answer));
     }
