@@ -175,7 +175,7 @@ impl Source for Bench {
         };
         resources::of_type(&wanted, type_url)
             .into_iter()
-            .filter(|resource| names.is_none_or(|names| names.contains(&*resource.name)))
+            .filter(|resource| names.is_none_or(|names| names.contains(resource.name())))
             .map(Arc::new)
             .collect()
     }

@@ -231,6 +231,11 @@ fn imports_everything(sidecar: &Sidecar) -> bool {
 }
 
 impl<'a> Scope<'a> {
+    /// What it is a part of.
+    pub fn snapshot(&self) -> &'a MeshSnapshot {
+        self.snapshot
+    }
+
     /// The Sidecar that makes the scope.
     pub fn sidecar(&self) -> Option<&'a Arc<Sidecar>> {
         self.sidecar

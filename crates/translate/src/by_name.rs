@@ -17,10 +17,12 @@ const CACHE: &str = "dynamic_forward_proxy_cache";
 
 /// Whether any request of a proxy may be meant for a name.
 pub fn is_used(scope: &Scope<'_>) -> bool {
+    let seen = || {
+        let mut services = scope.services();
+        services.any(|service| service.resolution == Resolution::ByRequest)
+    };
     scope.outbound_policy() == OutboundPolicy::AllowAnyDynamicDns
-        || scope
-            .services()
-            .any(|service| service.resolution == Resolution::ByRequest)
+        || (scope.snapshot().has_services_by_request() && seen())
 }
 
 /// Makes a cluster, complete but for its endpoints, one whose endpoint is the host of the request.

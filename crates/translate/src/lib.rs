@@ -35,6 +35,7 @@ mod name_table;
 pub mod names;
 mod own_endpoints;
 mod policy;
+mod port_table;
 mod route_action;
 mod route_match;
 mod route_table;

@@ -1,19 +1,19 @@
 //! Route tables (RDS): which virtual hosts a listener has, and under which domains.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_api::virtual_service::{Destination, HttpRoute};
 use lateen_model::servers::MergedServer;
 use lateen_model::{
-    HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, Scope, ServerHost, Service, VirtualService,
-    hostname,
+    MESH_GATEWAY, MeshSnapshot, Proxy, ServerHost, Service, VirtualService, hostname,
 };
 use prost::Message;
 
 use crate::cache::ById;
 use crate::destination_policy::{self, Hashed};
 use crate::envoy::{core, route};
+use crate::port_table::{PortTable, Viewer, domain_suffix};
 use crate::route_match::Audience;
 use crate::sidecar::EgressPort;
 use crate::virtual_hosts::{EncodedHost, VirtualHostKey, append};
@@ -21,80 +21,11 @@ use crate::virtual_hosts::{EncodedHost, VirtualHostKey, append};
 /// Port of a rule host that no service stands behind: Istio serves it on 80 only.
 pub(crate) const UNREGISTERED_PORT: u32 = 80;
 
-/// The virtual hosts of a sidecar's outbound HTTP proxy listener: every HTTP port of every service
-/// the proxy sees, and every rule host that no service stands behind.
-pub fn http_proxy(
-    snapshot: &MeshSnapshot,
-    scope: &Scope<'_>,
-    proxy: &Proxy,
-) -> Vec<VirtualHostKey> {
-    let rules = HostIndex::new(scope.rules());
-    let mut taken = HashSet::new();
-    let mut keys = Vec::new();
-    for service in scope.services() {
-        let rule = rules.rule_for(&service.hostname);
-        for port in service
-            .ports
-            .iter()
-            .filter(|port| port.protocol.is_http_or_undeclared())
-            .filter(|port| scope.admits_port(service, port.number))
-        {
-            let domains = service_domains(service, port.number, proxy);
-            let service = Some((service.hostname.to_string(), port.number));
-            let name = format!(
-                "{}:{}",
-                service.as_ref().map_or("", |(host, _)| host),
-                port.number
-            );
-            let rules = rule.filter(|rule| !rule.spec.http.is_empty());
-            keys.extend(mesh_host(
-                snapshot,
-                proxy,
-                &mut taken,
-                name,
-                domains,
-                rules.into_iter(),
-                service,
-            ));
-        }
-    }
-    for rule in scope.rules() {
-        for host in rule
-            .hosts
-            .iter()
-            .filter(|host| snapshot.service(host).is_none())
-        {
-            let domains = vec![host.clone(), format!("{host}:{UNREGISTERED_PORT}")];
-            let domains = if host == "*" {
-                vec![host.clone()]
-            } else {
-                domains
-            };
-            let name = format!("{host}:{UNREGISTERED_PORT}");
-            keys.extend(mesh_host(
-                snapshot,
-                proxy,
-                &mut taken,
-                name,
-                domains,
-                std::iter::once(rule),
-                None,
-            ));
-        }
-    }
-    keys
-}
-
 /// The virtual hosts of a Sidecar's egress listener: its hosts, under names without port too where
 /// the listener is for one port.
-pub fn egress(
-    snapshot: &MeshSnapshot,
-    scope: &Scope<'_>,
-    proxy: &Proxy,
-    listener: &EgressPort<'_>,
-) -> Vec<VirtualHostKey> {
-    let egress = listener.egress;
-    let mut keys = http_proxy(snapshot, scope, proxy);
+pub fn egress(viewer: &Viewer<'_>, listener: &EgressPort<'_>) -> Vec<VirtualHostKey> {
+    let (egress, scope) = (listener.egress, viewer.scope);
+    let (mut keys, _) = PortTable::All.hosts(viewer);
     keys.retain_mut(|key| {
         let service = key.service.as_ref();
         let Some((host, port)) = service else {
@@ -120,45 +51,16 @@ pub fn egress(
     keys
 }
 
-/// A virtual host for sidecars; `None` when all of its domains are taken.
-pub(crate) fn mesh_host<'a>(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    taken: &mut HashSet<String>,
-    name: String,
-    mut domains: Vec<String>,
-    rules: impl Iterator<Item = &'a Arc<VirtualService>>,
-    service: Option<(String, u32)>,
-) -> Option<VirtualHostKey> {
-    // Envoy refuses a table in which a domain stands twice; the first keeps it.
-    domains.retain(|domain| taken.insert(domain.clone()));
-    if domains.is_empty() {
-        return None;
-    }
-    let rules = rules.cloned().map(ById).collect();
-    Some(mesh_key(snapshot, proxy, name, domains, rules, service))
-}
-
-/// A virtual host for sidecars as it would be under another rule.
-pub(crate) fn with_rule(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    known: &VirtualHostKey,
-    rule: Option<Arc<VirtualService>>,
-) -> VirtualHostKey {
-    let (name, domains) = (known.name.clone(), known.domains.clone());
-    let rules = rule.into_iter().map(ById).collect();
-    mesh_key(snapshot, proxy, name, domains, rules, known.service.clone())
-}
-
-fn mesh_key(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
+/// A virtual host for sidecars.
+pub(crate) fn mesh_key(
+    viewer: &Viewer<'_>,
     name: String,
     domains: Vec<String>,
-    rules: Vec<ById<VirtualService>>,
+    rule: Option<&Arc<VirtualService>>,
     service: Option<(String, u32)>,
 ) -> VirtualHostKey {
+    let (snapshot, proxy) = (viewer.snapshot, viewer.proxy);
+    let rules: Vec<_> = rule.into_iter().cloned().map(ById).collect();
     let port = service
         .as_ref()
         .map_or(UNREGISTERED_PORT, |(_, port)| *port);
@@ -178,28 +80,10 @@ fn mesh_key(
     }
 }
 
-/// Domains of a service port where the port counts. The plain names stand for port 80, since that is
-/// what a client means who says none.
-fn service_domains(service: &Service, port: u32, proxy: &Proxy) -> Vec<String> {
-    let mut domains = Vec::new();
-    for host in service_names(service, proxy) {
-        if port == 80 {
-            domains.push(host.clone());
-        }
-        domains.push(format!("{host}:{port}"));
-    }
-    domains
-}
-
 /// Names and addresses under which a client in the proxy's namespace reaches a service (fact 16).
 pub(crate) fn service_names(service: &Service, proxy: &Proxy) -> Vec<String> {
     let mut hosts = vec![service.hostname.to_string()];
-    let suffix = proxy
-        .dns_domain
-        .split_once('.')
-        .map_or("", |(_, suffix)| suffix);
-    let suffix = suffix.strip_prefix("svc.").unwrap_or("cluster.local");
-    let tail = format!(".{}.svc.{suffix}", service.namespace);
+    let tail = format!(".{}.svc.{}", service.namespace, domain_suffix(proxy));
     if let Some(name) = service.hostname.strip_suffix(&tail) {
         if service.namespace == proxy.namespace {
             hosts.push(name.to_string());

@@ -17,12 +17,14 @@ use prost::Message;
 
 use crate::auto_mtls::{self, MeshPeers};
 use crate::cache::{ById, Memo};
+use crate::capture::routes::Hosts;
 use crate::guard::Guards;
 use crate::inbound_tls::Inbound;
 use crate::locality::{self, Placement};
 use crate::name_table::{self, NameTableKey};
 use crate::own_endpoints::OwnEndpoints;
 use crate::policy::Policy;
+use crate::port_table::{self, PortTable, Viewer};
 use crate::route_match::Audience;
 use crate::route_table::Rest;
 use crate::secrets::{self, SecretKey};

@@ -11,7 +11,7 @@ mod support;
 
 /// Rules of every sort: for one service, for two, for a pattern, for nobody, for gateways, older and
 /// younger, of another namespace, by the labels of the client, without routes of HTTP.
-const RULES: [&str; 9] = [
+const RULES: [&str; 11] = [
     "{name: a, hosts: [reviews], http: HTTP}",
     "{name: b, hosts: [reviews, ratings], http: HTTP}",
     "{name: c, hosts: ['*.default.svc.cluster.local'], http: HTTP}",
@@ -21,7 +21,112 @@ const RULES: [&str; 9] = [
     "{name: g, hosts: [ratings.default.svc.cluster.local], namespace: other, http: HTTP}",
     "{name: h, hosts: [ratings], http: LABELLED}",
     "{name: i, hosts: [mysql], tcp: [{route: [{destination: {host: mysql}}]}]}",
+    "{name: j, hosts: [late.test], http: [{route: [{destination: {host: late}}]}]}",
+    "{name: k, hosts: [late, ext.test], http: HTTP}",
 ];
+
+/// Services and what counts for them, two versions of each: that come with another port or name, that
+/// want the name or the address of another, that stand behind the host of a rule, without an address,
+/// seen by some.
+const SERVICES: [(&str, &str, [&str; 2]); 10] = [
+    (
+        "v1/Service",
+        "late",
+        [
+            "{clusterIP: 10.9.0.1, ports: [{name: http, port: 80}]}",
+            "{clusterIP: 10.9.0.1, ports: [{name: http, port: 80}, {name: http-b, port: 9080}]}",
+        ],
+    ),
+    (
+        "v1/Service",
+        "same-address",
+        [
+            "{clusterIP: 10.9.0.1, ports: [{name: http, port: 80}]}",
+            "{clusterIP: 10.9.0.2, ports: [{name: http, port: 9080}]}",
+        ],
+    ),
+    (
+        "v1/Service",
+        "headless",
+        [
+            "{clusterIP: None, ports: [{name: http, port: 80}]}",
+            "{clusterIP: None, ports: [{name: tcp, port: 80}]}",
+        ],
+    ),
+    (
+        "v1/Service",
+        "sniffed",
+        [
+            "{clusterIP: 10.9.0.3, ports: [{name: web, port: 9080}]}",
+            "{clusterIP: 10.9.0.3, ports: [{name: http, port: 9080}]}",
+        ],
+    ),
+    (
+        "networking.istio.io/v1/ServiceEntry",
+        "ext",
+        [
+            "{hosts: [ext.test], resolution: DNS, ports: [{name: http, number: 80, protocol: HTTP}]}",
+            "{hosts: [ext.test], resolution: DNS, exportTo: [other], \
+          ports: [{name: http, number: 8080, protocol: HTTP}]}",
+        ],
+    ),
+    (
+        "networking.istio.io/v1/ServiceEntry",
+        "short",
+        [
+            "{hosts: [late.default], resolution: DNS, ports: [{name: http, number: 80, protocol: HTTP}]}",
+            "{hosts: [late], resolution: DNS, ports: [{name: http, number: 80, protocol: HTTP}]}",
+        ],
+    ),
+    (
+        "networking.istio.io/v1/ServiceEntry",
+        "wild",
+        [
+            "{hosts: ['*.test'], ports: [{name: http, number: 80, protocol: HTTP}]}",
+            "{hosts: [late.test, two.test], resolution: DNS, \
+          ports: [{name: http, number: 80, protocol: HTTP}]}",
+        ],
+    ),
+    (
+        "networking.istio.io/v1/DestinationRule",
+        "plain",
+        [
+            "{host: late, subsets: [{name: a, labels: {a: b}}]}",
+            "{host: late, trafficPolicy: {loadBalancer: {simple: RANDOM}}}",
+        ],
+    ),
+    (
+        "networking.istio.io/v1/DestinationRule",
+        "hashing",
+        [
+            "{host: reviews, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}",
+            "{host: late, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: a}}}}",
+        ],
+    ),
+    (
+        "networking.istio.io/v1/DestinationRule",
+        "selecting",
+        [
+            "{host: late, workloadSelector: {matchLabels: {app: reviews}}}",
+            "{host: late}",
+        ],
+    ),
+];
+
+/// One version of a rule or service.
+fn object(which: usize, version: u32) -> Object {
+    let Some((kind, name, specs)) = which.checked_sub(RULES.len()).map(|at| SERVICES[at]) else {
+        return rule(which, version);
+    };
+    let (api, kind) = kind.rsplit_once('/').unwrap_or_default();
+    let spec = specs[version as usize % 2];
+    let yaml = format!(
+        "apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, namespace: default, \
+         creationTimestamp: '2026-02-0{}T00:00:00Z'}}\nspec: {spec}\n",
+        which % 9 + 1
+    );
+    support::objects(&yaml).remove(0)
+}
 
 /// One version of a rule.
 fn rule(which: usize, version: u32) -> Object {
@@ -43,7 +148,7 @@ fn rule(which: usize, version: u32) -> Object {
     let spec =
         text.replacen(&format!("name: {name}, "), "", 1)
             .replacen("namespace: other, ", "", 1);
-    let created = format!("2026-01-0{}T00:00:00Z", 9 - which);
+    let created = format!("2026-01-{:02}T00:00:00Z", 20 - which);
     let yaml = format!(
         "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
          metadata: {{name: {name}, namespace: {namespace}, creationTimestamp: '{created}'}}\n\
@@ -52,11 +157,15 @@ fn rule(which: usize, version: u32) -> Object {
     support::objects(&yaml).remove(0)
 }
 
-/// Who looks: an explicit proxy, a captured sidecar, a gateway; in both forms.
+/// Who looks: an explicit proxy, one of another namespace, a captured sidecar, a gateway; in both
+/// forms.
 fn proxies() -> Vec<Proxy> {
     let mut captured = support::sidecar();
     captured.interception = lateen_model::Interception::Redirect;
-    let whole = [support::sidecar(), captured, support::gateway()];
+    let mut other = support::sidecar();
+    other.namespace = "other".to_owned();
+    other.dns_domain = "other.svc.cluster.local".to_owned();
+    let whole = [support::sidecar(), other, captured, support::gateway()];
     let apart = whole.clone().map(|mut proxy| {
         proxy.virtual_hosts_by_name = true;
         proxy
@@ -86,7 +195,7 @@ fn tables(made: &Made) -> BTreeSet<String> {
 }
 
 #[test]
-fn after_any_change_of_rules_tables_are_what_they_would_be_made_anew() {
+fn after_any_change_of_rules_and_services_tables_are_what_they_would_be_made_anew() {
     let proxies = proxies();
     let translator = support::translator();
     let mut snapshot = support::snapshot("");
@@ -98,13 +207,13 @@ fn after_any_change_of_rules_tables_are_what_they_would_be_made_anew() {
         random ^= random << 17;
         random % bound
     };
-    for round in 0..150 {
+    for round in 0..400 {
         let before: Vec<Made> = proxies
             .iter()
             .map(|proxy| made(&translator, &snapshot, proxy))
             .collect();
-        let which = next(RULES.len() as u64) as usize;
-        let after = (next(4) > 0).then(|| rule(which, round));
+        let which = next((RULES.len() + SERVICES.len()) as u64) as usize;
+        let after = (next(4) > 0).then(|| object(which, round));
         let change = ObjectChange {
             before: held.get(&which),
             after: after.as_ref(),
@@ -117,6 +226,7 @@ fn after_any_change_of_rules_tables_are_what_they_would_be_made_anew() {
             let names: Vec<_> = fresh.keys().collect();
             assert_eq!(carried.keys().collect::<Vec<_>>(), names, "{round} {which}");
             let differs = fresh.iter().find(|(name, bytes)| carried[*name] != **bytes);
+            let differs = differs.map(|(name, _)| name);
             assert!(differs.is_none(), "{round} {which} {differs:?}");
 
             // What is said to have changed is what did.
@@ -144,7 +254,7 @@ fn a_table_by_name_and_a_whole_one_say_the_same() {
 
     let snapshot = support::next("", None);
     let proxies = proxies();
-    for (whole, apart) in proxies.iter().zip(&proxies[3..]) {
+    for (whole, apart) in proxies.iter().zip(&proxies[4..]) {
         let translator = support::translator();
         let of = |proxy: &Proxy| made(&translator, &snapshot, proxy);
         let (whole, apart) = (of(whole), of(apart));

@@ -90,6 +90,7 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
     clients.settle().await;
     let mut rows = String::new();
     for change in [Change::Rule, Change::Endpoint, Change::Service] {
+        eprintln!("{services} services: {} after the other", change.name());
         let mut times = Vec::new();
         let mut firsts = Vec::new();
         let (cpu, own, bytes) = (running.cpu(), own_cpu(), clients.bytes());

@@ -254,7 +254,7 @@ async fn config_dump(
             .generate(&snapshot, &proxy.node, url, names.as_ref());
         let resources: Vec<Value> = resources
             .iter()
-            .map(|r| json!({"name": &*r.name, "version": &*r.version, "bytes": r.value.len()}))
+            .map(|r| json!({"name": r.name(), "version": r.version(), "bytes": r.value.len()}))
             .collect();
         Some((type_url::short(url).to_owned(), json!(resources)))
     });

@@ -70,13 +70,18 @@ impl Changes {
             || self.endpoints.keys().any(headless)
     }
 
-    /// Whether of all that route tables are made from only VirtualServices differ.
-    pub fn only_rules_of_routes(&self, now: &MeshSnapshot) -> bool {
-        let rest = Changes {
-            virtual_services: BTreeMap::new(),
-            ..self.clone()
-        };
-        !rest.touch_routes(now)
+    /// Whether of all that route tables are made from only services and rules differ.
+    pub fn only_rules_and_services_of_routes(&self, now: &MeshSnapshot) -> bool {
+        let is_headless = |one: &Arc<Service>| one.is_headless();
+        let services = self.services.iter();
+        let mut services =
+            services.flat_map(|(host, before)| before.iter().chain(now.service(host)));
+        let mut endpoints = self.endpoints.keys().filter_map(|host| now.service(host));
+        !self.everything
+            && !self.gateways
+            && !self.sidecars
+            && !services.any(is_headless)
+            && !endpoints.any(is_headless)
     }
 
     /// Joins later changes into these: what was before is what was before the first.

@@ -92,6 +92,12 @@ pub struct MeshSnapshot {
     delegating: RedBlackTreeMapSync<(NamespacedName, Origin), ()>,
     /// VirtualServices by each of their hosts, oldest first.
     rules_by_host: RedBlackTreeMapSync<(String, Origin), Arc<VirtualService>>,
+    /// VirtualServices by each host that they send to.
+    rules_by_destination: RedBlackTreeMapSync<(String, Origin), Arc<VirtualService>>,
+    /// Services by each of their virtual addresses.
+    addressed: RedBlackTreeMapSync<(String, Arc<str>), ()>,
+    /// How many services are resolved by what a request asks for.
+    by_request: usize,
     /// How many VirtualServices depend on the labels of the client.
     labelled_rules: usize,
     /// What each ServiceEntry wants in addresses, and what was given.
@@ -221,6 +227,27 @@ impl MeshSnapshot {
             .range((host.to_string(), Origin::least())..)
             .take_while(move |((of, _), _)| of == host)
             .map(|(_, rule)| rule)
+    }
+
+    /// VirtualServices that send anything to this host.
+    pub fn rules_to<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        self.rules_by_destination
+            .range((host.to_string(), Origin::least())..)
+            .take_while(move |((to, _), _)| to == host)
+            .map(|(_, rule)| rule)
+    }
+
+    /// Hosts of the services with this virtual address.
+    pub fn hosts_at<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.addressed
+            .range((address.to_string(), Arc::least())..)
+            .take_while(move |((of, _), ())| of == address)
+            .map(|((_, host), ())| host)
+    }
+
+    /// Whether any service is resolved by what a request asks for.
+    pub fn has_services_by_request(&self) -> bool {
+        self.by_request > 0
     }
 
     /// VirtualServices with a wildcard host, with that host; of one host the oldest first.

@@ -17,7 +17,7 @@ use crate::registry::{self, Registered};
 use crate::request_authentication::RequestAuthentication;
 use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
 use crate::secret::Secret;
-use crate::service::{Service, Workload, WorkloadKind};
+use crate::service::{Resolution, Service, Workload, WorkloadKind};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
 
@@ -460,6 +460,10 @@ impl<'a> Update<'a> {
                 let key = (host.clone(), origin.clone());
                 self.next.rules_by_host.remove_mut(&key);
             }
+            for to in old.destinations(&self.next.settings.domain_suffix) {
+                let key = (to, origin.clone());
+                self.next.rules_by_destination.remove_mut(&key);
+            }
             self.next.labelled_rules -= usize::from(asks_for_labels(&old));
             self.next.virtual_services.remove_mut(&origin);
         }
@@ -472,6 +476,11 @@ impl<'a> Update<'a> {
             for host in &rule.hosts {
                 let key = (host.clone(), origin.clone());
                 self.next.rules_by_host.insert_mut(key, rule.clone());
+            }
+            for to in rule.destinations(&self.next.settings.domain_suffix) {
+                let key = (to, origin.clone());
+                let rules = &mut self.next.rules_by_destination;
+                rules.insert_mut(key, rule.clone());
             }
             self.next.labelled_rules += usize::from(asks_for_labels(&rule));
             self.next.virtual_services.insert_mut(origin.clone(), rule);
@@ -569,12 +578,12 @@ impl<'a> Update<'a> {
             service
         });
         if let Some(old) = self.next.services.get(host).cloned() {
-            self.index_selector(&old, false);
+            self.index_service(&old, false);
         }
         match &made {
             Some(service) => {
                 self.next.services.insert_mut(host.clone(), service.clone());
-                self.index_selector(service, true);
+                self.index_service(service, true);
             }
             None => {
                 self.next.services.remove_mut(host);
@@ -589,6 +598,24 @@ impl<'a> Update<'a> {
         if !same {
             self.changes.services.insert(host.clone(), before.cloned());
         }
+    }
+
+    fn index_service(&mut self, service: &Service, present: bool) {
+        for address in service.addresses.iter().chain(&service.auto_addresses) {
+            let key = (address.clone(), service.hostname.clone());
+            match present {
+                true => self.next.addressed.insert_mut(key, ()),
+                false => {
+                    self.next.addressed.remove_mut(&key);
+                }
+            }
+        }
+        let by_request = usize::from(service.resolution == Resolution::ByRequest);
+        self.next.by_request = match present {
+            true => self.next.by_request + by_request,
+            false => self.next.by_request.saturating_sub(by_request),
+        };
+        self.index_selector(service, present);
     }
 
     fn index_selector(&mut self, service: &Service, present: bool) {

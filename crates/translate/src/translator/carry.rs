@@ -1,9 +1,9 @@
-//! Route tables after a change of rules: the ones before with the virtual hosts of the services that
-//! the rules are for made anew. To put a table together from the whole mesh costs in proportion to
-//! the mesh; this costs in proportion to the change.
+//! Route tables after a change of rules or services: the ones before with the virtual hosts of the
+//! hosts that are touched made anew. To put a table together from the whole mesh costs in proportion
+//! to the mesh; this costs in proportion to the change.
 //!
-//! Only where that is certainly all that differs: the rules are for services by their full names, and
-//! no Sidecar says what is seen. Everything else is put together anew when it is asked for.
+//! Only where that is certainly all that differs: no wildcard changed, no Sidecar says what is seen,
+//! and no two hosts want the same domain. Everything else is put together anew when it is asked for.
 //!
 //! Invariant: what is carried over equals what would be made anew (a test compares them).
 
@@ -13,6 +13,17 @@ use lateen_model::MESH_GATEWAY;
 
 use super::routes::Apart;
 use super::*;
+use crate::port_table::Claims;
+use crate::route_table::UNREGISTERED_PORT;
+
+/// Hosts whose virtual hosts may differ after a change.
+struct Touched<'a> {
+    hosts: BTreeSet<&'a str>,
+    changes: &'a Changes,
+}
+
+/// A virtual host by its name; none when it went.
+type Edit = (Arc<str>, Option<ById<EncodedHost>>);
 
 impl<R> Translator<R> {
     /// Takes `changes`, which led to the snapshot `now`, into the tables that are remembered. To be
@@ -25,14 +36,14 @@ impl<R> Translator<R> {
         if Arc::ptr_eq(&before, &now.routing) {
             return;
         }
-        if let Some(hosts) = ruled_services(now, changes) {
-            self.carry_views(&before, now, &hosts);
+        if let Some(touched) = touched(now, changes) {
+            self.carry_views(&before, now, &touched);
         }
         // Not by snapshots: between two that differ in routes there may be many that do not.
         self.views.sweep();
     }
 
-    fn carry_views(&self, before: &Arc<Identity>, now: &MeshSnapshot, hosts: &BTreeSet<&str>) {
+    fn carry_views(&self, before: &Arc<Identity>, now: &MeshSnapshot, touched: &Touched<'_>) {
         let asks_for_labels = now.rules_ask_for_labels();
         let views = self.views.known(|key| {
             Arc::ptr_eq(&key.snapshot.0, before)
@@ -41,53 +52,92 @@ impl<R> Translator<R> {
                 && key.labels.is_some() == asks_for_labels
         });
         for (mut key, table) in views {
-            key.snapshot = ById(now.routing.clone());
-            let table = (*table).as_ref();
-            let carried = table.map(|table| self.carry(now, table, hosts));
-            self.views.put(key, Arc::new(carried));
+            let carried = match (*table).as_ref() {
+                Some(table) => self.carry(now, table, touched).map(Some),
+                // Of a service that is not there.
+                None => touched.spares(key.name()).then_some(None),
+            };
+            if let Some(carried) = carried {
+                key.snapshot = ById(now.routing.clone());
+                self.views.put(key, Arc::new(carried));
+            }
         }
     }
 
+    /// `None`: the table has to be made anew.
     fn carry(
         &self,
         now: &MeshSnapshot,
         table: &Arc<Parts<R>>,
-        hosts: &BTreeSet<&str>,
-    ) -> Arc<Parts<R>> {
-        let proxy = &table.seen_by;
-        let mut changed = Vec::new();
-        let services = hosts.iter().filter_map(|host| now.service(host));
-        for service in services.filter(|service| service.visibility.reaches(&proxy.namespace)) {
-            let rule = now.mesh_rule_for(&proxy.namespace, &service.hostname);
-            let rule = rule.filter(|rule| !rule.spec.http.is_empty());
-            for port in &service.ports {
-                let name = format!("{}:{}", service.hostname, port.number);
-                let Some(at) = table.positions.get(name.as_str()) else {
-                    continue;
-                };
-                let Some(known) = table.hosts.get(*at) else {
-                    continue;
-                };
-                let Some(key) = &known.key else { continue };
-                let key = route_table::with_rule(now, proxy, key, rule.clone());
-                let made = ById(self.encoded_host(key));
-                if made != *known {
-                    changed.push((*at, made));
-                }
-            }
+        touched: &Touched<'_>,
+    ) -> Option<Arc<Parts<R>>> {
+        let Some(kind) = kind_of(&table.name) else {
+            return touched.spares(&table.name).then(|| table.clone());
+        };
+        let viewer = Viewer {
+            snapshot: now,
+            scope: &now.scope(&table.seen_by),
+            proxy: &table.seen_by,
+        };
+        let mut edits = Vec::new();
+        for host in &touched.hosts {
+            edits.extend(self.edits(&viewer, table, kind, host, touched)?);
         }
-        match changed.is_empty() {
+        Some(match edits.is_empty() {
             true => table.clone(),
-            false => self.replaced(table, changed),
-        }
+            false => self.replaced(table, edits),
+        })
     }
 
-    /// A table with other virtual hosts at some positions.
-    fn replaced(
+    /// What becomes of the virtual hosts of one host; `None` when that may depend on others.
+    fn edits(
         &self,
-        table: &Arc<Parts<R>>,
-        changed: Vec<(usize, ById<EncodedHost>)>,
-    ) -> Arc<Parts<R>> {
+        viewer: &Viewer<'_>,
+        table: &Parts<R>,
+        kind: PortTable,
+        host: &str,
+        touched: &Touched<'_>,
+    ) -> Option<Vec<Edit>> {
+        let made = kind.hosts_of(viewer, host);
+        let known = |name: &str| table.hosts.get(name);
+        let mut edits: Vec<Edit> = Vec::new();
+        let mut claims = Claims::default();
+        let is_shaped_as_before = !touched.changes.services.contains_key(host);
+        let gone = touched.names_of(viewer.snapshot, host);
+        let gone = gone.filter(|name| !made.iter().any(|key| key.name == *name));
+        edits.extend(gone.filter_map(|name| Some((known(&name)?.name.clone(), None))));
+        if table.contested && !edits.is_empty() {
+            return None;
+        }
+        for mut key in made {
+            let old = known(&key.name);
+            let had = old.and_then(|old| old.key.as_ref()).map(|key| &key.domains);
+            match had {
+                Some(domains) if is_shaped_as_before => key.domains = domains.clone(),
+                _ if table.contested => return None,
+                _ => {
+                    let is_new = |domain: &&String| had.is_none_or(|had| !had.contains(domain));
+                    let mut new = key.domains.iter().filter(is_new);
+                    let (snapshot, proxy) = (viewer.snapshot, viewer.proxy);
+                    if new.any(|domain| port_table::is_claimed(snapshot, proxy, domain, host)) {
+                        return None;
+                    }
+                    key = claims.admit(key)?;
+                    if claims.contested {
+                        return None;
+                    }
+                }
+            }
+            let made = ById(self.encoded_host(key));
+            if old != Some(&made) {
+                edits.push((made.name.clone(), Some(made)));
+            }
+        }
+        Some(edits)
+    }
+
+    /// A table with some virtual hosts changed, new or gone.
+    fn replaced(&self, table: &Arc<Parts<R>>, edits: Vec<Edit>) -> Arc<Parts<R>> {
         let mut hosts = table.hosts.clone();
         let mut differ = BTreeSet::new();
         let name: Arc<str> = table.name.as_str().into();
@@ -95,23 +145,36 @@ impl<R> Translator<R> {
             table: apart.table.clone(),
             hosts: apart.hosts.clone(),
         });
-        for (at, host) in changed {
+        for (host, edit) in edits {
             if let Some(apart) = &mut apart {
-                let (full, made) = self.named_host(&name, &host);
+                let full: Arc<str> = match &edit {
+                    Some(made) => {
+                        let (full, made) = self.named_host(&name, made);
+                        apart.hosts.insert_mut(full.clone(), made);
+                        full
+                    }
+                    None => {
+                        let full = routes::resource_name(&name, &host);
+                        apart.hosts.remove_mut(full.as_str());
+                        full.into()
+                    }
+                };
                 differ.insert(full.to_string());
-                apart.hosts.insert(full, made);
             }
-            if let Some(place) = hosts.get_mut(at) {
-                *place = host;
+            match edit {
+                Some(made) => hosts.insert_mut(host, made),
+                None => {
+                    hosts.remove_mut(&host);
+                }
             }
         }
         let known = apart.is_some();
         let next = Arc::new(Parts {
             name: table.name.clone(),
             hosts,
-            positions: table.positions.clone(),
             rest: table.rest.clone(),
             divides: table.divides,
+            contested: table.contested,
             seen_by: table.seen_by.clone(),
             apart: apart.map(OnceLock::from).unwrap_or_default(),
         });
@@ -123,20 +186,111 @@ impl<R> Translator<R> {
     }
 }
 
-/// The services that changed rules are for; `None` when the tables can differ in anything else.
-fn ruled_services<'a>(now: &'a MeshSnapshot, changes: &'a Changes) -> Option<BTreeSet<&'a str>> {
-    if !changes.only_rules_of_routes(now) {
+impl Touched<'_> {
+    /// Whether a table of one service, `HOST:PORT`, is of none of these hosts.
+    fn spares(&self, table: &str) -> bool {
+        let of_service = table.rsplit_once(':').filter(|_| !table.contains('/'));
+        of_service.is_some_and(|(host, _)| !self.hosts.contains(host))
+    }
+
+    /// Names that virtual hosts of a host had or have.
+    fn names_of(&self, now: &MeshSnapshot, host: &str) -> impl Iterator<Item = String> {
+        let before = self.changes.services.get(host).and_then(Option::as_ref);
+        let services = before.into_iter().chain(now.service(host));
+        let ports = services.flat_map(|service| service.ports.iter().map(|port| port.number));
+        let ports: BTreeSet<u32> = ports.chain([UNREGISTERED_PORT]).collect();
+        ports.into_iter().map(move |port| format!("{host}:{port}"))
+    }
+}
+
+/// Which hosts a table of many services is for.
+fn kind_of(table: &str) -> Option<PortTable> {
+    match table {
+        names::HTTP_PROXY_ROUTES => Some(PortTable::All),
+        port => Some(PortTable::Captured(port.parse().ok()?)),
+    }
+}
+
+/// The hosts that changed rules and services are about; `None` when the tables can differ in
+/// anything else.
+fn touched<'a>(now: &'a MeshSnapshot, changes: &'a Changes) -> Option<Touched<'a>> {
+    let hashed = |rule: &Arc<DestinationRule>| rule.hashes();
+    let was_hashed = changes.destination_rules.values().flatten().any(hashed);
+    let places = !changes.destination_rules.is_empty() && (was_hashed || now.rules_hash());
+    if places || !changes.only_rules_and_services_of_routes(now) {
         return None;
     }
+    let mut rules: Vec<&Arc<VirtualService>> = Vec::new();
     let mut hosts = BTreeSet::new();
     for (origin, before) in &changes.virtual_services {
-        let rules = before.iter().chain(now.virtual_service(origin));
-        for rule in rules.filter(|rule| rule.is_bound_to(MESH_GATEWAY)) {
-            for host in &rule.hosts {
-                let is_service = !host.starts_with('*') && now.service(host).is_some();
-                hosts.insert(is_service.then_some(host.as_str())?);
-            }
+        rules.extend(before.iter().chain(now.virtual_service(origin)));
+    }
+    for host in changes.services.keys() {
+        hosts.insert(&**host);
+        // The port of a destination is not written where it has only one.
+        rules.extend(now.rules_to(host));
+    }
+    for rule in rules.iter().filter(|rule| rule.is_bound_to(MESH_GATEWAY)) {
+        for host in &rule.hosts {
+            hosts.insert((!host.contains('*')).then_some(host.as_str())?);
         }
     }
-    Some(hosts)
+    Some(Touched { hosts, changes })
+}
+
+#[cfg(test)]
+mod tests {
+    use lateen_api::Object;
+    use lateen_model::ObjectChange;
+
+    use super::*;
+
+    fn object(yaml: &str) -> Object {
+        let mut read = lateen_api::parse("test.yaml", yaml, lateen_api::Mode::Strict).objects;
+        read.pop().map(|one| one.object).unwrap()
+    }
+
+    fn service(name: &str, address: &str) -> Object {
+        object(&format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, \
+             spec: {{clusterIP: {address}, ports: [{{name: http, port: 80}}]}}}}"
+        ))
+    }
+
+    /// Whether the table known before is taken along to a mesh with one more object.
+    fn is_carried(more: &Object) -> bool {
+        let (a, b) = (service("a", "10.0.0.1"), service("b", "10.0.0.2"));
+        let before = MeshSnapshot::build([&a, &b], 1, Arc::default(), None);
+        let metadata = serde_json::json!({"INTERCEPTION_MODE": "NONE", "HTTP_PROXY_PORT": "15101"});
+        let id = "sidecar~10.0.1.1~a-1.shop~shop.svc.cluster.local";
+        let proxy = Proxy::from_node(id, &metadata).unwrap();
+        let translator: Translator<Encoded> = Translator::new(|encoded| encoded);
+        translator.advance(&before, &Changes::everything());
+        translator.generate(&before, &proxy, type_url::ROUTE, None);
+        let change = ObjectChange {
+            before: None,
+            after: Some(more),
+        };
+        let (now, changes) = before.updated(&[change], 2).unwrap();
+        translator.advance(&now, &changes);
+        let known = |key: &ViewKey| Arc::ptr_eq(&key.snapshot.0, &now.routing);
+        !translator.views.known(known).is_empty()
+    }
+
+    #[test]
+    fn tables_are_carried_over_unless_somebody_wants_what_another_has() {
+        let rule = |host: &str| {
+            object(&format!(
+                "{{apiVersion: networking.istio.io/v1, kind: VirtualService, \
+                 metadata: {{name: r, namespace: shop}}, spec: {{hosts: ['{host}'], \
+                 http: [{{route: [{{destination: {{host: a}}}}]}}]}}}}"
+            ))
+        };
+        assert!(is_carried(&service("c", "10.0.0.3")));
+        assert!(is_carried(&rule("a")));
+        assert!(is_carried(&rule("nobody.test")));
+        assert!(!is_carried(&service("c", "10.0.0.2")));
+        assert!(!is_carried(&rule("10.0.0.2")));
+        assert!(!is_carried(&rule("*.test")));
+    }
 }

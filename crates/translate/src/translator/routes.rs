@@ -1,10 +1,10 @@
 //! Route tables (RDS) of one proxy, and what gRPC clients ask for in their place.
 
 use std::cell::LazyCell;
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use lateen_model::{Sidecar, Workload};
+use rpds::RedBlackTreeMapSync;
 
 use super::*;
 
@@ -36,16 +36,19 @@ pub(super) struct TableKey {
 /// one that leaves its virtual hosts to resources of their own.
 pub(super) struct Parts<R> {
     pub(super) name: String,
-    pub(super) hosts: Vec<ById<EncodedHost>>,
-    /// Where each virtual host stands.
-    pub(super) positions: Arc<HashMap<Arc<str>, usize>>,
+    /// By name; the next generation shares all but what changed.
+    pub(super) hosts: HostMap<ById<EncodedHost>>,
     pub(super) rest: Rest,
     /// There may be many virtual hosts.
     pub(super) divides: bool,
+    /// A domain was wanted twice, see [`port_table::Claims`].
+    pub(super) contested: bool,
     /// One of the proxies that see it.
     pub(super) seen_by: Arc<Proxy>,
     pub(super) apart: OnceLock<Apart<R>>,
 }
+
+pub(super) type HostMap<T> = RedBlackTreeMapSync<Arc<str>, T>;
 
 /// A table as it was and as it is.
 pub(super) type Generations<R> = (ById<Parts<R>>, ById<Parts<R>>);
@@ -53,7 +56,7 @@ pub(super) type Generations<R> = (ById<Parts<R>>, ById<Parts<R>>);
 pub(super) struct Apart<R> {
     pub(super) table: Arc<R>,
     /// By the name of the resource.
-    pub(super) hosts: HashMap<Arc<str>, Arc<R>>,
+    pub(super) hosts: HostMap<Arc<R>>,
 }
 
 impl<R> Translator<R> {
@@ -183,8 +186,15 @@ impl<R> Translator<R> {
         if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
             let name = names::HTTP_PROXY_ROUTES;
             made.extend(self.view(name, snapshot, proxy, || {
-                let hosts = route_table::http_proxy(snapshot, &scope, proxy);
-                Some(self.parts(name, proxy, hosts, unknown_hosts(&scope)))
+                let viewer = Viewer {
+                    snapshot,
+                    scope: &scope,
+                    proxy,
+                };
+                let (hosts, contested) = PortTable::All.hosts(&viewer);
+                let mut parts = self.parts(name, proxy, hosts, unknown_hosts(&scope));
+                parts.contested = contested;
+                Some(parts)
             }));
         }
         if snapshot.sidecar_of(proxy).is_some() {
@@ -194,7 +204,12 @@ impl<R> Translator<R> {
                     continue;
                 }
                 made.extend(self.view(&name, snapshot, proxy, || {
-                    let hosts = route_table::egress(snapshot, &scope, proxy, &port);
+                    let viewer = Viewer {
+                        snapshot,
+                        scope: &scope,
+                        proxy,
+                    };
+                    let hosts = route_table::egress(&viewer, &port);
                     Some(self.parts(&name, proxy, hosts, unknown_hosts(&scope)))
                 }));
             }
@@ -210,16 +225,27 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         name: &str,
     ) -> Option<Parts<R>> {
-        let (hosts, all_hosts) = capture::routes::table(snapshot, scope, proxy, name)?;
+        let viewer = Viewer {
+            snapshot,
+            scope,
+            proxy,
+        };
+        let (hosts, contested) = match capture::routes::table(&viewer, name)? {
+            Hosts::Of(hosts, contested) => (hosts, contested),
+            Hosts::Every(host) => {
+                let mut parts = self.parts(name, proxy, vec![*host], Rest::IgnorePorts);
+                parts.divides = false;
+                return Some(parts);
+            }
+        };
         let rest = match unknown_hosts(scope) {
-            _ if all_hosts => Rest::IgnorePorts,
             Rest::EgressProxy(cluster) => Rest::PassToEgressProxy(cluster),
             Rest::UnknownNames => Rest::PassUnknownNames,
             _ if scope.outbound_policy() == OutboundPolicy::AllowAny => Rest::PassUnknownHosts,
             _ => Rest::RefuseUnknownHosts,
         };
         let mut parts = self.parts(name, proxy, hosts, rest);
-        parts.divides = !all_hosts;
+        parts.contested = contested;
         Some(parts)
     }
 
@@ -254,14 +280,13 @@ impl<R> Translator<R> {
         let fallback = self.fallbacks.get(rest.clone(), |rest| {
             Arc::new(route_table::fallback(rest).map(Arc::new))
         });
-        let hosts: Vec<_> = hosts.chain((*fallback).clone()).map(ById).collect();
-        let names = hosts.iter().map(|host| host.name.clone());
+        let hosts = hosts.chain((*fallback).clone()).map(ById);
         Parts {
             name: name.to_string(),
-            positions: Arc::new(names.enumerate().map(|(at, name)| (name, at)).collect()),
-            hosts,
+            hosts: hosts.map(|host| (host.name.clone(), host)).collect(),
             rest,
             divides: true,
+            contested: false,
             seen_by: Arc::new(proxy.clone()),
             apart: OnceLock::new(),
         }
@@ -291,7 +316,7 @@ impl<R> Translator<R> {
     fn whole(&self, parts: &Parts<R>) -> Arc<R> {
         let key = TableKey {
             name: parts.name.clone(),
-            virtual_hosts: parts.hosts.clone(),
+            virtual_hosts: parts.hosts.values().cloned().collect(),
             rest: parts.rest.clone(),
         };
         self.tables.get(key, |key| {
@@ -305,7 +330,10 @@ impl<R> Translator<R> {
         parts.apart.get_or_init(|| {
             let table = route_table::without_hosts(&parts.name, &parts.rest);
             let name: Arc<str> = parts.name.as_str().into();
-            let hosts = parts.hosts.iter().map(|host| self.named_host(&name, host));
+            let hosts = parts
+                .hosts
+                .values()
+                .map(|host| self.named_host(&name, host));
             Apart {
                 hosts: hosts.collect(),
                 table: self.wrap(parts.name.clone(), type_url::ROUTE, table),
@@ -370,6 +398,12 @@ impl<R> Translator<R> {
     }
 }
 
+impl ViewKey {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// Whether a table is of no listener that takes captured connections.
 fn has_own_listener(name: &str) -> bool {
     name == names::HTTP_PROXY_ROUTES || name.starts_with(envoy::UNIX)
@@ -377,23 +411,19 @@ fn has_own_listener(name: &str) -> bool {
 
 /// Names of the resources of virtual hosts that one has otherwise than the other, or only one has.
 fn differences<R>(before: &Parts<R>, now: &Parts<R>) -> BTreeSet<String> {
-    let of = |table: &Parts<R>, name: &str| {
-        let at = table.positions.get(name)?;
-        table.hosts.get(*at).cloned()
-    };
-    let same = |name: &str| match (of(before, name), of(now, name)) {
-        (Some(before), Some(now)) => before == now || before.says_the_same(&now),
+    let same = |name: &str| match (before.hosts.get(name), now.hosts.get(name)) {
+        (Some(before), Some(now)) => before == now || before.says_the_same(now),
         _ => false,
     };
-    let names = before.positions.keys().chain(now.positions.keys());
-    let differing = names.filter(|name| !same(name));
+    let names: BTreeSet<&Arc<str>> = before.hosts.keys().chain(now.hosts.keys()).collect();
+    let differing = names.into_iter().filter(|name| !same(name));
     differing
         .map(|name| resource_name(&now.name, name))
         .collect()
 }
 
 /// The last slash parts the two names.
-fn resource_name(table: &str, host: &str) -> String {
+pub(super) fn resource_name(table: &str, host: &str) -> String {
     format!("{table}/{}", host.replace('/', "_"))
 }
 
