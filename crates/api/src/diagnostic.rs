@@ -76,6 +76,11 @@ impl fmt::Display for Diagnostic {
 impl Diagnostic {
     /// The message, the source line and a mark below the place; ends with a line break.
     pub fn render(&self, source: &str, color: bool) -> String {
+        self.render_in(&Lines::of(source), color)
+    }
+
+    /// The same for one of many: finding its line is no search.
+    pub fn render_in(&self, source: &Lines<'_>, color: bool) -> String {
         let (tint, bold, reset) = match (color, self.severity) {
             (false, _) => ("", "", ""),
             (true, Severity::Error) => ("\x1b[31m", "\x1b[1m", "\x1b[0m"),
@@ -88,7 +93,7 @@ impl Diagnostic {
         let Some(row) = self
             .line
             .checked_sub(1)
-            .and_then(|index| crate::yaml::lines(source).nth(index as usize))
+            .and_then(|index| source.0.get(index as usize))
         else {
             return text;
         };
@@ -108,6 +113,15 @@ impl Diagnostic {
             "{margin} |\n{number} | {row}\n{margin} | {before}{tint}{marks}{reset}\n"
         ));
         text
+    }
+}
+
+/// A source by its lines.
+pub struct Lines<'a>(Vec<&'a str>);
+
+impl<'a> Lines<'a> {
+    pub fn of(source: &'a str) -> Self {
+        Lines(crate::yaml::lines(source).collect())
     }
 }
 

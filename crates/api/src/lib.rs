@@ -57,7 +57,7 @@ pub mod workload_entry;
 
 pub use authorization_policy::AuthorizationPolicy;
 pub use destination_rule::DestinationRule;
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Lines, Severity};
 pub use duration::{format_duration, parse_duration};
 pub use field::{Field, IntOrString};
 pub use gateway::Gateway;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::decode::{Decoder, Problem, What};
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Lines, Severity};
 use crate::field::Field;
 use crate::kind::{Kind, Resolved};
 use crate::meta::ObjectMeta;
@@ -54,9 +54,10 @@ impl Parsed {
 
     /// All diagnostics with their source lines; `source` is the text that was parsed.
     pub fn render(&self, source: &str, color: bool) -> String {
+        let lines = Lines::of(source);
         self.diagnostics
             .iter()
-            .map(|diagnostic| diagnostic.render(source, color))
+            .map(|diagnostic| diagnostic.render_in(&lines, color))
             .collect()
     }
 }

@@ -16,6 +16,7 @@ pub mod analyze;
 mod compliance;
 mod error;
 mod jwks;
+mod listen;
 mod mesh;
 mod monitoring;
 mod options;

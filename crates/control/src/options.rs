@@ -27,6 +27,8 @@ pub struct Options {
     pub debounce_after: Duration,
     /// ...but not longer than this after the first change (`PILOT_DEBOUNCE_MAX`).
     pub debounce_max: Duration,
+    /// Who connects has to have asked for something by then.
+    pub patience: Duration,
     /// Revisions kept for history and rollback.
     pub history: u64,
     pub keys: KeyOptions,
@@ -96,6 +98,7 @@ impl Options {
             api_port: 15088,
             debounce_after: Duration::from_millis(100),
             debounce_max: Duration::from_secs(10),
+            patience: Duration::from_secs(30),
             history: 10_000,
             keys: KeyOptions::default(),
             secure_port: 15012,

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use lateen_model::MeshSettings;
 use lateen_store::{Directory, DirectoryOptions, Limits, Store};
 use lateen_xds::Server;
@@ -17,6 +16,7 @@ use tokio::task::JoinSet;
 use crate::advice;
 use crate::error::ControlError;
 use crate::jwks::Keys;
+use crate::listen;
 use crate::mesh::{self, Mesh};
 use crate::monitoring::{self, Monitor};
 use crate::options::Options;
@@ -98,7 +98,10 @@ impl Control {
         let server = Server::new(
             discovery.clone(),
             mesh::first_push(snapshot.clone()),
-            lateen_xds::Limits::default(),
+            lateen_xds::Limits {
+                first_request: options.patience,
+                ..lateen_xds::Limits::default()
+            },
         );
         let (leaving, left) = watch::channel(false);
         let (advising, viewing) = (mesh.clone(), mesh.clone());
@@ -129,13 +132,19 @@ impl Control {
             max: options.debounce_max,
         };
 
+        let patience = options.patience;
         let mut tasks = JoinSet::new();
-        tasks.spawn(http(listeners.api, api, left.clone()));
-        tasks.spawn(http(listeners.monitoring, monitoring, left.clone()));
+        for (listener, router) in [(listeners.api, api), (listeners.monitoring, monitoring)] {
+            let serving = listen::serve(listener, router, patience, left.clone());
+            tasks.spawn(async move {
+                serving.await;
+                Ok(())
+            });
+        }
         let services = secure::Services::new(trust.clone(), server.clone(), counters);
         let (port, until) = (tls.clone(), left.clone());
         tasks.spawn(async move {
-            secure::serve(services, port, listeners.secure, until).await;
+            secure::serve(services, port, listeners.secure, patience, until).await;
             Ok(())
         });
         let until = left.clone();
@@ -318,20 +327,6 @@ fn open(options: &Options) -> Result<Opened, ControlError> {
         }
     };
     Ok((store, directory))
-}
-
-async fn http(
-    listener: TcpListener,
-    router: Router,
-    leaving: watch::Receiver<bool>,
-) -> Result<(), ControlError> {
-    let served = axum::serve(listener, router)
-        .with_graceful_shutdown(gone(leaving))
-        .await;
-    served.map_err(|error| ControlError::Task {
-        task: "an HTTP server",
-        reason: error.to_string(),
-    })
 }
 
 pub(crate) async fn gone(mut leaving: watch::Receiver<bool>) {

@@ -573,3 +573,62 @@ async fn hosts_without_addresses_show_the_ones_the_mesh_gave_them_and_the_same_a
     let second = bench_in(directory, None).await;
     assert_eq!(second.get(&path).await.json()["status"]["addresses"], moved);
 }
+
+#[tokio::test]
+async fn who_connects_and_does_not_finish_a_request_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = lateen_control::Options {
+        xds_port: 0,
+        secure_port: 0,
+        api_port: 0,
+        monitoring_port: 0,
+        patience: Duration::from_millis(500),
+        ..lateen_control::Options::new(directory.path().join("data"))
+    };
+    let control = lateen_control::Control::start(options).await.unwrap();
+    let at = control.addresses();
+    // Half a request, HTTP/2 without one, and the beginning of a TLS handshake.
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (to, says) in [
+        (at.api, &b""[..]),
+        (at.api, b"GET /api HTTP/1.1\r\nhost: x\r\nx-slow: "),
+        (at.monitoring, b"GET /metr"),
+        (at.xds, b""),
+        (at.xds, b"PRI * HT"),
+        (at.xds, http2),
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, says)
+            .await
+            .unwrap();
+        let mut said = Vec::new();
+        let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut said);
+        let read = tokio::time::timeout(Duration::from_secs(60), read).await;
+        assert!(read.is_ok(), "{to} keeps {}", says.escape_ascii());
+    }
+    // Behind a handshake, too.
+    let tls = lateen_testkit::tls_client::Dial::Tls(None, &["h2"]);
+    for says in [&b""[..], http2] {
+        let heard = lateen_testkit::tls_client::ask(at.secure, tls, says, |_| false).await;
+        assert_ne!(heard, Err("silence".to_owned()), "{}", says.escape_ascii());
+    }
+    // Who takes its time between requests, but asks, is served; and a watch is not silence.
+    let answer = lateen_testkit::http::Call::get("127.0.0.1", "/api/v1/namespaces");
+    assert_eq!(answer.send(at.api).await.unwrap().status, 200);
+    let path = "/api/v1/namespaces?watch=true";
+    let mut watch = tokio::net::TcpStream::connect(at.api).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+    tokio::io::AsyncWriteExt::write_all(&mut watch, head.as_bytes())
+        .await
+        .unwrap();
+    let mut said = vec![0; 15];
+    tokio::io::AsyncReadExt::read_exact(&mut watch, &mut said)
+        .await
+        .unwrap();
+    assert_eq!(said, b"HTTP/1.1 200 OK");
+    let mut rest = Vec::new();
+    let read = tokio::io::AsyncReadExt::read_to_end(&mut watch, &mut rest);
+    let read = tokio::time::timeout(Duration::from_secs(2), read).await;
+    assert!(read.is_err(), "the watch ended: {}", rest.escape_ascii());
+    control.stop().await;
+}

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use lateen_api::{Diagnostic, Mode, ParsedObject, parse};
+use lateen_api::{Diagnostic, Lines, Mode, ParsedObject, parse};
 
 use crate::failure::Failure;
 
@@ -81,8 +81,14 @@ impl Documents {
 
     /// Findings with their lines.
     pub fn print(&self, findings: &[(usize, Diagnostic)]) {
+        let mut of: Option<(usize, Lines<'_>)> = None;
         for (index, found) in findings {
-            anstream::eprint!("{}", found.render(&self.sources[*index].text, colour()));
+            let lines = match of.take() {
+                Some((at, lines)) if at == *index => lines,
+                _ => Lines::of(&self.sources[*index].text),
+            };
+            anstream::eprint!("{}", found.render_in(&lines, colour()));
+            of = Some((*index, lines));
         }
     }
 

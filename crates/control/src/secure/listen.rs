@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -36,11 +37,13 @@ const MAX_HEADERS: u32 = 32 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Accepts connections until `leaving`.
+/// Accepts connections until `leaving`. Who shook hands has to have asked for something `patience`
+/// later.
 pub(crate) async fn serve(
     services: Services,
     tls: Arc<Tls>,
     listener: TcpListener,
+    patience: Duration,
     leaving: watch::Receiver<bool>,
 ) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
@@ -56,7 +59,7 @@ pub(crate) async fn serve(
                         let (services, tls) = (services.clone(), tls.clone());
                         let leaving = gone(leaving.clone());
                         open.spawn(async move {
-                            connection(services, &tls, socket, peer, leaving).await;
+                            connection(services, &tls, socket, peer, patience, leaving).await;
                             drop(permit);
                         });
                     }
@@ -79,6 +82,7 @@ async fn connection(
     tls: &Tls,
     socket: TcpStream,
     peer: SocketAddr,
+    patience: Duration,
     leaving: impl Future<Output = ()>,
 ) {
     let mut leaving = std::pin::pin!(leaving);
@@ -103,7 +107,10 @@ async fn connection(
     };
     let shown = Arc::new(Shown::of(stream.get_ref().1.peer_certificates()));
     let mut expired = std::pin::pin!(lateen_xds::passed(shown.until()));
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = asked.clone();
     let service = hyper::service::service_fn(move |request| {
+        asks.store(true, Relaxed);
         let (services, shown) = (services.clone(), shown.clone());
         async move { Ok::<_, Infallible>(answer(services, &shown, peer, request).await) }
     });
@@ -115,6 +122,8 @@ async fn connection(
         .max_header_list_size(MAX_HEADERS)
         .max_concurrent_streams(STREAMS);
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut silent = std::pin::pin!(tokio::time::sleep(patience));
+    let mut waited = false;
     let mut told = false;
     loop {
         tokio::select! {
@@ -123,6 +132,13 @@ async fn connection(
                     tracing::debug!(%peer, %error, "connection ended");
                 }
                 return;
+            }
+            () = &mut silent, if !waited => {
+                waited = true;
+                if !asked.load(Relaxed) {
+                    tracing::debug!(%peer, "nothing was asked for; closed");
+                    return;
+                }
             }
             () = &mut leaving, if !told => {
                 told = true;

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http2;
@@ -78,7 +79,10 @@ async fn connection<S: Source>(server: Server<S>, socket: TcpStream, peer: Socke
     }
     let limits = &server.inner.limits;
     let service = server.service();
+    let asked = Arc::new(AtomicBool::new(false));
+    let asks = asked.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
+        asks.store(true, Relaxed);
         request.extensions_mut().insert(Caller {
             address: peer,
             identity: None,
@@ -95,6 +99,8 @@ async fn connection<S: Source>(server: Server<S>, socket: TcpStream, peer: Socke
         .max_concurrent_streams(STREAMS_PER_CONNECTION);
     let mut stopping = server.inner.shutdown.subscribe();
     let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let mut silent = std::pin::pin!(tokio::time::sleep(limits.first_request));
+    let mut waited = false;
     let mut told = false;
     loop {
         tokio::select! {
@@ -103,6 +109,13 @@ async fn connection<S: Source>(server: Server<S>, socket: TcpStream, peer: Socke
                     tracing::debug!(%peer, %error, "discovery connection ended");
                 }
                 return;
+            }
+            () = &mut silent, if !waited => {
+                waited = true;
+                if !asked.load(Relaxed) {
+                    tracing::debug!(%peer, "nothing was asked for; closed");
+                    return;
+                }
             }
             _ = stopping.wait_for(|stop| *stop), if !told => {
                 told = true;

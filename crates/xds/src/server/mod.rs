@@ -99,6 +99,8 @@ pub struct Limits {
     pub catch_up: Duration,
     /// Unanswered responses per type after which nothing more of it is pushed.
     pub outstanding: usize,
+    /// Who connects has to have sent a request by then; the PINGs below begin with HTTP/2.
+    pub first_request: Duration,
     /// HTTP/2 PING interval and how long to wait for its answer (Istio: 30 s, 10 s).
     pub keepalive: Duration,
     pub keepalive_timeout: Duration,
@@ -115,6 +117,7 @@ impl Default for Limits {
             ack_patience: Duration::from_secs(1),
             catch_up: Duration::from_secs(15),
             outstanding: 8,
+            first_request: Duration::from_secs(30),
             keepalive: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
         }
