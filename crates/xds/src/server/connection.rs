@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tonic::Status;
 
 use super::service::{Pieces, Requests};
@@ -150,12 +150,13 @@ pub(super) struct Stream<S: Source, W: Wire> {
 }
 
 impl<S: Source, W: Wire> Stream<S, W> {
-    pub(super) async fn run(mut self, mut inbound: Requests<W>) {
+    /// Says at `end` how it ended, before the last response can be found to be the last.
+    pub(super) async fn run(mut self, mut inbound: Requests<W>, end: oneshot::Sender<Status>) {
         let outcome = self.serve(&mut inbound).await;
-        if let Err(status) = outcome {
-            tracing::debug!(connection = self.connection.id, %status, "stream ended");
-            let _ = self.outbound.try_send(Err(status));
-        }
+        let status = outcome.err().unwrap_or_else(|| Status::ok(""));
+        tracing::debug!(connection = self.connection.id, %status, "stream ended");
+        // Nobody hears of it where the client is gone.
+        let _ = end.send(status);
         self.server.close(self.connection.id);
         if let Some(node) = self.connection.node.get() {
             self.server.source.disconnect(node);
@@ -167,6 +168,8 @@ impl<S: Source, W: Wire> Stream<S, W> {
         let mut shutdown = self.server.shutdown.subscribe();
         let until = self.connection.caller.as_ref();
         let mut expired = std::pin::pin!(passed(until.and_then(|caller| caller.until)));
+        let patience = self.server.limits.first_request;
+        let mut silent = std::pin::pin!(tokio::time::sleep(patience));
         loop {
             let due = self.advance().await?;
             tokio::select! {
@@ -179,9 +182,14 @@ impl<S: Source, W: Wire> Stream<S, W> {
                 () = self.outbound.closed() => return Ok(()),
                 () = &mut expired => {
                     return Err(Status::unavailable(
-                        "the client certificate has expired; connect again with the one that \
-                         followed it",
+                        "the client's certificate or token has expired; connect again with the \
+                         one that followed it",
                     ));
+                }
+                () = &mut silent, if self.connection.node.get().is_none() => {
+                    return Err(Status::deadline_exceeded(format!(
+                        "no request has come in the first {patience:?} of the stream"
+                    )));
                 }
                 () = stopping(&mut shutdown) => {
                     return Err(Status::unavailable("the control plane is stopping"));
@@ -367,10 +375,8 @@ impl<S: Source, W: Wire> Stream<S, W> {
             );
             let message = W::encode(&response, &self.server.identifier);
             drop(response);
-            let sent = tokio::time::timeout(
-                self.server.limits.send_timeout,
-                self.outbound.send(Ok(message)),
-            );
+            let sent =
+                tokio::time::timeout(self.server.limits.send_timeout, self.outbound.send(message));
             match sent.await {
                 Ok(Ok(())) => self.server.metrics.pushed(&url, bytes, started.elapsed()),
                 // The client is gone; the loop sees it next.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 
 use crate::metrics::Metrics;
@@ -99,7 +99,8 @@ pub struct Limits {
     pub catch_up: Duration,
     /// Unanswered responses per type after which nothing more of it is pushed.
     pub outstanding: usize,
-    /// Who connects has to have sent a request by then; the PINGs below begin with HTTP/2.
+    /// Who connects, or opens a stream, has to have sent a request by then; the PINGs below begin
+    /// with HTTP/2.
     pub first_request: Duration,
     /// HTTP/2 PING interval and how long to wait for its answer (Istio: 30 s, 10 s).
     pub keepalive: Duration,
@@ -228,9 +229,10 @@ impl<S: Source> Server<S> {
         &self,
         caller: Option<Caller>,
         inbound: Requests<W>,
-    ) -> Result<mpsc::Receiver<Pieces>, Status> {
+    ) -> Result<(mpsc::Receiver<Pieces>, oneshot::Receiver<Status>), Status> {
         // Two: one response on its way, one being made; more would only grow old here.
         let (outbound, responses) = mpsc::channel(2);
+        let (end, ended) = oneshot::channel();
         let (connection, current) = self.inner.register(caller, W::PROTOCOL)?;
         let stream = Stream::<S, W> {
             server: self.inner.clone(),
@@ -242,8 +244,8 @@ impl<S: Source> Server<S> {
             pushing_since: None,
             known_since: Instant::now(),
         };
-        tokio::spawn(stream.run(inbound));
-        Ok(responses)
+        tokio::spawn(stream.run(inbound, end));
+        Ok((responses, ended))
     }
 }
 

@@ -12,7 +12,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame};
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use super::wire::{Delta, HEADER, Sotw, Wire};
@@ -20,8 +20,8 @@ use super::{Caller, Server, Source};
 
 const NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// The pieces of a response, or how the stream ends.
-pub(super) type Pieces = Result<Vec<Bytes>, Status>;
+/// The pieces of a response.
+pub(super) type Pieces = Vec<Bytes>;
 
 /// `envoy.service.discovery.v3.AggregatedDiscoveryService`; a clone is cheap and always ready.
 pub struct Service<S: Source>(pub(super) Server<S>);
@@ -84,9 +84,10 @@ impl<S: Source> Service<S> {
             most,
             of: PhantomData,
         };
-        let receiver = self.0.open::<W>(caller, inbound)?;
+        let (receiver, end) = self.0.open::<W>(caller, inbound)?;
         let body = Responses {
             receiver,
+            end,
             pieces: Vec::new().into_iter(),
             ended: false,
         };
@@ -154,6 +155,8 @@ impl<W: Wire> Requests<W> {
 /// The body of a stream.
 struct Responses {
     receiver: mpsc::Receiver<Pieces>,
+    /// How the stream ended, said beside what is sent: a client that is slow hears of it all the same.
+    end: oneshot::Receiver<Status>,
     pieces: std::vec::IntoIter<Bytes>,
     ended: bool,
 }
@@ -174,18 +177,63 @@ impl Body for Responses {
                 return Poll::Ready(None);
             }
             match poll_ready!(self.receiver.poll_recv(context)) {
-                Some(Ok(pieces)) => self.pieces = pieces.into_iter(),
-                end => {
+                Some(pieces) => self.pieces = pieces.into_iter(),
+                None => {
                     self.ended = true;
-                    let status = match end {
-                        Some(Err(status)) => status,
-                        _ => Status::ok(""),
-                    };
+                    // It is there before the last sender is gone.
+                    let status = self.end.try_recv();
+                    let status =
+                        status.unwrap_or_else(|_| Status::internal("the stream broke off"));
                     let mut trailers = HeaderMap::new();
                     status.add_header(&mut trailers)?;
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The room for responses is taken when the stream ends, and the client still hears how.
+    #[tokio::test]
+    async fn a_slow_client_hears_how_its_stream_ended() {
+        let check = async |said: Option<Status>, expect: &str| {
+            let (sender, receiver) = mpsc::channel(2);
+            let (end, ended) = oneshot::channel();
+            for byte in [b"a", b"b"] {
+                sender.try_send(vec![Bytes::from_static(byte)]).unwrap();
+            }
+            match said {
+                Some(status) => end.send(status).unwrap(),
+                None => drop(end),
+            }
+            drop(sender);
+            let mut body = Responses {
+                receiver,
+                end: ended,
+                pieces: Vec::new().into_iter(),
+                ended: false,
+            };
+            let mut data = Vec::new();
+            loop {
+                let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+                match frame.unwrap().unwrap().into_data() {
+                    Ok(piece) => data.extend_from_slice(&piece),
+                    Err(frame) => {
+                        let trailers = frame.into_trailers().unwrap();
+                        assert_eq!(trailers["grpc-status"], expect);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(data, b"ab");
+        };
+        check(Some(Status::ok("")), "0").await;
+        check(Some(Status::unavailable("later")), "14").await;
+        // A task that broke off is no good end.
+        check(None, "13").await;
     }
 }

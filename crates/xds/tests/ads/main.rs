@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use lateen_xds::client::{Client, Event};
 use lateen_xds::type_url::{CLUSTER, ENDPOINT, LISTENER};
-use lateen_xds::{Changed, ResourceState, SyncState};
+use lateen_xds::{Changed, Limits, ResourceState, SyncState};
 use mesh::{Mesh, Proxy, eventually};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -330,4 +330,32 @@ async fn whatever_happens_every_client_ends_with_the_last_state() {
             .await;
         }
     }
+}
+
+/// Nobody may hold a stream open without ever saying who he is.
+#[tokio::test]
+async fn a_stream_without_a_first_request_ends() {
+    use discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+    use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+
+    let mesh = Mesh::with_limits(Limits {
+        first_request: Duration::from_millis(200),
+        ..Limits::default()
+    })
+    .await;
+    let address = format!("http://{}", mesh.address());
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel.connect().await.unwrap());
+    let silent = tokio_stream::pending::<discovery::DeltaDiscoveryRequest>();
+    let answer = client.delta_aggregated_resources(silent).await.unwrap();
+    let end = answer.into_inner().message().await.unwrap_err();
+    assert_eq!(end.code(), tonic::Code::DeadlineExceeded, "{end}");
+
+    // One that has said it may be silent for as long as it likes.
+    let proxy = Proxy::connect(&mesh, "p.default");
+    proxy.client.subscribe_all(CLUSTER);
+    eventually("it is connected", || mesh.server.status().len() == 1).await;
+    let connection = mesh.server.status()[0].connection.clone();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(mesh.server.status()[0].connection, connection);
 }

@@ -90,6 +90,10 @@ impl Mesh {
         mesh
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     async fn listen(&mut self) {
         // The port of a server just stopped is free at once, but not always in the same instant.
         let listener = loop {
