@@ -73,6 +73,19 @@ impl Mesh {
         self.state().snapshot.clone()
     }
 
+    /// Why nobody is served: the settings of the mesh are kept somewhere and cannot be read, and
+    /// those that stand for them may be weaker.
+    pub fn is_known(&self) -> Result<(), String> {
+        match self.snapshot().settings.closed {
+            false => Ok(()),
+            true => Err(
+                "the stored settings of the mesh (ConfigMap istio, or an IstioOperator) cannot be \
+                 read, so nobody is served; see the log of the control plane, and apply them anew"
+                    .to_owned(),
+            ),
+        }
+    }
+
     /// The snapshot of what the store holds now.
     pub fn refresh(&self) -> Arc<MeshSnapshot> {
         self.brought_up_to_date().snapshot.clone()

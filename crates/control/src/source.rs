@@ -5,16 +5,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use lateen_identity::SpiffeId;
 use lateen_model::{Changes, Locality, MeshSnapshot, NamespacedName, Proxy};
-use lateen_store::Store;
 use lateen_translate::{Encoded, Translator};
 use lateen_xds::{
     Changed, Names, Node, Protocol, Resource, Source, VIRTUAL_HOSTS_BY_NAME, type_url,
 };
 
+use crate::mesh::Mesh;
+
 /// Who is connected, and what each may have.
 pub(crate) struct Discovery {
     translator: Translator<Resource>,
-    store: Arc<Store>,
+    mesh: Arc<Mesh>,
     /// Gateways that did not prove who they are get their certificates all the same.
     plaintext_credentials: bool,
     /// By stream: what somebody says of himself on one is not taken for what another one has proved,
@@ -23,11 +24,11 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(store: Arc<Store>, plaintext_credentials: bool) -> Self {
+    pub fn new(mesh: Arc<Mesh>, plaintext_credentials: bool) -> Self {
         let wrap = |made: Encoded| Resource::from_bytes(made.name, made.type_url, made.bytes);
         Self {
             translator: Translator::new(wrap),
-            store,
+            mesh,
             plaintext_credentials,
             proxies: RwLock::default(),
         }
@@ -66,6 +67,7 @@ impl Source for Discovery {
     type Snapshot = MeshSnapshot;
 
     fn connect(&self, node: &Node) -> Result<(), String> {
+        self.mesh.is_known()?;
         let mut proxy = Proxy::from_node(&node.id, &node.metadata).map_err(|e| e.to_string())?;
         if let Some(identity) = &node.identity {
             is_its_own(node, &proxy, identity)?;
@@ -87,7 +89,7 @@ impl Source for Discovery {
     }
 
     fn accepted(&self) -> u64 {
-        self.store.revision()
+        self.mesh.store().revision()
     }
 
     fn has(&self, snapshot: &MeshSnapshot) -> u64 {

@@ -2,7 +2,7 @@
 //! stricter, or is older than the one that stored it, may not be able to read it any more.
 //!
 //! Such an object is never silently gone: the last one that could be read stays, a security object
-//! becomes one that closes ([`Object::closed_for`]), and what is wrong is said in the log, and by
+//! or one without which something would be weaker, becomes one that closes ([`Object::closed_for`]), and what is wrong is said in the log, and by
 //! `analyze` for as long as it lasts.
 
 use std::sync::Arc;
@@ -27,16 +27,26 @@ pub(crate) fn object(stored: &Stored, before: Option<&Arc<Object>>) -> Option<Ar
         return Some(before.clone());
     }
     let closed = Object::closed_for(&document);
-    match closed.is_some() {
-        true => tracing::error!(
-            %object,
-            errors,
-            "a stored object that guards workloads cannot be read: what it may have been about is \
-             refused until it is replaced or deleted"
-        ),
-        false => tracing::error!(%object, errors, "a stored object cannot be read and is left out"),
-    }
+    let effect = effect(closed.as_ref());
+    tracing::error!(
+        %object,
+        errors,
+        "a stored object cannot be read: {effect} until it is replaced or deleted"
+    );
     closed.map(Arc::new)
+}
+
+/// What comes of an object in whose place this one stands.
+fn effect(closed: Option<&Object>) -> &'static str {
+    match closed.map(|object| object.kind) {
+        None => "it is left out",
+        Some(Kind::DestinationRule) => "nothing is sent to its host",
+        Some(Kind::Sidecar) => "its workloads see no more than what of its egress can be read",
+        Some(Kind::ConfigMap | Kind::IstioOperator) => {
+            "no proxy is served, since nobody knows the settings of the mesh"
+        }
+        Some(_) => "what it may have been about is refused",
+    }
 }
 
 /// What to say of a stored document that cannot be read, in place of its own kind and name.
@@ -56,10 +66,7 @@ pub(crate) fn unreadable(document: &Value, said: Vec<Diagnostic>) -> Vec<Finding
         namespace: namespace.unwrap_or(default).to_owned(),
         name: text("/metadata/name").unwrap_or_default().to_owned(),
     };
-    let effect = match Object::closed_for(document) {
-        Some(_) => "what it may have been about is refused",
-        None => "it is left out",
-    };
+    let effect = effect(Object::closed_for(document).as_ref());
     let errors = said.into_iter().filter(Diagnostic::is_error);
     errors
         .map(|error| {

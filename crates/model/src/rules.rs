@@ -129,13 +129,15 @@ pub struct DestinationRule {
     pub visibility: Visibility,
     pub traffic_policy: Option<api::destination_rule::TrafficPolicy>,
     pub subsets: Vec<api::destination_rule::Subset>,
+    /// It stands for one that cannot be read: nothing is sent to its hosts.
+    pub closed: bool,
 }
 
 impl DestinationRule {
     fn resolve(
         host: &str,
         origin: &Origin,
-        spec: &api::DestinationRule,
+        Written { spec, closed }: &Written,
         mesh: &MeshSettings,
     ) -> DestinationRule {
         DestinationRule {
@@ -150,6 +152,7 @@ impl DestinationRule {
             traffic_policy: spec.traffic_policy.clone(),
             subsets: spec.subsets.clone(),
             origins: vec![origin.clone()],
+            closed: *closed,
         }
     }
 
@@ -191,6 +194,7 @@ impl DestinationRule {
             self.traffic_policy = younger.traffic_policy;
         }
         self.origins.extend(younger.origins);
+        self.closed |= younger.closed;
     }
 }
 
@@ -204,11 +208,18 @@ fn selector_of(spec: &api::DestinationRule) -> BTreeMap<String, String> {
         .unwrap_or_default()
 }
 
+/// What an object says.
+#[derive(Clone, Debug, PartialEq)]
+struct Written {
+    spec: Arc<api::DestinationRule>,
+    closed: bool,
+}
+
 /// DestinationRules by namespace, host and whom they are for.
 #[derive(Clone, Debug, Default)]
 pub struct DestinationRules {
     /// What each object says, oldest first.
-    written: RedBlackTreeMapSync<(RuleKey, Origin), Arc<api::DestinationRule>>,
+    written: RedBlackTreeMapSync<(RuleKey, Origin), Written>,
     merged: RedBlackTreeMapSync<RuleKey, Arc<DestinationRule>>,
     /// How many merged rules each namespace has.
     namespaces: RedBlackTreeMapSync<String, usize>,
@@ -224,11 +235,14 @@ impl DestinationRules {
         &mut self,
         origin: &Origin,
         spec: &Arc<api::DestinationRule>,
+        closed: bool,
         mesh: &MeshSettings,
     ) -> RuleKey {
         let key = Self::key(origin, spec, mesh);
-        let written = (key.clone(), origin.clone());
-        self.written.insert_mut(written, spec.clone());
+        let spec = spec.clone();
+        let written = Written { spec, closed };
+        self.written
+            .insert_mut((key.clone(), origin.clone()), written);
         key
     }
 
@@ -264,7 +278,7 @@ impl DestinationRules {
             .written
             .range(from..)
             .take_while(|((of, _), _)| of == key)
-            .map(|((_, origin), spec)| DestinationRule::resolve(host, origin, spec, mesh));
+            .map(|((_, origin), one)| DestinationRule::resolve(host, origin, one, mesh));
         let merged = rules.next().map(|mut oldest| {
             rules.for_each(|younger| oldest.merge(younger));
             oldest

@@ -197,6 +197,8 @@ pub struct MeshSettings {
     /// Sidecars end TLS of clients outside the mesh where ingress listeners say so (Istio's
     /// `ENABLE_TLS_ON_SIDECAR_INGRESS`). Nor is this.
     pub tls_at_sidecars: bool,
+    /// What is kept of them cannot be read: nobody is to be served by weaker ones.
+    pub closed: bool,
     /// Who fetches the keys of tokens (Istio's `PILOT_JWT_ENABLE_REMOTE_JWKS`). Nor is this.
     pub keys_fetched_by: KeysFetchedBy,
     /// How long a proxy that fetches keys uses them.
@@ -235,6 +237,7 @@ impl Default for MeshSettings {
             compliance: None,
             wildcard_tls_at_gateways: false,
             tls_at_sidecars: false,
+            closed: false,
             keys_fetched_by: KeysFetchedBy::ControlPlane,
             keys_cache: Duration::from_secs(5 * 60),
             tcp_keepalive: None,

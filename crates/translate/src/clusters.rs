@@ -45,6 +45,9 @@ pub fn outbound(
     client: &Client<'_>,
 ) -> cluster::Cluster {
     let name = names::outbound_cluster(port.number, subset, &service.hostname);
+    if rule.is_some_and(|rule| rule.closed) {
+        return nowhere(name, mesh);
+    }
     let policy = Policy::of(rule, subset, port.number);
     let mut made = base(name, &policy, mesh);
     let labels = rule.and_then(|rule| rule.subset(subset));
@@ -130,11 +133,12 @@ pub fn any_name(mesh: &MeshSettings) -> cluster::Cluster {
 
 /// Connections go nowhere: a cluster without endpoints.
 pub fn black_hole(mesh: &MeshSettings) -> cluster::Cluster {
-    let mut made = base(
-        names::BLACK_HOLE_CLUSTER.to_string(),
-        &Policy::default(),
-        mesh,
-    );
+    nowhere(names::BLACK_HOLE_CLUSTER.to_string(), mesh)
+}
+
+/// A cluster without endpoints.
+fn nowhere(name: String, mesh: &MeshSettings) -> cluster::Cluster {
+    let mut made = base(name, &Policy::default(), mesh);
     made.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32));
     made
 }

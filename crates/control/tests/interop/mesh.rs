@@ -134,7 +134,7 @@ impl Mesh {
         self.stop().await;
         let path = self.directory().join("data/store.redb");
         let text = |pointer| document.pointer(pointer).unwrap().as_str().unwrap();
-        let (group, _) = text("/apiVersion").split_once('/').unwrap();
+        let (group, _) = text("/apiVersion").split_once('/').unwrap_or_default();
         let key = ObjectKey {
             group: group.to_owned(),
             kind: text("/kind").to_owned(),

@@ -23,14 +23,14 @@ on_both!(
 );
 
 /// Two services here and one in the namespace `other`, each answering with its name.
-struct Services {
+pub struct Services {
     near: Echo,
     nearby: Echo,
     far: Echo,
 }
 
 impl Services {
-    async fn start(mesh: &Mesh) -> Services {
+    pub async fn start(mesh: &Mesh) -> Services {
         let services = Services {
             near: Echo::start("near").await,
             nearby: Echo::start("nearby").await,
@@ -80,7 +80,7 @@ async fn hosts(sidecar: &Sidecar) -> BTreeSet<String> {
     found
 }
 
-async fn knows(sidecar: &Sidecar, expected: &[&str]) {
+pub async fn knows(sidecar: &Sidecar, expected: &[&str]) {
     let expected: BTreeSet<String> = expected.iter().map(|host| host.to_string()).collect();
     eventually("the proxy knows what it should", async || {
         match hosts(sidecar).await {

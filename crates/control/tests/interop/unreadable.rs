@@ -1,6 +1,8 @@
 //! Security objects in the store that this version cannot read: what they guarded stays shut, and it
 //! is said what is wrong. The twins are the same objects as they can be read.
 
+use std::time::Duration;
+
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::Call;
 use lateen_testkit::settles;
@@ -10,7 +12,10 @@ use serde_json::{Value, json};
 use crate::authorization::Guarded;
 use crate::callers::{Clients, http};
 use crate::member::Secured;
-use crate::mesh::Mesh;
+use crate::mesh::{Gateway, Mesh};
+use crate::scope::{Services, knows};
+use crate::sidecar::Sidecar;
+use crate::tokens;
 
 fn object(kind: &str, spec: Value) -> Value {
     json!({
@@ -21,11 +26,15 @@ fn object(kind: &str, spec: Value) -> Value {
 
 /// What `analyze` says about the object.
 async fn said(mesh: &Mesh) -> Vec<String> {
+    said_of(mesh, "old").await
+}
+
+async fn said_of(mesh: &Mesh, name: &str) -> Vec<String> {
     let call = Call::get("127.0.0.1", "/debug/findings").method("POST");
     let call = call.header("content-type", "application/json").body("[]");
     let found = call.send(mesh.api).await.unwrap().json();
     let found = found.as_array().unwrap().iter();
-    let about = found.filter(|one| one["subject"]["name"] == "old" && one["code"] == "IST0106");
+    let about = found.filter(|one| one["subject"]["name"] == name && one["code"] == "IST0106");
     about
         .map(|one| format!("{} {}", one["path"], one["message"]))
         .collect()
@@ -143,7 +152,142 @@ async fn mutual_tls_is_required_where_the_rule_cannot_be_read(plane: Plane) {
     becomes(true, "it was about others").await;
 }
 
+/// Waits until requests for a host through a gateway end so.
+async fn ends(gateway: &Gateway, status: u16, what: &str) {
+    settles(what, async || {
+        match gateway.get("a.test", "/").await.status {
+            found if found == status => Ok(()),
+            other => Err(format!("{other}; {:?}", gateway.envoy.rejected().await)),
+        }
+    })
+    .await;
+}
+
+async fn nothing_is_sent_where_nobody_knows_with_which_tls(plane: Plane) {
+    let test = "nothing_is_sent_where_nobody_knows_with_which_tls";
+    let Some((mut mesh, gateway, _reviews)) = tokens::gateway(plane, test).await else {
+        return;
+    };
+    let rule = |policy: Value| {
+        let mut rule = object("DestinationRule", json!({"host": "reviews"}));
+        rule["apiVersion"] = json!("networking.istio.io/v1");
+        rule["spec"]["trafficPolicy"] = policy;
+        rule
+    };
+    mesh.restart_with(rule(json!({"tls": {"mode": "DISABLE"}})))
+        .await;
+    ends(&gateway, 200, "it can be read").await;
+    mesh.restart_with(rule(json!({"tls": {"mode": "QUANTUM"}})))
+        .await;
+    ends(&gateway, 503, "it is closed").await;
+    let found = said(&mesh).await;
+    assert!(
+        found[0].contains("nothing is sent to its host"),
+        "{found:?}"
+    );
+    let balancer = json!({"loadBalancer": {"simple": "QUANTUM"}});
+    mesh.restart_with(rule(balancer)).await;
+    ends(&gateway, 200, "it said nothing of TLS").await;
+    assert_ne!(said(&mesh).await, Vec::<String>::new());
+}
+
+async fn a_sidecar_resource_that_cannot_be_read_shows_no_more_than_it_did(plane: Plane) {
+    let test = "a_sidecar_resource_that_cannot_be_read_shows_no_more_than_it_did";
+    let mut mesh = Mesh::start().await;
+    let Some(proxy) = Sidecar::start(plane, &mesh, test).await else {
+        return;
+    };
+    let _services = Services::start(&mesh).await;
+    knows(
+        &proxy,
+        &[
+            "far.other",
+            "front.default",
+            "near.default",
+            "nearby.default",
+        ],
+    )
+    .await;
+    let sidecar = |egress: Value| {
+        let mut sidecar = object("Sidecar", json!({"egress": egress}));
+        sidecar["apiVersion"] = json!("networking.istio.io/v1");
+        sidecar
+    };
+    let lost = |hosts: Value| sidecar(json!([{"hosts": hosts, "captureMode": "LATER"}]));
+    mesh.restart_with(lost(json!(["./near.default.svc.cluster.local", "other/*"])))
+        .await;
+    knows(&proxy, &["far.other", "near.default"]).await;
+    mesh.restart_with(lost(json!("?"))).await;
+    knows(&proxy, &["front.default", "near.default", "nearby.default"]).await;
+    let found = said(&mesh).await;
+    assert!(found[0].contains("see no more than"), "{found:?}");
+    let everything = sidecar(json!([{"hosts": ["*/*"]}]));
+    mesh.restart_with(everything).await;
+    knows(
+        &proxy,
+        &[
+            "far.other",
+            "front.default",
+            "near.default",
+            "nearby.default",
+        ],
+    )
+    .await;
+}
+
+async fn nobody_is_served_while_the_settings_of_the_mesh_cannot_be_read(plane: Plane) {
+    let test = "nobody_is_served_while_the_settings_of_the_mesh_cannot_be_read";
+    let Some(mut guarded) = Guarded::start(plane, test).await else {
+        return;
+    };
+    let settings = |mesh: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": {"mesh": mesh},
+            "metadata": {"name": "istio", "namespace": "istio-system"},
+        })
+    };
+    let closes = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                  metadata: {name: all, namespace: default}\nspec: {action: DENY, rules: [{}]}\n---\n";
+    guarded
+        .mesh
+        .restart_with(settings("trustDomain: shop.test"))
+        .await;
+    guarded.mesh.distributed(1).await;
+    assert_eq!(said_of(&guarded.mesh, "istio").await, Vec::<String>::new());
+
+    guarded
+        .mesh
+        .restart_with(settings("trustDomain: [shop.test]"))
+        .await;
+    let found = said_of(&guarded.mesh, "istio").await;
+    assert!(found[0].contains("no proxy is served"), "{found:?}");
+    // The proxy asks again and again; it keeps what it has.
+    guarded.mesh.apply(closes).await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let answer = Call::get("front", "/").send(guarded.sidecar.http).await;
+        assert_eq!(answer.unwrap().status, 200);
+        assert_eq!(
+            guarded
+                .mesh
+                .page("/debug/syncz")
+                .await
+                .as_array()
+                .map_or(0, Vec::len),
+            0
+        );
+    }
+    // Mended through the API, which is there all the time.
+    let mended = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n\
+                  data: {mesh: 'trustDomain: shop.test'}\n---\n";
+    guarded.mesh.apply(mended).await;
+    becomes(&guarded, 403, false, "the proxy is served again").await;
+}
+
 on_both!(
+    nothing_is_sent_where_nobody_knows_with_which_tls,
+    a_sidecar_resource_that_cannot_be_read_shows_no_more_than_it_did,
+    nobody_is_served_while_the_settings_of_the_mesh_cannot_be_read,
     a_stored_policy_that_cannot_be_read_denies,
     tokens_are_not_trusted_where_the_rules_for_them_cannot_be_read,
     mutual_tls_is_required_where_the_rule_cannot_be_read,

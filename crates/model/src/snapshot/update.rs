@@ -87,13 +87,18 @@ impl MeshSnapshot {
 fn configured(objects: &[&Object], base: Arc<MeshSettings>) -> Arc<MeshSettings> {
     let mut operators: Vec<_> = Vec::new();
     let mut config_map = None;
+    let mut closed = false;
     for object in objects {
         match &object.spec {
-            Spec::IstioOperator(operator) => operators.push((registry::origin(object), operator)),
+            Spec::IstioOperator(operator) => {
+                closed |= object.closed;
+                operators.push((registry::origin(object), operator));
+            }
             Spec::ConfigMap(map)
                 if object.meta.name == MESH_CONFIG_MAP
                     && object.meta.namespace == base.root_namespace =>
             {
+                closed |= object.closed;
                 config_map = map.data.get("mesh");
             }
             _ => {}
@@ -106,10 +111,13 @@ fn configured(objects: &[&Object], base: Arc<MeshSettings>) -> Arc<MeshSettings>
     let configs: Vec<MeshConfig> = operators
         .chain(config_map.and_then(|text| MeshConfig::read(text)))
         .collect();
-    if configs.is_empty() {
+    if configs.is_empty() && !closed {
         return base;
     }
-    let mut settings = (*base).clone();
+    let mut settings = MeshSettings {
+        closed,
+        ..(*base).clone()
+    };
     for config in &configs {
         settings.configure(config);
     }
@@ -276,10 +284,12 @@ impl<'a> Update<'a> {
                 self.add_rule(origin, rule);
             }
             Spec::DestinationRule(spec) => {
-                let key = self
-                    .next
-                    .destination_rules
-                    .add(&origin, spec, &self.next.settings);
+                let key = self.next.destination_rules.add(
+                    &origin,
+                    spec,
+                    object.closed,
+                    &self.next.settings,
+                );
                 self.destination_rules.insert(key);
             }
             Spec::Gateway(spec) => {
