@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use base64::Engine as _;
-use lateen_identity::token::{CA_AUDIENCE, Subject, TokenIssuer, TokenVerifier, TrustedIssuer};
+use lateen_identity::token::{CA_AUDIENCE, Proof, TokenIssuer, TokenVerifier, TrustedIssuer};
 use lateen_identity::{Authority, Ca, CaError, CaOptions, Pieces, SpiffeId, TrustDomain};
 use lateen_store::{ObjectKey, Stored};
 use zeroize::Zeroizing;
@@ -88,6 +88,11 @@ impl Trust {
         trust_domain(&self.mesh)
     }
 
+    /// Whether certificates may be issued: what the mesh is called, and who is of it, is known.
+    pub fn is_known(&self) -> Result<(), String> {
+        self.mesh.is_known()
+    }
+
     /// Whether a workload of this trust domain may have configuration: the mesh's own one, or one
     /// that the mesh calls its alias.
     pub fn knows(&self, domain: &TrustDomain) -> bool {
@@ -98,13 +103,12 @@ impl Trust {
             .any(|known| known == domain.as_str())
     }
 
-    /// The workload that a token is for.
-    pub fn bearer(&self, token: &str) -> Result<SpiffeId, String> {
-        let subject = self.verifier.verify(token, CA_AUDIENCE, SystemTime::now());
-        let subject: Subject = subject.map_err(|error| error.to_string())?;
-        subject
-            .identity(self.domain())
-            .map_err(|error| error.to_string())
+    /// The workload that a token is for, and until when the token says so.
+    pub fn bearer(&self, token: &str) -> Result<(SpiffeId, SystemTime), String> {
+        let proof = self.verifier.verify(token, CA_AUDIENCE, SystemTime::now());
+        let Proof { subject, expires } = proof.map_err(|error| error.to_string())?;
+        let id = subject.identity(self.domain());
+        Ok((id.map_err(|error| error.to_string())?, expires))
     }
 
     /// The namespace of the control plane.

@@ -15,7 +15,7 @@ use aws_lc_rs::signature::{
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use lateen_identity::token::{
-    CA_AUDIENCE, Subject, TokenError, TokenIssuer, TokenVerifier, TrustedIssuer,
+    CA_AUDIENCE, Proof, Subject, TokenError, TokenIssuer, TokenVerifier, TrustedIssuer,
 };
 use serde_json::{Value, json};
 
@@ -122,7 +122,12 @@ fn tokens_of_known_issuers_are_believed() {
     let forge = Forge::new();
     let verifier = forge.verifier();
     let believed = |token: &str, now: u64| {
-        assert_eq!(verifier.verify(token, CA_AUDIENCE, at(now)), Ok(reviews()))
+        assert_eq!(
+            verifier
+                .verify(token, CA_AUDIENCE, at(now))
+                .map(|proof| proof.subject),
+            Ok(reviews())
+        )
     };
     believed(
         &forge.ec(json!({"alg": "ES256", "kid": "ec"}), claims()),
@@ -316,16 +321,17 @@ fn the_local_issuer_keeps_its_key_and_its_tokens_are_believed_within_their_bound
         0o600
     );
 
+    let proof = || Proof {
+        subject: reviews(),
+        expires: at(NOW + 600),
+    };
     let again = TokenIssuer::open(&path, ISSUER).unwrap();
     let verifier = TokenVerifier::new(vec![again.trusted()]);
     assert_eq!(
         verifier.verify(&token.token, CA_AUDIENCE, at(NOW + 599)),
-        Ok(reviews())
+        Ok(proof())
     );
-    assert_eq!(
-        verifier.verify(&token.token, "other", at(NOW)),
-        Ok(reviews())
-    );
+    assert_eq!(verifier.verify(&token.token, "other", at(NOW)), Ok(proof()));
     assert_eq!(
         verifier.verify(&token.token, CA_AUDIENCE, at(NOW + 600)),
         Err(TokenError::Expired)
@@ -334,7 +340,7 @@ fn the_local_issuer_keeps_its_key_and_its_tokens_are_believed_within_their_bound
     let from_jwks = TrustedIssuer::from_jwks(ISSUER, &issuer.jwks().to_string()).unwrap();
     assert_eq!(
         TokenVerifier::new(vec![from_jwks]).verify(&token.token, CA_AUDIENCE, at(NOW)),
-        Ok(reviews())
+        Ok(proof())
     );
     let other = TokenIssuer::open(&directory.path().join("other.pem"), ISSUER).unwrap();
     assert_eq!(

@@ -54,13 +54,20 @@ pub(super) enum Purpose {
     Discovery,
 }
 
+/// Who calls, and until when that is proved.
+#[derive(Clone, Debug)]
+pub(super) struct Proved {
+    pub id: SpiffeId,
+    pub until: SystemTime,
+}
+
 /// The identity of the caller, or why it has none; the text reaches the caller.
 pub(super) fn authenticate(
     trust: &Trust,
     shown: &Shown,
     headers: &HeaderMap,
     purpose: Purpose,
-) -> Result<SpiffeId, String> {
+) -> Result<Proved, String> {
     let by_certificate = match shown {
         Shown::Nothing => Err("no client certificate".to_owned()),
         Shown::Other(reason) => Err(reason.clone()),
@@ -68,10 +75,13 @@ pub(super) fn authenticate(
         Shown::Workload { expires, .. } if SystemTime::now() >= *expires => {
             Err("the client certificate has expired".to_owned())
         }
-        Shown::Workload { id, .. } => {
+        Shown::Workload { id, expires } => {
             let own = *id.trust_domain() == trust.domain();
             match own || purpose == Purpose::Discovery && trust.knows(id.trust_domain()) {
-                true => Ok(id.clone()),
+                true => Ok(Proved {
+                    id: id.clone(),
+                    until: *expires,
+                }),
                 false => Err(format!(
                     "the client certificate is of the trust domain {}",
                     id.trust_domain()
@@ -81,6 +91,7 @@ pub(super) fn authenticate(
     };
     by_certificate.or_else(|of_certificate| {
         let by_token = bearer(headers).and_then(|token| trust.bearer(token));
+        let by_token = by_token.map(|(id, until)| Proved { id, until });
         by_token.map_err(|of_token| format!("authentication failure: {of_certificate}; {of_token}"))
     })
 }

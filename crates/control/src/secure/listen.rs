@@ -174,8 +174,8 @@ async fn answer(
     if purpose == Purpose::Certificate {
         Counters::add(&counters.requests);
     }
-    let identity = match authenticate(&services.trust, shown, request.headers(), purpose) {
-        Ok(identity) => identity,
+    let proved = match authenticate(&services.trust, shown, request.headers(), purpose) {
+        Ok(proved) => proved,
         Err(reason) => {
             Counters::add(&counters.unauthenticated);
             tracing::debug!(%peer, reason, "refused");
@@ -184,14 +184,17 @@ async fn answer(
     };
     let answered = match purpose {
         Purpose::Certificate => {
-            request.extensions_mut().insert(Caller(identity));
+            if let Err(reason) = services.trust.is_known() {
+                return Status::unavailable(reason).into_http();
+            }
+            request.extensions_mut().insert(Caller(proved.id));
             services.certificates.call(request).await
         }
         Purpose::Discovery => {
             request.extensions_mut().insert(lateen_xds::Caller {
                 address: peer,
-                identity: Some(identity.to_string()),
-                until: shown.until(),
+                identity: Some(proved.id.to_string()),
+                until: Some(proved.until),
             });
             services.discovery.service().call(request).await
         }

@@ -1,15 +1,55 @@
 //! Discovery over TLS: a proxy gets the configuration of the identity it has proved, and no
 //! other; certificates of gateways go to nobody else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value as ProtoValue};
 use lateen_testkit::certificates::Authority;
+use lateen_testkit::tokens::{Issuer, now};
+use serde_json::json;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::client::{Ads, Plane, create, node};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_a_token_opened_ends_with_the_token() {
+    let directory = Arc::new(tempfile::tempdir().unwrap());
+    let issuer = Issuer::new("https://tokens.test");
+    let keys = directory.path().join("tokens.json");
+    std::fs::write(&keys, issuer.jwks()).unwrap();
+    let given = vec![("https://tokens.test".to_owned(), keys)];
+    let plane = Plane::start_with(directory, |options| options.token_issuers = given).await;
+    let open = async |seconds: u64| {
+        let token = issuer.token(json!({
+            "sub": "system:serviceaccount:default:reviews", "aud": "istio-ca",
+            "exp": now() + seconds,
+        }));
+        let of = node("sidecar", "reviews-v1", "default", "reviews");
+        let token = format!("Bearer {token}");
+        let asked = Ads::ask(plane.channel(None).await, Some(&token), of, CLUSTER, &[]).await;
+        asked.unwrap().0
+    };
+    let mut longer = open(3_600).await;
+    let mut short = open(4).await;
+    let end = async |ads: &mut Ads, limit: Duration| {
+        tokio::time::timeout(limit, async {
+            loop {
+                if let Err(status) = ads.responses.message().await {
+                    return status;
+                }
+            }
+        })
+        .await
+    };
+    let status = end(&mut short, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("token has expired"), "{status}");
+    let still = end(&mut longer, Duration::from_millis(100)).await;
+    assert!(still.is_err(), "{still:?}");
+}
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";

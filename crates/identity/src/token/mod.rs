@@ -11,7 +11,7 @@ mod verify;
 
 pub use issue::{Token, TokenIssuer};
 pub use keys::{KeyError, TrustedIssuer};
-pub use verify::{Subject, TokenError, TokenVerifier};
+pub use verify::{Proof, Subject, TokenError, TokenVerifier};
 
 /// The audience of tokens for the control plane, as in Istio.
 pub const CA_AUDIENCE: &str = "istio-ca";

@@ -46,6 +46,13 @@ pub enum TokenError {
     Contradiction,
 }
 
+/// What a token proves: for whom it is, and until when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    pub subject: Subject,
+    pub expires: SystemTime,
+}
+
 /// The service account that a token is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
@@ -123,7 +130,7 @@ impl TokenVerifier {
         token: &str,
         audience: &str,
         now: SystemTime,
-    ) -> Result<Subject, TokenError> {
+    ) -> Result<Proof, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::TooLong(token.len()));
         }
@@ -157,7 +164,7 @@ impl TokenVerifier {
 
 impl Claims {
     /// What a token of a known issuer says, against the wish of who asks.
-    fn check(self, audience: &str, now: SystemTime) -> Result<Subject, TokenError> {
+    fn check(self, audience: &str, now: SystemTime) -> Result<Proof, TokenError> {
         let now = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
@@ -193,6 +200,12 @@ impl Claims {
                 return Err(TokenError::Contradiction);
             }
         }
-        Ok(subject)
+        // A number that is no time is far away; nothing lives for longer.
+        let expires = Duration::try_from_secs_f64(self.exp).unwrap_or(FAR);
+        let expires = SystemTime::UNIX_EPOCH + expires.min(FAR);
+        Ok(Proof { subject, expires })
     }
 }
+
+/// The year 9999, in seconds since 1970.
+const FAR: Duration = Duration::from_secs(253_402_300_799);
