@@ -31,7 +31,7 @@ pub use peer_authentication::{
 pub use protocol::Protocol;
 pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
 pub use request_authentication::{
-    KeySet, KeySets, KeySource, KeysFetchedBy, RequestAuthentication,
+    KeyServer, KeySet, KeySets, KeySource, KeysFetchedBy, RequestAuthentication,
 };
 pub use rules::{
     DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, ServerHost, VirtualService,

@@ -86,6 +86,15 @@ impl FromStr for KeysFetchedBy {
     }
 }
 
+/// A server of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyServer {
+    pub host: String,
+    pub port: u32,
+    /// What it says counts over TLS only.
+    pub https: bool,
+}
+
 /// What fetching keys came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeySet {
@@ -138,8 +147,8 @@ impl MeshSnapshot {
         rules
     }
 
-    /// Host and port of the server that proxies themselves fetch the keys of a rule from.
-    pub fn key_server(&self, rule: &JwtRule) -> Option<(String, u32)> {
+    /// The server that proxies themselves fetch the keys of a rule from.
+    pub fn key_server(&self, rule: &JwtRule) -> Option<KeyServer> {
         let mode = self.settings.keys_fetched_by;
         if mode == KeysFetchedBy::ControlPlane || rule.jwks_uri.is_empty() || !rule.jwks.is_empty()
         {
@@ -151,7 +160,8 @@ impl MeshSnapshot {
             let service = self.service(&host);
             service.is_some_and(|service| service.port(port).is_some())
         };
-        (mode == KeysFetchedBy::Proxies || in_mesh()).then_some((host, port))
+        let https = rule.jwks_uri.starts_with("https:");
+        (mode == KeysFetchedBy::Proxies || in_mesh()).then_some(KeyServer { host, port, https })
     }
 
     /// Every source that the control plane fetches from, with how long fetching from it may take.
@@ -160,7 +170,10 @@ impl MeshSnapshot {
         let policies = self.request_authentications.values();
         for rule in policies.flat_map(|policy| &policy.spec.jwt_rules) {
             let timeout = rule.timeout.unwrap_or(DEFAULT_KEYS_TIMEOUT);
-            if self.key_server(rule).is_some() {
+            let server = self.key_server(rule);
+            let only_proxies = self.settings.keys_fetched_by == KeysFetchedBy::Proxies;
+            // With https it depends on the proxy who fetches.
+            if server.is_some_and(|server| only_proxies || !server.https) {
                 continue;
             }
             if let Some(source) = KeySource::of(rule) {

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 
+use lateen_api::destination_rule::ClientTlsMode;
 use lateen_api::request_authentication::{DEFAULT_KEYS_TIMEOUT, JwtRule, check_key_set};
-use lateen_model::{KeySource, MeshSnapshot, Proxy, ProxyKind};
+use lateen_model::{KeyServer, KeySource, KeysFetchedBy, MeshSnapshot, Proxy, ProxyKind};
 use prost::Message;
 
 use crate::envoy::{self, Any, core, hcm, jwt, matcher};
 use crate::names;
+use crate::policy::Policy;
 use crate::virtual_hosts::append;
 
 use jwt::jwt_requirement::RequiresType;
@@ -44,7 +46,7 @@ pub fn filter(snapshot: &MeshSnapshot, proxy: &Proxy) -> Option<hcm::HttpFilter>
     let gateway = proxy.kind == ProxyKind::Gateway;
     let providers: Vec<jwt::JwtProvider> = rules
         .iter()
-        .map(|rule| provider(rule, source(snapshot, rule), gateway))
+        .map(|rule| provider(rule, source(snapshot, proxy, rule), gateway))
         .collect();
     Some(hcm::HttpFilter {
         name: JWT_AUTHN.to_string(),
@@ -56,28 +58,54 @@ pub fn filter(snapshot: &MeshSnapshot, proxy: &Proxy) -> Option<hcm::HttpFilter>
 /// Where the proxy has the keys of a rule from: a server that it asks itself over the cluster of a
 /// service (`policy_applier.go`), else the configuration. A cluster that it does not have leads to no
 /// keys, which refuses every token.
-fn source(snapshot: &MeshSnapshot, rule: &JwtRule) -> jwt::jwt_provider::JwksSourceSpecifier {
-    use core::http_uri::HttpUpstreamType;
+fn source(
+    snapshot: &MeshSnapshot,
+    proxy: &Proxy,
+    rule: &JwtRule,
+) -> jwt::jwt_provider::JwksSourceSpecifier {
     use jwt::jwt_provider::JwksSourceSpecifier as Source;
-    let Some((host, port)) = snapshot.key_server(rule) else {
-        let keys = keys(snapshot, rule).to_string();
-        return Source::LocalJwks(core::DataSource {
-            specifier: Some(core::data_source::Specifier::InlineString(keys)),
+    let local = |keys: &str| {
+        Source::LocalJwks(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(keys.to_string())),
             ..Default::default()
-        });
+        })
     };
+    match snapshot.key_server(rule) {
+        None => local(keys(snapshot, rule)),
+        Some(server) if is_clear(snapshot, proxy, &server) => {
+            match snapshot.settings.keys_fetched_by {
+                KeysFetchedBy::Proxies => local(REFUSE_ALL),
+                _ => local(keys(snapshot, rule)),
+            }
+        }
+        Some(server) => Source::RemoteJwks(remote(snapshot, rule, &server)),
+    }
+}
+
+/// Whether a proxy would ask a server in clear that is to be asked over TLS: a cluster does not know
+/// the scheme of the URI, only what a DestinationRule says. (Istio asks all the same; whoever is on
+/// the way could answer with keys of his own.)
+fn is_clear(snapshot: &MeshSnapshot, proxy: &Proxy, server: &KeyServer) -> bool {
+    let service = snapshot.service(&server.host);
+    let rule = service.and_then(|service| snapshot.destination_rule_for(proxy, service));
+    let tls = Policy::of(rule.map(|rule| &**rule), "", server.port).tls;
+    let mode = tls.and_then(|tls| tls.mode).unwrap_or_default();
+    server.https && mode == ClientTlsMode::Disable
+}
+
+fn remote(snapshot: &MeshSnapshot, rule: &JwtRule, server: &KeyServer) -> jwt::RemoteJwks {
+    use core::http_uri::HttpUpstreamType;
+    let cluster = names::outbound_cluster(server.port, "", &server.host);
     let timeout = rule.timeout.unwrap_or(DEFAULT_KEYS_TIMEOUT);
-    Source::RemoteJwks(jwt::RemoteJwks {
+    jwt::RemoteJwks {
         http_uri: Some(core::HttpUri {
             uri: rule.jwks_uri.clone(),
-            http_upstream_type: Some(HttpUpstreamType::Cluster(names::outbound_cluster(
-                port, "", &host,
-            ))),
+            http_upstream_type: Some(HttpUpstreamType::Cluster(cluster)),
             timeout: Some(envoy::duration(timeout)),
         }),
         cache_duration: Some(envoy::duration(snapshot.settings.keys_cache)),
         ..Default::default()
-    })
+    }
 }
 
 /// The keys of a rule; those that refuse every token when there are none that can be used.

@@ -123,6 +123,9 @@ async fn where_only_proxies_fetch_keys_a_server_outside_the_mesh_gives_none(plan
     mesh.apply(&(server(keys.port()) + &rules("http://keys.test:8000/keys")))
         .await;
     answers(&gateway, &call(&known), 200).await;
+    // What is to be asked over TLS is not asked in clear, though the server would answer.
+    mesh.apply(&rules("https://keys.test:8000/keys")).await;
+    refused(&gateway, &call(&known), "Jwt verification fails").await;
 }
 
 on_both!(
