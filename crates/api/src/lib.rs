@@ -68,7 +68,7 @@ pub use mesh_config::MeshConfig;
 pub use mesh_file::{MeshFile, ParsedMeshFile, parse_mesh_file};
 pub use meta::ObjectMeta;
 pub use object::{Object, Spec};
-pub use parse::{Location, Mode, Parsed, ParsedObject, parse};
+pub use parse::{Location, Mode, Parsed, ParsedObject, Refused, parse};
 pub use path::Path;
 pub use peer_authentication::PeerAuthentication;
 pub use pod::{Pod, PodStatus};

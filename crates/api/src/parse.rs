@@ -28,6 +28,17 @@ pub struct Parsed {
     pub objects: Vec<ParsedObject>,
     /// In the order of the source.
     pub diagnostics: Vec<Diagnostic>,
+    /// Objects with errors that say all the same what they are called.
+    pub refused: Vec<Refused>,
+}
+
+/// What an object is called that cannot be taken as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub kind: Kind,
+    /// May be empty.
+    pub namespace: String,
+    pub name: String,
 }
 
 #[derive(Clone, Debug)]
@@ -82,6 +93,7 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
             mode,
             problems: Vec::new(),
             prefix: Path::root(),
+            refused: Vec::new(),
         };
         let mut objects = Vec::new();
         if !matches!(document.root.value, Value::Null) {
@@ -101,6 +113,7 @@ pub fn parse(source_name: &str, text: &str, mode: Mode) -> Parsed {
         if document.broken {
             continue;
         }
+        parsed.refused.extend(reader.refused);
         parsed
             .objects
             .extend(objects.into_iter().map(|(object, node)| {
@@ -171,11 +184,25 @@ impl Object {
             mode,
             problems: Vec::new(),
             prefix: Path::root(),
+            refused: Vec::new(),
         };
         let object = reader.object(&Node::from_json(json));
         let problems = bounded(reader.problems).into_iter();
         let diagnostics = problems.map(|problem| problem.into_diagnostic(""));
         (object, diagnostics.collect())
+    }
+}
+
+impl Refused {
+    fn of(kind: Kind, root: &Node) -> Option<Refused> {
+        let meta = root.get("metadata")?;
+        let text = |field: &str| meta.get(field).and_then(Node::as_str);
+        let name = text("name").filter(|name| !name.is_empty())?;
+        Some(Refused {
+            kind,
+            namespace: text("namespace").unwrap_or_default().to_owned(),
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -185,6 +212,7 @@ struct Reader {
     problems: Vec<Problem>,
     /// `items[3]` inside a List.
     prefix: Path,
+    refused: Vec<Refused>,
 }
 
 impl Reader {
@@ -278,6 +306,9 @@ impl Reader {
         }
         let good = !problems.iter().any(|problem| problem.error);
         self.problems.extend(problems);
+        if !good {
+            self.refused.extend(Refused::of(kind, root));
+        }
         object.filter(|_| good)
     }
 

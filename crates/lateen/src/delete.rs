@@ -105,8 +105,8 @@ struct FromFiles {
 impl FromFiles {
     fn read(args: &Args) -> Result<FromFiles, Failure> {
         let mode = Mode::AllowUnknown;
-        let (documents, unknown) = documents::read_known(&args.files, mode, "nothing was deleted")?;
-        if documents.objects.is_empty() && unknown.is_empty() {
+        let (documents, unknown) = documents::read_names(&args.files, mode, "nothing was deleted")?;
+        if documents.objects.is_empty() && documents.refused.is_empty() && unknown.is_empty() {
             return Err(Failure::other("no objects passed to delete"));
         }
         Ok(FromFiles {
@@ -126,16 +126,22 @@ impl FromFiles {
 
 fn targets(args: &Args, documents: &Documents) -> Vec<Target> {
     let fallback = args.namespace.as_deref().unwrap_or("default");
-    let target = |object: &lateen_api::Object| Target {
-        kind: object.kind,
-        namespace: match &*object.meta.namespace {
+    let target = |kind: Kind, namespace: &str, name: &str| Target {
+        kind,
+        namespace: match namespace {
             "" => fallback.to_owned(),
             namespace => namespace.to_owned(),
         },
-        name: object.meta.name.clone(),
+        name: name.to_owned(),
     };
-    let objects = documents.objects.iter();
-    objects.map(|(_, parsed)| target(&parsed.object)).collect()
+    let objects = documents.objects.iter().map(|(_, parsed)| {
+        let object = &parsed.object;
+        target(object.kind, &object.meta.namespace, &object.meta.name)
+    });
+    // What is wrong with their content does not matter any more.
+    let refused = documents.refused.iter();
+    let refused = refused.map(|one| target(one.kind, &one.namespace, &one.name));
+    objects.chain(refused).collect()
 }
 
 fn from_arguments(args: &Args, server: &Server) -> Result<Vec<Target>, Failure> {

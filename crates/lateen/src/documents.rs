@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use lateen_api::{Diagnostic, Lines, Mode, ParsedObject, parse};
+use lateen_api::{Diagnostic, Lines, Mode, ParsedObject, Refused, parse};
 
 use crate::failure::Failure;
 
@@ -15,6 +15,8 @@ pub struct Documents {
     pub sources: Vec<Source>,
     /// In the order of the sources, with the index of each object's source.
     pub objects: Vec<(usize, ParsedObject)>,
+    /// Objects that are wrong and have a name.
+    pub refused: Vec<Refused>,
     /// What is worth saying, by source.
     pub warnings: Vec<(usize, Diagnostic)>,
 }
@@ -36,13 +38,15 @@ pub fn read(files: &[String], mode: Mode, consequence: &str) -> Result<Documents
     }
 }
 
-/// The same, save that objects of kinds that are not known are left out: an error for each.
-pub fn read_known(
+/// The same for who wants names only: what is wrong with the content of an object does not matter, and
+/// objects of kinds that are not known are left out, an error for each.
+pub fn read_names(
     files: &[String],
     mode: Mode,
     consequence: &str,
 ) -> Result<(Documents, Vec<(usize, Diagnostic)>), Failure> {
-    let (documents, errors) = gather(files, mode)?;
+    let (documents, mut errors) = gather(files, mode)?;
+    errors.retain(|(_, error)| error.unknown_kind || is_of_name(&error.path));
     match errors.iter().all(|(_, error)| error.unknown_kind) {
         true => Ok((documents, errors)),
         false => Err(documents.refuse(&errors, consequence)),
@@ -55,6 +59,7 @@ fn gather(files: &[String], mode: Mode) -> Result<(Documents, Vec<(usize, Diagno
     let mut documents = Documents {
         sources,
         objects: Vec::new(),
+        refused: Vec::new(),
         warnings: Vec::new(),
     };
     let mut errors = Vec::new();
@@ -66,11 +71,24 @@ fn gather(files: &[String], mode: Mode) -> Result<(Documents, Vec<(usize, Diagno
                 false => documents.warnings.push((index, diagnostic)),
             }
         }
+        documents.refused.extend(parsed.refused);
         documents
             .objects
             .extend(parsed.objects.into_iter().map(|object| (index, object)));
     }
     Ok((documents, errors))
+}
+
+/// Whether a path is of what an object is called, or of a document as a whole.
+fn is_of_name(path: &str) -> bool {
+    let own = match path.strip_prefix("items[") {
+        Some(rest) => rest
+            .split_once(']')
+            .map_or("", |(_, rest)| rest.trim_start_matches('.')),
+        None => path,
+    };
+    let first = own.split(['.', '[']).next().unwrap_or_default();
+    matches!(first, "" | "apiVersion" | "kind" | "items" | "metadata")
 }
 
 impl Documents {

@@ -421,6 +421,19 @@ fn delete_goes_on_past_kinds_that_are_not_known() {
          destinationrule.networking.istio.io \"reviews\" deleted\n"
     );
     run.fails(1, &["mixed.yaml", "Whatever", "example.com/v1"]);
+    // Of a document that is wrong its name is enough, as for kubectl.
+    control.run_with(&["apply", "-f", "-"], RULE).ok();
+    let wrong = RULE.replace("host: reviews", "host: [reviews]");
+    let wrong = control.file("wrong.yaml", &wrong);
+    let out = control.run(&["delete", "-f", &wrong]).ok();
+    assert_eq!(
+        out,
+        "destinationrule.networking.istio.io \"reviews\" deleted\n"
+    );
+    // Without a name there is nothing to delete.
+    let nameless = control.file("nameless.yaml", &RULE.replace("name:", "nam:"));
+    let run = control.run(&["delete", "-f", &nameless]);
+    run.fails(65, &["nothing was deleted"]);
     // What cannot be read at all still stops it.
     let broken = control.file("broken.yaml", &format!("{ROUTE}---\nkind: [\n"));
     control
