@@ -32,24 +32,20 @@ pub struct Viewer<'a> {
 #[derive(Default)]
 pub struct Claims {
     taken: HashSet<String>,
-    /// Somebody was left without a domain, so that what one host has depends on the others.
-    pub contested: bool,
 }
 
 impl Claims {
     /// The virtual host with the domains that nobody has; `None` when that is none.
     pub fn admit(&mut self, mut key: VirtualHostKey) -> Option<VirtualHostKey> {
-        let wanted = key.domains.len();
         key.domains
             .retain(|domain| self.taken.insert(domain.clone()));
-        self.contested |= key.domains.len() < wanted;
         (!key.domains.is_empty()).then_some(key)
     }
 }
 
 impl PortTable {
-    /// All virtual hosts, and whether any domain was wanted twice.
-    pub fn hosts(self, viewer: &Viewer<'_>) -> (Vec<VirtualHostKey>, bool) {
+    /// All virtual hosts.
+    pub fn hosts(self, viewer: &Viewer<'_>) -> Vec<VirtualHostKey> {
         let scope = viewer.scope;
         let rules = HostIndex::new(scope.rules());
         let mut claims = Claims::default();
@@ -72,7 +68,7 @@ impl PortTable {
                 );
             }
         }
-        (keys, claims.contested)
+        keys
     }
 
     /// The virtual hosts of one host, which is no wildcard, before anybody else's domains are looked
@@ -178,8 +174,8 @@ fn captured_domains(service: &Service, proxy: &Proxy) -> Vec<String> {
 /// yes: of services that the proxy does not see, of names it would not use.
 pub fn is_claimed(snapshot: &MeshSnapshot, proxy: &Proxy, domain: &str, host: &str) -> bool {
     let bare = domain.rsplit_once(':').map(|(name, _)| name);
-    let names = std::iter::once(domain).chain(bare);
-    let mut names = names.map(|name| name.strip_prefix("*.").unwrap_or(name));
+    let end = domain.strip_prefix("*.");
+    let mut names = std::iter::once(domain).chain(bare).chain(end);
     let suffix = domain_suffix(proxy);
     let namespace = &proxy.namespace;
     names.any(|name| {

@@ -25,7 +25,7 @@ pub(crate) const UNREGISTERED_PORT: u32 = 80;
 /// the listener is for one port.
 pub fn egress(viewer: &Viewer<'_>, listener: &EgressPort<'_>) -> Vec<VirtualHostKey> {
     let (egress, scope) = (listener.egress, viewer.scope);
-    let (mut keys, _) = PortTable::All.hosts(viewer);
+    let mut keys = PortTable::All.hosts(viewer);
     keys.retain_mut(|key| {
         let service = key.service.as_ref();
         let Some((host, port)) = service else {

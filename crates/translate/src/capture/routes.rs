@@ -44,15 +44,15 @@ pub fn names(scope: &Scope<'_>) -> BTreeSet<String> {
 pub enum Hosts {
     /// Of one service that takes every host.
     Every(Box<VirtualHostKey>),
-    /// Of all services of a port, and whether a domain was wanted twice.
-    Of(Vec<VirtualHostKey>, bool),
+    /// Of all services of a port.
+    Of(Vec<VirtualHostKey>),
 }
 
 /// The virtual hosts of a table. `None`: the table is none of ours.
 pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<Hosts> {
     let Some((host, port)) = name.rsplit_once(':') else {
-        let (hosts, contested) = PortTable::Captured(name.parse().ok()?).hosts(viewer);
-        return Some(Hosts::Of(hosts, contested));
+        let hosts = PortTable::Captured(name.parse().ok()?).hosts(viewer);
+        return Some(Hosts::Of(hosts));
     };
     let service = viewer.scope.service(host)?;
     let port = service.port(port.parse().ok()?)?;

@@ -99,37 +99,36 @@ impl<R> Translator<R> {
         touched: &Touched<'_>,
     ) -> Option<Vec<Edit>> {
         let made = kind.hosts_of(viewer, host);
-        let known = |name: &str| table.hosts.get(name);
-        let mut edits: Vec<Edit> = Vec::new();
-        let mut claims = Claims::default();
         let is_shaped_as_before = !touched.changes.services.contains_key(host);
-        let gone = touched.names_of(viewer.snapshot, host);
+        let (snapshot, proxy) = (viewer.snapshot, viewer.proxy);
+        let is_disputed = |domain: &String| port_table::is_claimed(snapshot, proxy, domain, host);
+        let mut claims = Claims::default();
+        let mut edits: Vec<Edit> = Vec::new();
+        let gone = touched.names_of(snapshot, host);
         let gone = gone.filter(|name| !made.iter().any(|key| key.name == *name));
-        edits.extend(gone.filter_map(|name| Some((known(&name)?.name.clone(), None))));
-        if table.contested && !edits.is_empty() {
-            return None;
+        for old in gone.filter_map(|name| table.hosts.get(name.as_str())) {
+            if domains_of(old).iter().any(is_disputed) {
+                return None;
+            }
+            edits.push((old.name.clone(), None));
         }
         for mut key in made {
-            let old = known(&key.name);
-            let had = old.and_then(|old| old.key.as_ref()).map(|key| &key.domains);
-            match had {
-                Some(domains) if is_shaped_as_before => key.domains = domains.clone(),
-                _ if table.contested => return None,
-                _ => {
-                    let is_new = |domain: &&String| had.is_none_or(|had| !had.contains(domain));
-                    let mut new = key.domains.iter().filter(is_new);
-                    let (snapshot, proxy) = (viewer.snapshot, viewer.proxy);
-                    if new.any(|domain| port_table::is_claimed(snapshot, proxy, domain, host)) {
-                        return None;
-                    }
-                    key = claims.admit(key)?;
-                    if claims.contested {
-                        return None;
-                    }
+            let old = table.hosts.get(key.name.as_str());
+            let had = old.map(domains_of).unwrap_or_default();
+            if is_shaped_as_before && old.is_some() {
+                key.domains = had.to_vec();
+            } else {
+                let added = key.domains.iter().filter(|domain| !had.contains(domain));
+                let freed = had.iter().filter(|domain| !key.domains.contains(domain));
+                if added.chain(freed).any(is_disputed) {
+                    return None;
                 }
             }
+            let Some(key) = claims.admit(key) else {
+                continue;
+            };
             let made = ById(self.encoded_host(key));
-            if old != Some(&made) {
+            if old.is_none_or(|old| !old.says_the_same(&made)) {
                 edits.push((made.name.clone(), Some(made)));
             }
         }
@@ -174,7 +173,6 @@ impl<R> Translator<R> {
             hosts,
             rest: table.rest.clone(),
             divides: table.divides,
-            contested: table.contested,
             seen_by: table.seen_by.clone(),
             apart: apart.map(OnceLock::from).unwrap_or_default(),
         });
@@ -201,6 +199,10 @@ impl Touched<'_> {
         let ports: BTreeSet<u32> = ports.chain([UNREGISTERED_PORT]).collect();
         ports.into_iter().map(move |port| format!("{host}:{port}"))
     }
+}
+
+fn domains_of(host: &ById<EncodedHost>) -> &[String] {
+    host.key.as_deref().map_or(&[], |key| &key.domains)
 }
 
 /// Which hosts a table of many services is for.

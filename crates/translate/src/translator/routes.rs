@@ -41,8 +41,6 @@ pub(super) struct Parts<R> {
     pub(super) rest: Rest,
     /// There may be many virtual hosts.
     pub(super) divides: bool,
-    /// A domain was wanted twice, see [`port_table::Claims`].
-    pub(super) contested: bool,
     /// One of the proxies that see it.
     pub(super) seen_by: Arc<Proxy>,
     pub(super) apart: OnceLock<Apart<R>>,
@@ -191,10 +189,8 @@ impl<R> Translator<R> {
                     scope: &scope,
                     proxy,
                 };
-                let (hosts, contested) = PortTable::All.hosts(&viewer);
-                let mut parts = self.parts(name, proxy, hosts, unknown_hosts(&scope));
-                parts.contested = contested;
-                Some(parts)
+                let hosts = PortTable::All.hosts(&viewer);
+                Some(self.parts(name, proxy, hosts, unknown_hosts(&scope)))
             }));
         }
         if snapshot.sidecar_of(proxy).is_some() {
@@ -230,8 +226,8 @@ impl<R> Translator<R> {
             scope,
             proxy,
         };
-        let (hosts, contested) = match capture::routes::table(&viewer, name)? {
-            Hosts::Of(hosts, contested) => (hosts, contested),
+        let hosts = match capture::routes::table(&viewer, name)? {
+            Hosts::Of(hosts) => hosts,
             Hosts::Every(host) => {
                 let mut parts = self.parts(name, proxy, vec![*host], Rest::IgnorePorts);
                 parts.divides = false;
@@ -244,9 +240,7 @@ impl<R> Translator<R> {
             _ if scope.outbound_policy() == OutboundPolicy::AllowAny => Rest::PassUnknownHosts,
             _ => Rest::RefuseUnknownHosts,
         };
-        let mut parts = self.parts(name, proxy, hosts, rest);
-        parts.contested = contested;
-        Some(parts)
+        Some(self.parts(name, proxy, hosts, rest))
     }
 
     /// A table, made once for all proxies that see the same.
@@ -286,7 +280,6 @@ impl<R> Translator<R> {
             hosts: hosts.map(|host| (host.name.clone(), host)).collect(),
             rest,
             divides: true,
-            contested: false,
             seen_by: Arc::new(proxy.clone()),
             apart: OnceLock::new(),
         }
