@@ -7,6 +7,7 @@
 //! `Arc`), so everything derived from it can be found again by identity.
 
 mod changes;
+mod settings;
 mod update;
 
 use std::collections::BTreeMap;

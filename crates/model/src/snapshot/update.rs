@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lateen_api::{MeshConfig, Object, Spec};
+use lateen_api::{Object, Spec};
 
+use super::settings::configured;
 use super::{Changes, Key, MeshSnapshot, WorkloadKey, labels_of, range_of};
 use crate::authorization::AuthorizationPolicy;
 use crate::auto_allocate::Allocation;
@@ -82,50 +83,6 @@ impl MeshSnapshot {
         Some((next, differs))
     }
 }
-
-/// The settings with what IstioOperators and the mesh's ConfigMap say.
-fn configured(objects: &[&Object], base: Arc<MeshSettings>) -> Arc<MeshSettings> {
-    let mut operators: Vec<_> = Vec::new();
-    let mut config_map = None;
-    let mut closed = false;
-    for object in objects {
-        match &object.spec {
-            Spec::IstioOperator(operator) => {
-                closed |= object.closed;
-                operators.push((registry::origin(object), operator));
-            }
-            Spec::ConfigMap(map)
-                if object.meta.name == MESH_CONFIG_MAP
-                    && object.meta.namespace == base.root_namespace =>
-            {
-                closed |= object.closed;
-                config_map = map.data.get("mesh");
-            }
-            _ => {}
-        }
-    }
-    operators.sort_by(|a, b| a.0.cmp(&b.0));
-    let operators = operators
-        .iter()
-        .filter_map(|(_, operator)| operator.mesh_config.clone());
-    let configs: Vec<MeshConfig> = operators
-        .chain(config_map.and_then(|text| MeshConfig::read(text)))
-        .collect();
-    if configs.is_empty() && !closed {
-        return base;
-    }
-    let mut settings = MeshSettings {
-        closed,
-        ..(*base).clone()
-    };
-    for config in &configs {
-        settings.configure(config);
-    }
-    Arc::new(settings)
-}
-
-/// Name of the ConfigMap that holds the mesh's settings.
-const MESH_CONFIG_MAP: &str = "istio";
 
 /// One update in work.
 struct Update<'a> {
