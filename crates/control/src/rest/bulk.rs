@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::query::Query;
 use super::resources::{self, change, in_version, internal, verdict};
 use super::status::{self, ApiError};
+use super::trust_maps::TrustMap;
 use super::{Api, answer};
 
 /// Bytes of one request: the objects of a large mesh.
@@ -97,6 +98,9 @@ impl Item {
         }
         let api_version = document.get("apiVersion").and_then(Value::as_str);
         let key = ObjectKey::adopt(&mut object);
+        if let Some(map) = TrustMap::of_key(&key) {
+            return Err(map.refuse_write());
+        }
         let expected = Some(object.meta.resource_version.clone()).filter(|v| !v.is_empty());
         Ok(Item {
             key,

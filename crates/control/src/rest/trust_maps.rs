@@ -36,8 +36,17 @@ impl TrustMap {
         else {
             return None;
         };
-        let map = ALL.into_iter().find(|map| map.name() == name)?;
-        Some((map, namespace))
+        Some((Self::named(name)?, namespace))
+    }
+
+    /// The one that a key is of.
+    pub fn of_key(key: &ObjectKey) -> Option<TrustMap> {
+        let is_map = key.group.is_empty() && key.kind == "ConfigMap";
+        Self::named(&key.name).filter(|_| is_map)
+    }
+
+    fn named(name: &str) -> Option<TrustMap> {
+        ALL.into_iter().find(|map| map.name() == name)
     }
 
     fn name(self) -> &'static str {

@@ -101,6 +101,18 @@ async fn the_roots_are_a_config_map_of_every_namespace_that_nobody_can_change() 
     let call = call.header("content-type", "application/apply-patch+yaml");
     let answer = call.send(plane.control.addresses().api).await.unwrap();
     assert_eq!(answer.status, 403, "{}", answer.body);
+    // Nor together with others.
+    let map = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "istio-ca-root-cert", "namespace": "anywhere"},
+        "data": {"root-cert.pem": "mine"},
+    });
+    let all = json!({"items": [map]}).to_string();
+    let call = Call::get("127.0.0.1", "/lateen/v1/apply");
+    let call = call.method("POST").body(all);
+    let answer = call.send(plane.control.addresses().api).await.unwrap();
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    assert!(answer.body.contains("holds the roots"), "{}", answer.body);
     let again: Value = serde_json::from_str(&plane.get(path).await).unwrap();
     assert_eq!(again["data"]["root-cert.pem"], roots.as_str());
 }
