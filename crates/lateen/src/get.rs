@@ -157,6 +157,12 @@ impl Getting<'_> {
                     anstream::eprintln!("No resources found in {} namespace.", self.args.namespace);
                 }
             }
+            if matches!(tables.as_slice(), [(Kind::Pod, _)]) {
+                anstream::eprintln!(
+                    "A mesh on this machine has processes instead of pods: `lateen get \
+                     workloadentries` lists them, `lateen proxy-status` their sidecars."
+                );
+            }
         }
         if let (true, Some((table, columns)), false) = (self.args.watch, last, failed) {
             return self.follow(&wanted[0], &watch_from, &table, &columns);

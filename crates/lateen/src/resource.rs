@@ -25,11 +25,6 @@ pub fn kinds(text: &str) -> Result<Vec<Kind>, Failure> {
 pub fn kind(text: &str) -> Result<Kind, Failure> {
     text.parse::<Kind>().map_err(|error| {
         let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.info().plural).collect();
-        if ["po", "pod", "pods"].contains(&text) {
-            let text = "a mesh on this machine has processes instead of pods: \
-                        `lateen get workloadentries` lists them, `lateen proxy-status` their sidecars";
-            return Failure::usage(text);
-        }
         Failure::usage(format!("{error}; the known kinds are {}", known.join(", ")))
     })
 }

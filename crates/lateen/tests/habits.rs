@@ -85,7 +85,9 @@ fn names_that_are_nearly_right(mesh: &Mesh) {
     check(&["pc", "c", "ratings"], meant);
     check(&["ps", "ratigns-v1"], meant);
     check(&["ps", "ratings-v1.prod"], meant);
-    check(&["get", "pods"], "`lateen get workloadentries`");
+    let (code, said) = stderr(mesh, &["get", "pods"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("`lateen get workloadentries`"), "{said}");
 }
 
 fn namespaces_of_what_is_listed(mesh: &Mesh) {
