@@ -94,7 +94,11 @@ impl Control {
         let (trust, tls) = trusted(options.clone(), mesh.clone(), addresses.secure).await?;
         let counters = Arc::new(Counters::default());
         let snapshot = mesh.snapshot();
-        let discovery = Arc::new(Discovery::new(mesh.clone(), options.plaintext_credentials));
+        let discovery = Arc::new(Discovery::new(
+            mesh.clone(),
+            &snapshot,
+            options.plaintext_credentials,
+        ));
         let server = Server::new(
             discovery.clone(),
             mesh::first_push(snapshot.clone()),

@@ -24,10 +24,13 @@ pub(crate) struct Discovery {
 }
 
 impl Discovery {
-    pub fn new(mesh: Arc<Mesh>, plaintext_credentials: bool) -> Self {
+    /// Begins with this snapshot.
+    pub fn new(mesh: Arc<Mesh>, first: &MeshSnapshot, plaintext_credentials: bool) -> Self {
         let wrap = |made: Encoded| Resource::from_bytes(made.name, made.type_url, made.bytes);
+        let translator = Translator::new(wrap);
+        translator.advance(first, &Changes::everything());
         Self {
-            translator: Translator::new(wrap),
+            translator,
             mesh,
             plaintext_credentials,
             proxies: RwLock::default(),
