@@ -11,6 +11,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use time::OffsetDateTime;
+use x509_parser::oid_registry::Oid;
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::certificate::{self, About};
@@ -109,6 +111,7 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Self, IssueError> {
         let encoding = |error: rcgen::Error| IssueError::Encoding(error.to_string());
+        check_subject(certificate)?;
         let issuer = Issuer::from_ca_cert_der(certificate, key).map_err(encoding)?;
         let end = |one: &CertificateDer<'_>| Some(About::read(one)?.not_after);
         let ends = [certificate].into_iter().chain(&intermediates);
@@ -334,4 +337,57 @@ pub(crate) fn serial() -> Result<[u8; 16], CryptoError> {
 
 pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The subject becomes the issuer of what is signed, and the library that writes certificates stops
+/// at an object identifier that it cannot write (X.660 knows three first parts; its reader makes a
+/// fourth of some).
+fn check_subject(certificate: &CertificateDer<'_>) -> Result<(), IssueError> {
+    let encoding = |what: String| IssueError::Encoding(what);
+    let (_, read) =
+        X509Certificate::from_der(certificate).map_err(|error| encoding(error.to_string()))?;
+    let is_writable = |oid: &Oid<'_>| {
+        let mut parts = oid.iter()?;
+        let first_two = (parts.next()?, parts.next()?);
+        Some(matches!(first_two, (0 | 1, 0..40) | (2, _)))
+    };
+    let mut names = read.subject().iter_attributes().map(|one| one.attr_type());
+    match names.find(|oid| is_writable(oid) != Some(true)) {
+        Some(oid) => Err(encoding(format!(
+            "the subject of the authority has the object identifier {oid}, which cannot be written"
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_whose_name_cannot_be_written_is_refused() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let made = params.self_signed(&key).unwrap();
+        // 2.5.4.3, the name that the library gives by itself.
+        let (common_name, unknown) = ([6, 3, 0x55, 4, 3], [6, 3, 0x7f, 4, 3]);
+        let mut bytes = made.der().to_vec();
+        for at in 0..bytes.len() - 5 {
+            if bytes[at..at + 5] == common_name {
+                bytes[at..at + 5].copy_from_slice(&unknown);
+            }
+        }
+        assert_ne!(bytes, made.der().to_vec());
+        let authority = |bytes: Vec<u8>| {
+            let key = SigningKey::from_pem(key.serialize_pem().as_bytes()).unwrap();
+            let certificate = CertificateDer::from(bytes);
+            let roots = vec![certificate.clone()];
+            let now = SystemTime::now();
+            Authority::new(key, &certificate, Vec::new(), roots, now).map(|_| ())
+        };
+        let refused = authority(bytes).unwrap_err().to_string();
+        assert!(refused.contains("object identifier"), "{refused}");
+        assert!(authority(made.der().to_vec()).is_ok());
+    }
 }
