@@ -1,8 +1,10 @@
-//! The HTTP/1 servers: the configuration API and monitoring.
+//! Connections of the control plane's ports, and the HTTP/1 servers: the configuration API and
+//! monitoring.
 //!
 //! Invariant: who connects and says nothing, or not enough, holds a connection for a limited time,
 //! and there are no more connections than so many.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use tower::Service as _;
 
 use crate::plane::gone;
 
-/// TCP connections at one time, as on the other ports. Watches are among them.
+/// TCP connections of one port at one time. Watches are among them.
 const CONNECTIONS: usize = 20_000;
 
 /// Accepts connections until `leaving`, and lets open requests end. The head of a request has to
@@ -27,9 +29,25 @@ pub(crate) async fn serve(
     patience: Duration,
     leaving: watch::Receiver<bool>,
 ) {
+    let until = leaving.clone();
+    accept(listener, leaving, |socket, _| {
+        connection(socket, router.clone(), patience, gone(until.clone()))
+    })
+    .await;
+}
+
+/// Accepts connections until `leaving`, no more than [`CONNECTIONS`] at one time, and waits until all
+/// are served.
+pub(crate) async fn accept<F>(
+    listener: TcpListener,
+    leaving: watch::Receiver<bool>,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let mut open = JoinSet::new();
-    let mut left = std::pin::pin!(gone(leaving.clone()));
+    let mut left = std::pin::pin!(gone(leaving));
     loop {
         tokio::select! {
             () = &mut left => break,
@@ -37,9 +55,9 @@ pub(crate) async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => match connections.clone().try_acquire_owned() {
                     Ok(permit) => {
-                        let (router, leaving) = (router.clone(), gone(leaving.clone()));
+                        let serving = serve(socket, peer);
                         open.spawn(async move {
-                            connection(socket, router, patience, leaving).await;
+                            serving.await;
                             drop(permit);
                         });
                     }

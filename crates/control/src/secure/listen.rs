@@ -13,8 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
 use tonic::body::Body;
@@ -23,10 +22,9 @@ use tower::Service as _;
 use super::caller::{Purpose, Shown, authenticate};
 use super::certificates::{Caller, Counters};
 use super::{Services, Tls};
+use crate::listen;
 use crate::plane::gone;
 
-/// TCP connections at one time, as on the plaintext port.
-const CONNECTIONS: usize = 20_000;
 /// From the TCP connection to the end of the handshake. There is no smaller bound on handshakes
 /// than on connections: whoever opened that many and said nothing would keep all others out.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,35 +44,13 @@ pub(crate) async fn serve(
     patience: Duration,
     leaving: watch::Receiver<bool>,
 ) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut open = JoinSet::new();
-    let mut left = std::pin::pin!(gone(leaving.clone()));
-    loop {
-        tokio::select! {
-            () = &mut left => break,
-            Some(_) = open.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((socket, peer)) => match connections.clone().try_acquire_owned() {
-                    Ok(permit) => {
-                        let (services, tls) = (services.clone(), tls.clone());
-                        let leaving = gone(leaving.clone());
-                        open.spawn(async move {
-                            connection(services, &tls, socket, peer, patience, leaving).await;
-                            drop(permit);
-                        });
-                    }
-                    Err(_) => tracing::warn!(%peer, "too many connections; closed"),
-                },
-                Err(error) => {
-                    // Out of descriptors, mostly: wait for some to come back.
-                    tracing::error!(%error, "cannot accept connections");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-        }
-    }
-    drop(listener);
-    while open.join_next().await.is_some() {}
+    let until = leaving.clone();
+    listen::accept(listener, leaving, |socket, peer| {
+        let (services, tls) = (services.clone(), tls.clone());
+        let leaving = gone(until.clone());
+        async move { connection(services, &tls, socket, peer, patience, leaving).await }
+    })
+    .await;
 }
 
 async fn connection(

@@ -8,9 +8,8 @@ use lateen_testkit::tokens::Issuer;
 use serde_json::json;
 
 use crate::authorization::Guarded;
-use crate::gateway::{rule, served};
 use crate::mesh::{Gateway, Mesh, Reviews};
-use crate::tokens::{ISSUER, bearer, inline};
+use crate::tokens::{ISSUER, bearer, inline, serving};
 
 const EDGE: &str = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}]";
 
@@ -22,12 +21,7 @@ async fn edge(plane: Plane, test: &str) -> Option<(Mesh, Gateway, Reviews)> {
         "gateway.networking.k8s.io/gateway-name": "edge",
     }});
     let gateway = Gateway::start_with(plane, &mesh, test, true, labels).await?;
-    let reviews = Reviews::start(&mesh).await;
-    let all = "  - route: [{destination: {host: reviews}}]";
-    mesh.apply(&rule("a.test", all)).await;
-    mesh.distributed(1).await;
-    served(&gateway, "a.test").await;
-    Some((mesh, gateway, reviews))
+    Some(serving(mesh, gateway).await)
 }
 
 fn policy(kind: &str, namespace: &str, spec: &str) -> String {

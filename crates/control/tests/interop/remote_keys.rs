@@ -9,9 +9,8 @@ use lateen_testkit::settles;
 use lateen_testkit::tokens::{Issuer, KeyServer};
 use serde_json::json;
 
-use crate::gateway::{rule, served};
 use crate::mesh::{Gateway, Mesh, Reviews};
-use crate::tokens::{answers, bearer, for_gateway};
+use crate::tokens::{answers, bearer, for_gateway, serving};
 
 /// The server as a service of the mesh. The control plane cannot resolve its name.
 fn server(port: u16) -> String {
@@ -26,12 +25,7 @@ fn server(port: u16) -> String {
 async fn gateway(plane: Plane, test: &str, who: KeysFetchedBy) -> Option<(Mesh, Gateway, Reviews)> {
     let mesh = Mesh::with_keys_fetched_by(who).await;
     let gateway = Gateway::start(plane, &mesh, test, true).await?;
-    let reviews = Reviews::start(&mesh).await;
-    let all = "  - route: [{destination: {host: reviews}}]";
-    mesh.apply(&rule("a.test", all)).await;
-    mesh.distributed(1).await;
-    served(&gateway, "a.test").await;
-    Some((mesh, gateway, reviews))
+    Some(serving(mesh, gateway).await)
 }
 
 fn call(issuer: &Issuer) -> Call {

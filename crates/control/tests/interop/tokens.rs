@@ -39,12 +39,17 @@ pub fn bearer(call: Call, token: &str) -> Call {
 pub async fn gateway(plane: Plane, test: &str) -> Option<(Mesh, Gateway, Reviews)> {
     let mesh = Mesh::start().await;
     let gateway = Gateway::start(plane, &mesh, test, true).await?;
+    Some(serving(mesh, gateway).await)
+}
+
+/// Gives the gateway everything for `a.test`, at `reviews`.
+pub async fn serving(mesh: Mesh, gateway: Gateway) -> (Mesh, Gateway, Reviews) {
     let reviews = Reviews::start(&mesh).await;
     let all = "  - route: [{destination: {host: reviews}}]";
     mesh.apply(&rule("a.test", all)).await;
     mesh.distributed(1).await;
     served(&gateway, "a.test").await;
-    Some((mesh, gateway, reviews))
+    (mesh, gateway, reviews)
 }
 
 /// Waits until a request without a right token is refused everywhere.
