@@ -238,10 +238,13 @@ fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
         .expect("certificates in PEM")
 }
 
-/// Writes a file and says where.
+/// Writes a file and says where. It is put in place whole: a program that reads it while it is
+/// written again sees the old content or the new.
 pub fn file(directory: &Path, name: &str, content: &str) -> PathBuf {
     let path = directory.join(name);
-    std::fs::write(&path, content).expect("a file can be written");
+    let mut whole = tempfile::NamedTempFile::new_in(directory).expect("a file can be made");
+    std::io::Write::write_all(&mut whole, content.as_bytes()).expect("a file can be written");
+    whole.persist(&path).expect("a file can be put in place");
     path
 }
 
