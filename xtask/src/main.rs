@@ -6,6 +6,7 @@
 
 mod bench;
 mod diff;
+mod failures;
 mod fuzz;
 mod setup;
 mod test;

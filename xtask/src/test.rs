@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything continuous integration holds us to, in the order that fails
 //! fastest.
 
-use crate::{Result, cargo, run as run_command, setup, target_dir, tidy};
+use crate::{Result, cargo, failures, run as run_command, setup, target_dir, tidy};
 
 /// Options of the task.
 #[derive(clap::Args)]
@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result {
     if !args.rest.is_empty() {
         tests.arg("--").args(&args.rest);
     }
-    let result = run_command("cargo test", &mut tests);
+    let result = failures::run("cargo test", &mut tests);
     report_skipped(&skipped);
     if let Some(tools) = &tools {
         for sentence in &tools.missing {
