@@ -8,7 +8,7 @@ use crate::http::filters::call::{Question, Reply};
 use crate::http::head::{BodyLength, RequestHead};
 use crate::http::headers::Known;
 use crate::http::request::Routed;
-use crate::http1::encode;
+use crate::http1::encode::{self, Decimal};
 use bytes::Bytes;
 use lateen_proxy_config::route::StringMatcher;
 use lateen_proxy_config::{ExtAuthz, HeaderTemplate, HttpAuthz};
@@ -63,6 +63,12 @@ pub(super) fn question(
         if !value.is_empty() {
             headers.set_name(name.as_bytes(), value);
         }
+    }
+    // What Envoy's internal client tells a server.
+    headers.set(Known::EnvoyInternal, b"true");
+    if let Some(timeout) = filter.timeout {
+        let milliseconds = Decimal::new(timeout.as_millis() as u64);
+        headers.set(Known::EnvoyExpectedTimeout, milliseconds.as_bytes());
     }
     if held.asked_for {
         let part: &[u8] = if held.is_part() { b"true" } else { b"false" };
