@@ -86,7 +86,7 @@ impl Io {
 
     /// Ready when there is something to read, be it only the end. No system call.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.tls.as_ref().is_some_and(|tls| tls.has_plain()) {
+        if self.tls.as_ref().is_some_and(|tls| tls.is_readable()) {
             return Poll::Ready(());
         }
         self.tcp.poll_read_ready(cx).map(|_| ())

@@ -1,6 +1,7 @@
 //! A TLS client that shows a certificate and takes any server's: what a server lets in is asked, not
 //! whom the client trusts.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,5 +214,84 @@ impl ServerCertVerifier for Anyone {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A client that has its records in its own hands, to end a connection in any way.
+pub struct Records {
+    tcp: TcpStream,
+    tls: rustls::ClientConnection,
+}
+
+impl Records {
+    /// After the handshake.
+    pub async fn connect(to: SocketAddr, alpn: &[&str]) -> Records {
+        let tcp = TcpStream::connect(to).await.expect("a connection");
+        let name = ServerName::try_from("server.test").expect("a name");
+        let tls = rustls::ClientConnection::new(Arc::new(config(None, alpn)), name);
+        let tls = tls.expect("a client's configuration");
+        let mut records = Records { tcp, tls };
+        while records.tls.is_handshaking() {
+            records.flush().await;
+            let mut none = Vec::new();
+            assert!(records.read(&mut none).await, "closed in the handshake");
+        }
+        records.flush().await;
+        records
+    }
+
+    /// Sends bytes, and with them that no more will come.
+    pub async fn send_last(&mut self, bytes: &[u8]) {
+        self.buffer(bytes);
+        self.tls.send_close_notify();
+        self.flush().await;
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        self.buffer(bytes);
+        self.flush().await;
+    }
+
+    /// Ends this side of the TCP connection.
+    pub async fn shutdown(&mut self) {
+        // The other end may be gone.
+        let _ = self.tcp.shutdown().await;
+    }
+
+    /// What comes until there is `enough`, or the end.
+    pub async fn receive(&mut self, enough: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !enough(&all) && self.read(&mut all).await {}
+        all
+    }
+
+    fn buffer(&mut self, bytes: &[u8]) {
+        let written = self.tls.writer().write_all(bytes);
+        written.expect("room for a request");
+    }
+
+    async fn flush(&mut self) {
+        let mut out = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut out).expect("a buffer takes all");
+        }
+        // The other end may be gone.
+        let _ = self.tcp.write_all(&out).await;
+    }
+
+    /// Whether anything came.
+    async fn read(&mut self, into: &mut Vec<u8>) -> bool {
+        let mut buffer = [0; 16_384];
+        let read = self.tcp.read(&mut buffer).await.unwrap_or(0);
+        let mut rest = &buffer[..read];
+        while !rest.is_empty() {
+            self.tls.read_tls(&mut rest).expect("a slice can be read");
+            let state = self.tls.process_new_packets().expect("records");
+            let at = into.len();
+            into.resize(at + state.plaintext_bytes_to_read(), 0);
+            let plain = self.tls.reader().read_exact(&mut into[at..]);
+            plain.expect("what there is");
+        }
+        read > 0
     }
 }

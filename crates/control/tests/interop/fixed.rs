@@ -2,8 +2,11 @@
 //! our proxy can do, but no document of a mesh asks for.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 
 use bytes::Bytes;
+use lateen_testkit::certificates::Pair;
 use lateen_testkit::envoy::{Envoy, Plane};
 use lateen_testkit::ports;
 use serde_json::{Value, json};
@@ -32,6 +35,26 @@ impl Fixed {
         clusters: &[(&str, u16)],
     ) -> Option<Self> {
         let binary = plane.binary(test)?;
+        let command = Command::new(&binary);
+        let chain = json!({});
+        Some(Self::start_by(command, &binary, test, chain, manager, routes, clusters).await)
+    }
+
+    /// The same by a command of its own, with what `chain` adds to the filter chain.
+    pub async fn start_by(
+        command: Command,
+        binary: &Path,
+        test: &str,
+        chain: Value,
+        manager: Value,
+        routes: Value,
+        clusters: &[(&str, u16)],
+    ) -> Self {
+        let mut chain = chain;
+        chain["filters"] = json!([{
+            "name": "envoy.filters.network.http_connection_manager",
+            "typed_config": connection_manager(manager, routes),
+        }]);
         let directory = tempfile::tempdir().unwrap();
         let (admin, http) = (ports::reserve(), ports::reserve());
         let clusters: Vec<Value> = clusters
@@ -46,20 +69,17 @@ impl Fixed {
                 "listeners": [{
                     "name": "http",
                     "address": address(http),
-                    "filter_chains": [{"filters": [{
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": connection_manager(manager, routes),
-                    }]}],
+                    "filter_chains": [chain],
                 }],
             },
         });
-        let proxy = Envoy::start(&binary, &bootstrap, directory.path()).await;
+        let proxy = Envoy::start_by(command, binary, &bootstrap, directory.path()).await;
         proxy.ready().await;
-        Some(Fixed {
+        Fixed {
             proxy,
             http: loopback(http),
             _directory: directory,
-        })
+        }
     }
 
     /// A connection to the listener.
@@ -75,6 +95,24 @@ impl Fixed {
         });
         Http2 { sender, task }
     }
+}
+
+/// A filter chain's TLS, with this certificate.
+pub fn tls(pair: &Pair, alpn: &[&str]) -> Value {
+    let context = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    json!({"transport_socket": {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": format!("type.googleapis.com/{context}"),
+            "common_tls_context": {
+                "alpn_protocols": alpn,
+                "tls_certificates": [{
+                    "certificate_chain": {"inline_string": pair.chain},
+                    "private_key": {"inline_string": pair.key},
+                }],
+            },
+        },
+    }})
 }
 
 fn address(port: u16) -> Value {

@@ -57,6 +57,7 @@ mod delegates;
 mod destination_rules;
 mod documents;
 mod edges;
+mod ends;
 mod external_authorizers;
 mod faults;
 mod fixed;

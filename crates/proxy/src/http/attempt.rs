@@ -11,6 +11,7 @@ use super::retry::{Failure, Retries};
 use super::stream::{
     Broken, Data, Downstream, Piece, Sink, StreamError, UpstreamStream, poll_transfer,
 };
+use super::trailers::{Screen, Screened};
 use super::upstream::Upstream;
 use crate::http2::client::Http2Stream;
 use crate::outcome::Outcome;
@@ -143,7 +144,7 @@ async fn send<D: Downstream>(
         }
         let mut scratch = worker.scratch.borrow_mut();
         let piece = match down.poll_piece(cx, &mut scratch[..PIECE]) {
-            Poll::Ready(Ok(piece)) => piece,
+            Poll::Ready(Ok(piece)) => Screen::of(x).piece(piece),
             // Nobody need hear of it.
             Poll::Ready(Err(StreamError::Protocol)) => {
                 return Poll::Ready(Err(Outcome::BadRequest));
@@ -252,6 +253,10 @@ pub(super) fn poll_request_body<D: Downstream>(
     let worker = x.worker.clone();
     let mut done = body.done;
     let received = &mut x.received;
+    let mut source = Screened {
+        source: down,
+        screen: Screen::new(&x.request, &x.service.manager, x.marks.as_deref()),
+    };
     let mut tap = |piece: &Piece<'_>| {
         let bytes = piece.data.as_slice();
         *received += bytes.len() as u64;
@@ -262,7 +267,7 @@ pub(super) fn poll_request_body<D: Downstream>(
             body.forget_if_any(piece);
         }
     };
-    let moved = poll_transfer(cx, &worker, down, upstream, &mut done, &mut tap);
+    let moved = poll_transfer(cx, &worker, &mut source, upstream, &mut done, &mut tap);
     body.done = done;
     match moved {
         Poll::Ready(Ok(())) => body.sent = true,

@@ -7,6 +7,7 @@ use super::filters;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::headers::{HeaderBlock, Known, list};
 use super::request::Routed;
+use super::trailers::note_removed;
 use crate::http1::encode::Decimal;
 use lateen_proxy_config::{
     AppendAction, ForwardClientCert, HeaderMutations, HeaderOps, HeaderTemplate,
@@ -297,6 +298,7 @@ pub(super) fn request_to_upstream(
     for ops in levels(routed, cluster_ops).into_iter().flatten() {
         if !ops.request.is_empty() {
             apply_request(x, routed, &ops.request);
+            note_removed(x, ops.request.remove.iter().map(|name| &**name));
         }
     }
 }

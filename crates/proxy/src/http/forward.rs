@@ -19,6 +19,7 @@ use super::request::Routed;
 use super::retry::Retries;
 use super::stream::Downstream;
 use super::timeouts::{self, Limits};
+use super::trailers::Screen;
 use super::upstream::Upstream;
 use crate::http1::encode::Decimal;
 use crate::outcome::Outcome;
@@ -92,7 +93,9 @@ fn request_body(x: &mut Exchange, routed: Routed<'_>, to: &Forward) -> RequestBo
     let mut body = RequestBody::new(x.request.body, x.request.is_tunnel(), limit);
     let counts_tries = routed.host.include_request_attempt_count;
     body.copies = Copies::begin(x, &to.mirrors, x.timeout, counts_tries);
-    if let Some(held) = x.marks.as_mut().and_then(|marks| marks.held.take()) {
+    if let Some(mut held) = x.marks.as_mut().and_then(|marks| marks.held.take()) {
+        let trailers = held.trailers.take();
+        held.trailers = trailers.and_then(|trailers| Screen::of(x).trailers(trailers));
         body.resume(held);
         return body;
     }

@@ -12,6 +12,7 @@
 //! | `upstream.rs` | the upstream's side of a try, by protocol |
 //! | `relay.rs` | the response on its way back, tunnels |
 //! | `retry.rs` | whether and when to try again |
+//! | `trailers.rs` | which trailers of a request go on |
 //! | `mirror.rs` | copies of requests for other clusters |
 //! | `edit.rs` | headers added, changed and removed on the way |
 //! | `client_cert.rs` | `x-forwarded-client-cert` |
@@ -45,4 +46,5 @@ mod retry;
 pub(crate) mod service;
 pub(crate) mod stream;
 mod timeouts;
+mod trailers;
 pub(crate) mod upstream;

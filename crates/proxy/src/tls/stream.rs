@@ -307,9 +307,9 @@ impl TlsStream {
         Pin::new(tcp).poll_shutdown(cx)
     }
 
-    /// Whether there is something to read without the socket.
-    pub(crate) fn has_plain(&self) -> bool {
-        !self.plain.is_empty()
+    /// Whether there is something to read without the socket, be it only the end.
+    pub(crate) fn is_readable(&self) -> bool {
+        !self.plain.is_empty() || self.ended
     }
 
     fn poll_flush(&mut self, tcp: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

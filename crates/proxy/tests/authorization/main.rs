@@ -13,3 +13,4 @@ mod planes;
 mod rbac;
 mod requests;
 mod servers;
+mod trailers;

@@ -35,6 +35,8 @@ pub(crate) struct Marks {
     cors_origin: Option<Box<[u8]>>,
     /// What has been read of the body for a filter.
     pub(super) held: Option<ext_authz::Held>,
+    /// Names that were taken out of the head, which trailers may not bring back.
+    pub(super) removed: Vec<Box<[u8]>>,
     /// Headers that filters want on the response, by their place.
     response: Vec<(usize, Vec<ext_authz::Change>)>,
     /// Why a filter refused it, where that says more than the outcome.
@@ -50,8 +52,8 @@ pub(super) enum Flow {
     Answered,
 }
 
-/// Shows a request to the filters. One without a route is shown to them as well: who may not come
-/// in is not told what there is. What a filter finds out may lead to another route.
+/// Shows a request to the filters. One without a route is shown to them as well, but no authorizer
+/// is asked about it. What a filter finds out may lead to another route.
 pub(super) async fn request<'t, D: Downstream>(
     x: &mut Exchange,
     down: &mut D,
@@ -91,6 +93,18 @@ pub(super) async fn request<'t, D: Downstream>(
                 }
                 None => Flow::Continue,
             },
+            // As Envoy, but for a request that may yet find a route: it would go there unasked.
+            HttpFilter::ExtAuthz(_)
+                if matches!(decision, Decision::Refuse(_))
+                    && !service
+                        .manager
+                        .filters
+                        .iter()
+                        .skip(place + 1)
+                        .any(may_reroute) =>
+            {
+                Flow::Continue
+            }
             HttpFilter::ExtAuthz(filter) => match ext_authz::wanted(x, routed, filter) {
                 Some(route) => {
                     Box::pin(ext_authz::check(x, down, routed, (place, filter), route)).await
@@ -121,6 +135,19 @@ pub(super) async fn request<'t, D: Downstream>(
         }
     }
     Flow::Continue
+}
+
+/// Whether a filter may have a request look for its route anew.
+fn may_reroute(filter: &HttpFilter) -> bool {
+    match filter {
+        HttpFilter::JwtAuthn(filter) => filter.providers.iter().any(|one| one.clear_route_cache),
+        // Of a request without a route it is not asked.
+        HttpFilter::ExtAuthz(_)
+        | HttpFilter::Fault(_)
+        | HttpFilter::Cors
+        | HttpFilter::Rbac(_)
+        | HttpFilter::Router(_) => false,
+    }
 }
 
 /// Shows the response of a routed request to the filters.

@@ -23,6 +23,7 @@ use crate::http::exchange::Exchange;
 use crate::http::local;
 use crate::http::request::Routed;
 use crate::http::stream::Downstream;
+use crate::http::trailers::note_removed;
 use crate::outcome::Outcome;
 use crate::stats::HttpStat;
 use lateen_proxy_config::{AuthzService, ExtAuthz, ExtAuthzRoute, Metadata, PerRoute};
@@ -194,6 +195,7 @@ async fn ask<D: Downstream>(
 fn allow(x: &mut Exchange, (place, filter): (usize, &ExtAuthz), mut changes: Changes) {
     take_metadata(x, filter, changes.metadata.take());
     changes.apply(&mut x.request);
+    note_removed(x, changes.remove.iter().map(String::as_str));
     if !changes.response.is_empty() {
         let marks = x.marks.get_or_insert_default();
         marks.response.push((place, changes.response));
