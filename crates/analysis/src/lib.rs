@@ -14,6 +14,7 @@ mod destination_rules;
 mod gateways;
 mod mtls;
 mod request_authentications;
+mod role_bindings;
 mod servers;
 mod services;
 mod sidecars;
@@ -82,6 +83,7 @@ pub fn findings(snapshot: &MeshSnapshot) -> Vec<Finding> {
     found.extend(sidecars::findings(snapshot));
     found.extend(request_authentications::findings(snapshot));
     found.extend(authorization_policies::findings(snapshot));
+    found.extend(role_bindings::findings(snapshot));
     found.sort_by(|a, b| (&a.subject, &a.path).cmp(&(&b.subject, &b.path)));
     found
 }
@@ -101,8 +103,9 @@ pub fn findings_of(snapshot: &MeshSnapshot, subject: &Subject) -> Vec<Finding> {
             found
         }
         "Service" | "ServiceEntry" => services::of(snapshot, subject),
+        "RoleBinding" | "ClusterRoleBinding" => role_bindings::findings(snapshot),
         // Nobody is told anything about workloads.
-        "WorkloadEntry" | "Namespace" | "Secret" => Vec::new(),
+        "WorkloadEntry" | "Namespace" | "Secret" | "Role" | "ClusterRole" => Vec::new(),
         _ => findings(snapshot),
     };
     found.retain(|finding| finding.subject == *subject);

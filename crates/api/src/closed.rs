@@ -12,6 +12,7 @@
 //! | DestinationRule | where it says anything of TLS, one for its host that is [`Object::closed`]: nothing is sent there, since nobody knows how |
 //! | Sidecar | one that imports what of the egress hosts can be read, else the own namespace; unknown hosts are refused unless it says otherwise |
 //! | ConfigMap `istio`, IstioOperator with a `meshConfig` | one without content; being [`Object::closed`], no proxy is served: nobody knows the settings of the mesh |
+//! | Role, ClusterRole, RoleBinding, ClusterRoleBinding | one that gives nothing; being [`Object::closed`], it counts as one about Secrets, so that only others give them |
 //! | RequestAuthentication | one without rules; being [`Object::closed`], requests are refused, since there is no saying which tokens and which headers made of them are to be trusted |
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::meta::ObjectMeta;
 use crate::object::{Object, Spec};
 use crate::peer_authentication::{MutualTls, MutualTlsMode, PeerAuthentication};
 use crate::request_authentication::RequestAuthentication;
+use crate::role::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use crate::service_entry;
 use crate::sidecar::{IstioEgressListener, OutboundTrafficMode, OutboundTrafficPolicy, Sidecar};
 use crate::target_reference::PolicyTargetReference;
@@ -66,6 +68,10 @@ impl Object {
             Kind::Sidecar => sidecar(spec).into(),
             Kind::ConfigMap if is_mesh_config(document) => ConfigMap::default().into(),
             Kind::IstioOperator if configures_the_mesh(spec) => IstioOperator::default().into(),
+            Kind::Role => Role::default().into(),
+            Kind::ClusterRole => ClusterRole::default().into(),
+            Kind::RoleBinding => RoleBinding::default().into(),
+            Kind::ClusterRoleBinding => ClusterRoleBinding::default().into(),
             _ => return None,
         };
         let named = |field: &str| {

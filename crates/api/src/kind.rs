@@ -34,6 +34,7 @@ const ISTIO: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &[&str] = &["v1", "v1beta1"];
 const CORE: &[&str] = &["v1"];
 const OPERATOR: &[&str] = &["v1alpha1"];
+const RBAC: &str = crate::role::GROUP;
 
 macro_rules! kinds {
     ($( $kind:ident($spec:path), $group:literal, $plural:literal, $singular:literal, $short:expr, $namespaced:literal, $versions:expr; )*) => {
@@ -110,19 +111,28 @@ kinds! {
     Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
     ConfigMap(crate::ConfigMap), "", "configmaps", "configmap", ["cm"], true, CORE;
+    Role(crate::role::Role), "rbac.authorization.k8s.io", "roles", "role", [], true, CORE;
+    RoleBinding(crate::role::RoleBinding), "rbac.authorization.k8s.io", "rolebindings", "rolebinding", [], true, CORE;
+    ClusterRole(crate::role::ClusterRole), "rbac.authorization.k8s.io", "clusterroles", "clusterrole", [], false, CORE;
+    ClusterRoleBinding(crate::role::ClusterRoleBinding), "rbac.authorization.k8s.io", "clusterrolebindings", "clusterrolebinding", [], false, CORE;
     IstioOperator(crate::IstioOperator), "install.istio.io", "istiooperators", "istiooperator", ["iop", "io"], true, OPERATOR;
 }
 
 impl Kind {
     /// Whether the content stands beside `metadata` instead of under `spec`.
     pub fn content_at_root(self) -> bool {
-        matches!(self, Kind::ConfigMap | Kind::Secret)
+        matches!(self, Kind::ConfigMap | Kind::Secret) || self.is_role()
+    }
+
+    /// Whether the kind says what somebody may do in the API.
+    pub fn is_role(self) -> bool {
+        self.info().group == RBAC
     }
 
     /// Whether objects of the kind protect something: one that is not understood to the last field
     /// is refused, whatever else is asked for.
     pub fn is_security(self) -> bool {
-        self.info().group == "security.istio.io"
+        self.info().group == "security.istio.io" || self.is_role()
     }
 
     /// `networking.istio.io/v1`, `v1`: the version that answers are given in.
@@ -215,10 +225,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
     ),
     ("autoscaling", &["HorizontalPodAutoscaler"]),
     ("policy", &["PodDisruptionBudget"]),
-    (
-        "rbac.authorization.k8s.io",
-        &["Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"],
-    ),
     ("apiextensions.k8s.io", &["CustomResourceDefinition"]),
     (
         "admissionregistration.k8s.io",

@@ -48,6 +48,7 @@ pub mod meta;
 pub mod peer_authentication;
 pub mod pod;
 pub mod request_authentication;
+pub mod role;
 pub mod secret;
 pub mod service_entry;
 pub mod sidecar;

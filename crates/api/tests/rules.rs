@@ -26,6 +26,13 @@ fn findings(text: &str) -> Vec<String> {
 
 fn document(kind: &str, spec: &str) -> String {
     let version = match kind {
+        "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" => {
+            let separator = if spec.is_empty() { "" } else { ", " };
+            return format!(
+                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: {kind}, metadata: {{name: x}}\
+                 {separator}{spec}}}\n"
+            );
+        }
         "Service" => "v1",
         "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
             "security.istio.io/v1"
@@ -91,6 +98,7 @@ fn every_rule_finds_what_it_should() {
         ("authorization_policy.txt", 40),
         ("peer_authentication.txt", 10),
         ("request_authentication.txt", 24),
+        ("role.txt", 22),
     ];
     for (name, at_least) in files {
         let cases = check_file(name);

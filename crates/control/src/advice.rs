@@ -10,7 +10,7 @@ use lateen_model::MeshSnapshot;
 /// Warnings about `object` in the mesh of `snapshot`, of which it is a part.
 pub(crate) fn warnings(snapshot: &MeshSnapshot, object: &Object) -> Vec<Diagnostic> {
     let namespace = match object.meta.namespace.as_str() {
-        "" => "default",
+        "" if object.kind.info().namespaced => "default",
         namespace => namespace,
     };
     let subject = Subject {

@@ -73,7 +73,8 @@ impl Source for Discovery {
         self.mesh.is_known()?;
         let mut proxy = Proxy::from_node(&node.id, &node.metadata).map_err(|e| e.to_string())?;
         if let Some(identity) = &node.identity {
-            is_its_own(node, &proxy, identity)?;
+            let proved = is_its_own(node, &proxy, identity)?;
+            proxy.account = Some(proved.service_account().to_owned());
         }
         proxy.virtual_hosts_by_name = takes_virtual_hosts(node);
         proxy.locality = Locality {
@@ -158,8 +159,8 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 /// Whether a node speaks for the identity that its connection has proved: the same namespace,
 /// wherever it says one, and the same service account, if it says one (Istio's
-/// `PILOT_ENABLE_XDS_IDENTITY_CHECK`).
-fn is_its_own(node: &Node, proxy: &Proxy, identity: &str) -> Result<(), String> {
+/// `PILOT_ENABLE_XDS_IDENTITY_CHECK`). Gives that identity.
+fn is_its_own(node: &Node, proxy: &Proxy, identity: &str) -> Result<SpiffeId, String> {
     let proved = SpiffeId::parse(identity).map_err(|error| error.to_string())?;
     let of_id = node.parsed.as_ref().map(|id| id.namespace.as_str());
     let account = node.metadata_str("SERVICE_ACCOUNT").unwrap_or_default();
@@ -167,7 +168,7 @@ fn is_its_own(node: &Node, proxy: &Proxy, identity: &str) -> Result<(), String> 
         && of_id == Some(proved.namespace())
         && (account.is_empty() || account == proved.service_account());
     if is_own {
-        return Ok(());
+        return Ok(proved);
     }
     // What a node says of itself may be long.
     const SHOWN: usize = 200;

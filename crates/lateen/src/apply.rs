@@ -281,8 +281,10 @@ fn settle_namespace(parsed: &mut ParsedObject, given: Option<&str>) -> Result<()
 
 /// What others refer to comes first.
 pub fn rank(kind: Kind) -> usize {
-    const ORDER: [&str; 6] = [
+    const ORDER: [&str; 8] = [
         "Namespace",
+        "Role",
+        "ClusterRole",
         "Service",
         "ServiceEntry",
         "WorkloadEntry",

@@ -14,6 +14,7 @@ mod protocol;
 mod proxy;
 mod registry;
 mod request_authentication;
+mod roles;
 mod rules;
 mod secret;
 pub mod servers;
@@ -33,6 +34,7 @@ pub use proxy::{Generator, Interception, NodeError, Proxy, ProxyKind};
 pub use request_authentication::{
     KeyServer, KeySet, KeySets, KeySource, KeysFetchedBy, RequestAuthentication,
 };
+pub use roles::RoleBinding;
 pub use rules::{
     DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, ServerHost, VirtualService,
     resolve_gateway,

@@ -50,6 +50,8 @@ pub struct Proxy {
     /// Name of the workload (of its WorkloadEntry).
     pub name: String,
     pub namespace: String,
+    /// The service account that its connection has proved.
+    pub account: Option<String>,
     pub labels: BTreeMap<String, String>,
     /// Where it says it runs; empty when it does not say.
     pub locality: Locality,
@@ -126,6 +128,7 @@ impl Proxy {
             address: address.to_string(),
             name: name.to_string(),
             labels: labels(metadata)?,
+            account: None,
             locality: Locality::default(),
             dns_domain: if dns_domain.is_empty() {
                 format!("{namespace}.svc.cluster.local")

@@ -51,7 +51,9 @@ pub fn affected(
         now.sidecars()
             .any(|sidecar| !sidecar.spec.ingress.is_empty())
     };
-    if own || scoped || (inbound && ingress()) {
+    // Clusters with a Secret that a gateway may have, or no longer.
+    let credentials = changes.roles && now.destination_rules().next().is_some();
+    if own || scoped || credentials || (inbound && ingress()) {
         affected.insert(type_url::CLUSTER, None);
     } else if !(changes.services.is_empty() && changes.destination_rules.is_empty()) {
         clusters.extend(inbound_names(now, changes));
@@ -77,6 +79,7 @@ pub fn affected(
     if own
         || changes.gateways
         || !changes.secrets.is_empty()
+        || changes.roles
         || !changes.destination_rules.is_empty()
     {
         affected.insert(type_url::SECRET, None);
@@ -104,6 +107,7 @@ fn listeners(now: &MeshSnapshot, changes: &Changes) -> bool {
         || changes.authorization_policies
         || changes.request_authentications
         || !changes.secrets.is_empty()
+        || changes.roles
         || !changes.peer_authentications.is_empty()
         || !changes.services.is_empty()
         || !changes.destination_rules.is_empty()

@@ -31,6 +31,8 @@ pub struct Client<'a> {
     pub placement: &'a Placement,
     /// It knows the endpoints of its own service.
     pub self_discovery: bool,
+    /// Roles keep it from a Secret that it would need.
+    pub refused: bool,
     /// Who they are, for the mesh's own TLS.
     pub peers: &'a MeshPeers,
 }
@@ -45,7 +47,7 @@ pub fn outbound(
     client: &Client<'_>,
 ) -> cluster::Cluster {
     let name = names::outbound_cluster(port.number, subset, &service.hostname);
-    if rule.is_some_and(|rule| rule.closed) {
+    if client.refused || rule.is_some_and(|rule| rule.closed) {
         return nowhere(name, mesh);
     }
     let policy = Policy::of(rule, subset, port.number);

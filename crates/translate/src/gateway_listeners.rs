@@ -10,7 +10,7 @@ use lateen_model::{Location, MeshSettings, MeshSnapshot, Protocol, Proxy, hostna
 use crate::connection_manager::{self as connection, Routes, Side};
 use crate::envoy::{self, core, listener, tcp};
 use crate::guard::{Guard, Guards};
-use crate::{l4, names, tls_context};
+use crate::{l4, names, secrets, tls_context};
 
 /// What sidecars offer by ALPN when they speak the mesh's TLS. A gateway passes nothing else on to
 /// clusters that are named by the client.
@@ -38,6 +38,10 @@ pub fn listener(
         port,
         listener: &name,
     };
+    let may_serve = |server: &&MergedServer<'_>| {
+        let mut secrets = tls_context::secrets(server).into_iter();
+        !secrets.any(|name| secrets::is_refused(snapshot, proxy, &name))
+    };
     let mut taken: BTreeSet<String> = port
         .servers
         .iter()
@@ -49,7 +53,7 @@ pub fn listener(
         // All of them are, and the route table tells them apart.
         ServerKind::Http => chains.push(served.http_chain(port.servers.first()?)?),
         _ => {
-            for server in &port.servers {
+            for server in port.servers.iter().filter(may_serve) {
                 chains.extend(served.server_chains(server, &mut taken));
             }
         }

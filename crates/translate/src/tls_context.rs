@@ -32,6 +32,23 @@ pub fn downstream(
     terminating(settings, is_http, (mesh, has_identity))
 }
 
+/// Resource names of the Secrets that a server where TLS ends needs.
+pub fn secrets(server: &MergedServer<'_>) -> Vec<String> {
+    let settings = server.server.tls.as_ref();
+    let Some(settings) = settings.filter(|_| server.kind.terminates()) else {
+        return Vec::new();
+    };
+    if settings.mode == Some(ServerTlsMode::IstioMutual) {
+        return Vec::new();
+    }
+    let names = credentials(settings);
+    let mut needed: Vec<_> = names.iter().map(|name| resource(name)).collect();
+    if settings.mode != Some(ServerTlsMode::Simple) {
+        needed.extend(authorities(settings));
+    }
+    needed
+}
+
 /// The same of TLS settings, wherever they stand.
 pub fn terminating(
     settings: &ServerTlsSettings,
@@ -204,18 +221,8 @@ fn validation(
         .tls_certificates
         .first()
         .map_or(&settings.ca_certificates, |pair| &pair.ca_certificates);
-    let of_secret = match settings.ca_cert_credential_name.as_str() {
-        "" => credentials(settings).first().copied(),
-        name => Some(name),
-    };
-    match of_secret {
-        Some(name) => {
-            let name = match name.ends_with(AUTHORITY_SUFFIX) {
-                true => resource(name),
-                false => resource(name) + AUTHORITY_SUFFIX,
-            };
-            Some(combined(context, sds(&name)))
-        }
+    match authorities(settings) {
+        Some(name) => Some(combined(context, sds(&name))),
         None => {
             context.crl = file(&settings.ca_crl);
             if has_agent && of_file.starts_with('/') {
@@ -226,6 +233,18 @@ fn validation(
             Some(ValidationContextType::ValidationContext(context))
         }
     }
+}
+
+/// The resource of the authorities that clients' certificates are verified with, if a Secret has them.
+fn authorities(settings: &ServerTlsSettings) -> Option<String> {
+    let of_secret = match settings.ca_cert_credential_name.as_str() {
+        "" => credentials(settings).first().copied(),
+        name => Some(name),
+    };
+    of_secret.map(|name| match name.ends_with(AUTHORITY_SUFFIX) {
+        true => resource(name),
+        false => resource(name) + AUTHORITY_SUFFIX,
+    })
 }
 
 fn combined(

@@ -97,6 +97,8 @@ struct ClusterKey {
     placement: Placement,
     /// Its proxy knows the endpoints of its own service.
     self_discovery: bool,
+    /// Roles keep its proxy from a Secret that it would need.
+    refused: bool,
     peers: MeshPeers,
 }
 
@@ -281,6 +283,9 @@ impl<R> Translator<R> {
                             _ => Placement::Anywhere,
                         },
                         self_discovery: proxy.self_discovery.is_some(),
+                        refused: crate::upstream_tls::secrets(&policy)
+                            .iter()
+                            .any(|name| secrets::is_refused(snapshot, proxy, name)),
                         peers: MeshPeers::of(snapshot, proxy, service, &policy, has_identity),
                     };
                     let own = by_server_name && service.location == Location::Internal;
@@ -319,6 +324,7 @@ impl<R> Translator<R> {
                         resolution: key.resolution,
                         placement: &key.placement,
                         self_discovery: key.self_discovery,
+                        refused: key.refused,
                         peers: &key.peers,
                     },
                 );

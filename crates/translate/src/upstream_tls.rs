@@ -28,6 +28,33 @@ pub struct Transport {
     proxy_protocol: Option<ProxyProtocolVersion>,
 }
 
+/// Resource names of the Secrets that a gateway needs for a cluster.
+pub fn secrets(policy: &Policy) -> Vec<String> {
+    let credential = policy
+        .tls
+        .as_ref()
+        .filter(|tls| !tls.credential_name.is_empty());
+    let Some(tls) = credential else {
+        return Vec::new();
+    };
+    let (own, authorities) = (certificate_of(tls), authorities_of(tls));
+    let checks = tls.insecure_skip_verify != Some(true);
+    match tls.mode.unwrap_or_default() {
+        ClientTlsMode::Simple if checks => vec![authorities],
+        ClientTlsMode::Mutual if checks => vec![own, authorities],
+        ClientTlsMode::Mutual => vec![own],
+        _ => Vec::new(),
+    }
+}
+
+fn certificate_of(settings: &ClientTlsSettings) -> String {
+    format!("kubernetes://{}", settings.credential_name)
+}
+
+fn authorities_of(settings: &ClientTlsSettings) -> String {
+    format!("kubernetes://{}-cacert", settings.credential_name)
+}
+
 impl Transport {
     /// What holds for a proxy. A Secret is for gateways: sidecars may not read it, and send to the
     /// egress gateway without (as Istio's do, `buildUpstreamClusterTLSContext`).
@@ -139,7 +166,7 @@ fn context(
         (false, _) => {}
         (true, false) => common
             .tls_certificate_sds_secret_configs
-            .push(secret_config(format!("kubernetes://{secret}"))),
+            .push(secret_config(certificate_of(settings))),
         (true, true) => common.tls_certificates.push(tls::TlsCertificate {
             certificate_chain: Some(file(&settings.client_certificate)),
             private_key: Some(file(&settings.private_key)),
@@ -163,8 +190,8 @@ fn context(
             ValidationContextType::CombinedValidationContext(
                 tls::common_tls_context::CombinedCertificateValidationContext {
                     default_validation_context: Some(validation),
-                    validation_context_sds_secret_config: Some(secret_config(format!(
-                        "kubernetes://{secret}-cacert"
+                    validation_context_sds_secret_config: Some(secret_config(authorities_of(
+                        settings,
                     ))),
                     ..Default::default()
                 },

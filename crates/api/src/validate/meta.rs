@@ -15,6 +15,7 @@ pub fn validate(object: &Object, check: &mut Checker) {
             check.syntax(match object.kind {
                 Kind::Namespace => names::label(name),
                 Kind::Service => service_name(name),
+                kind if kind.is_role() => super::role::role_name(name),
                 _ => names::subdomain(name),
             });
         }),

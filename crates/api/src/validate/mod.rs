@@ -18,6 +18,7 @@ mod names;
 mod peer_authentication;
 mod pod;
 mod request_authentication;
+mod role;
 mod secret;
 mod service_entry;
 mod sidecar;

@@ -112,6 +112,29 @@ fn columns(kind: Kind) -> &'static [Column] {
                 ]
             }
         }
+        Kind::Role | Kind::ClusterRole => {
+            const {
+                &[
+                    NAME,
+                    column("Created At", Cell::Field("/metadata/creationTimestamp")),
+                ]
+            }
+        }
+        Kind::RoleBinding | Kind::ClusterRoleBinding => {
+            const {
+                &[
+                    NAME,
+                    column("Role", Cell::Of(bound_role)),
+                    AGE,
+                    wide("Users", Cell::Of(|body| subjects(body, "User"))),
+                    wide("Groups", Cell::Of(|body| subjects(body, "Group"))),
+                    wide(
+                        "ServiceAccounts",
+                        Cell::Of(|body| subjects(body, "ServiceAccount")),
+                    ),
+                ]
+            }
+        }
         Kind::Namespace => const { &[NAME, column("Status", Cell::Fixed("Active")), AGE] },
         // A kind that is added to the api crate shows at least its name until it has columns.
         #[allow(unreachable_patterns, reason = "kinds are added in another crate")]
@@ -189,6 +212,32 @@ fn secret_type(body: &Value) -> String {
 fn secret_entries(body: &Value) -> String {
     let entries = body.get("data").and_then(Value::as_object);
     entries.map_or(0, |entries| entries.len()).to_string()
+}
+
+/// `Role/web`.
+fn bound_role(body: &Value) -> String {
+    let part = |name: &str| {
+        body["roleRef"][name]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    format!("{}/{}", part("kind"), part("name"))
+}
+
+/// Those of one kind, with their namespace where they have one.
+fn subjects(body: &Value, kind: &str) -> String {
+    let subjects = body["subjects"].as_array().map(Vec::as_slice);
+    let of_kind = subjects.unwrap_or_default().iter();
+    let of_kind = of_kind.filter(|one| one["kind"] == kind);
+    let name = |one: &Value| {
+        let name = one["name"].as_str().unwrap_or_default();
+        match one["namespace"].as_str() {
+            Some(namespace) => format!("{namespace}/{name}"),
+            None => name.to_owned(),
+        }
+    };
+    of_kind.map(name).collect::<Vec<_>>().join(", ")
 }
 
 fn cluster_ip(body: &Value) -> String {

@@ -87,6 +87,7 @@ mod remote_keys;
 mod requests;
 mod retries;
 mod revocation;
+mod roles;
 mod scanned;
 mod scope;
 mod secrets;

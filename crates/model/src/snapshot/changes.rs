@@ -21,6 +21,8 @@ pub struct Changes {
     pub sidecars: bool,
     pub authorization_policies: bool,
     pub secrets: BTreeSet<NamespacedName>,
+    /// Roles or their bindings, and so who may have Secrets.
+    pub roles: bool,
     /// Namespaces whose PeerAuthentications changed.
     pub peer_authentications: BTreeSet<String>,
     /// RequestAuthentications, or the keys fetched for them.
@@ -53,6 +55,7 @@ impl Changes {
             && self.workloads.is_empty()
             && !self.gateways
             && !self.sidecars
+            && !self.roles
             && !self.authorization_policies
             && !self.request_authentications
     }
@@ -98,6 +101,7 @@ impl Changes {
         join(&mut self.destination_rules, later.destination_rules);
         self.gateways |= later.gateways;
         self.sidecars |= later.sidecars;
+        self.roles |= later.roles;
         self.authorization_policies |= later.authorization_policies;
         self.request_authentications |= later.request_authentications;
         self.secrets.extend(later.secrets);

@@ -25,6 +25,7 @@ use crate::peer_authentication::PeerAuthentication;
 use crate::proxy::Proxy;
 use crate::registry::Registered;
 use crate::request_authentication::{KeySets, RequestAuthentication};
+use crate::roles::Roles;
 use crate::rules::{
     Client, DestinationRule, DestinationRules, Gateway, MESH_GATEWAY, Origin, VirtualService,
 };
@@ -73,6 +74,7 @@ pub struct MeshSnapshot {
     /// By namespace, oldest first.
     peer_authentications: RedBlackTreeMapSync<(String, Origin), Arc<PeerAuthentication>>,
     namespaces: RedBlackTreeMapSync<String, ()>,
+    pub(crate) roles: Roles,
     /// By namespace, oldest first.
     pub(crate) request_authentications:
         RedBlackTreeMapSync<(String, Origin), Arc<RequestAuthentication>>,

@@ -206,6 +206,13 @@ impl<'a> Update<'a> {
             Spec::Namespace(_) => {
                 self.next.namespaces.remove_mut(&origin.name);
             }
+            Spec::Role(_)
+            | Spec::ClusterRole(_)
+            | Spec::RoleBinding(_)
+            | Spec::ClusterRoleBinding(_) => {
+                self.next.roles.remove(object);
+                self.changes.roles = true;
+            }
             // The settings are read from these, see `configured`.
             Spec::ConfigMap(_) | Spec::IstioOperator(_) => {}
         }
@@ -324,6 +331,13 @@ impl<'a> Update<'a> {
             }
             Spec::Namespace(_) => {
                 self.next.namespaces.insert_mut(origin.name, ());
+            }
+            Spec::Role(_)
+            | Spec::ClusterRole(_)
+            | Spec::RoleBinding(_)
+            | Spec::ClusterRoleBinding(_) => {
+                self.next.roles.add(object);
+                self.changes.roles = true;
             }
             Spec::ConfigMap(_) | Spec::IstioOperator(_) => {}
         }
