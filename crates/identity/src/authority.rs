@@ -261,6 +261,13 @@ impl Authority {
         self.roots_pem.last().map_or("", String::as_str)
     }
 
+    /// When the root of what is signed now was made, if it was made here: it is valid from a little
+    /// before.
+    pub fn own_root_made(&self) -> Option<SystemTime> {
+        let about = About::read(self.roots.last()?)?;
+        Some(about.not_before + CLOCK_SKEW)
+    }
+
     /// Certificates that count no more, of an authority that was given with such lists.
     pub fn revocations(&self) -> Option<&Revocations> {
         self.revocations.as_ref()

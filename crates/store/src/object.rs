@@ -64,7 +64,7 @@ pub struct Stored {
     pub resource_version: u64,
     /// Counts changes of anything but the metadata, as in Kubernetes.
     pub generation: u64,
-    /// RFC 3339, whole seconds.
+    /// RFC 3339, whole seconds; empty where nobody knows.
     pub created: String,
     /// What the author declared: `apiVersion`, `kind`, `metadata` without the fields that the store
     /// owns, and the rest. `status` is taken from an author for a WorkloadEntry and a Pod only.
@@ -123,7 +123,9 @@ impl Stored {
                 json!(self.resource_version.to_string()),
             );
             metadata.insert("generation".into(), json!(self.generation));
-            metadata.insert("creationTimestamp".into(), json!(self.created));
+            if !self.created.is_empty() {
+                metadata.insert("creationTimestamp".into(), json!(self.created));
+            }
         }
         document
     }

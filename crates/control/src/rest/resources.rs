@@ -317,7 +317,11 @@ impl Call<'_> {
 
     fn current(&self) -> Result<Arc<Stored>, ApiError> {
         if let Some((map, namespace)) = TrustMap::of(&self.target) {
-            return Ok(Arc::new(map.object(&self.api.trust, namespace)));
+            return Ok(Arc::new(map.object(
+                &self.api.store,
+                &self.api.trust,
+                namespace,
+            )));
         }
         let key = self.key();
         let made = || root_secret::of_object(&self.api.store, &self.api.trust, &self.target);

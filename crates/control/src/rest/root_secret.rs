@@ -13,6 +13,8 @@ use lateen_api::Kind;
 use lateen_identity::Origin;
 use lateen_store::{Body, ObjectKey, Store, Stored};
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::path::Target;
 use super::status::ApiError;
@@ -70,6 +72,8 @@ fn object(store: &Store, trust: &Trust) -> Option<Stored> {
         return None;
     }
     let authority = trust.authority();
+    let made = authority.own_root_made().map(OffsetDateTime::from);
+    let made = made.and_then(|at| at.replace_nanosecond(0).ok()?.format(&Rfc3339).ok());
     let data = json!({
         "ca-cert.pem": STANDARD.encode(authority.own_root_pem()),
         "cert-chain.pem": "",
@@ -94,7 +98,7 @@ fn object(store: &Store, trust: &Trust) -> Option<Stored> {
         uid: String::new(),
         resource_version: 0,
         generation: 0,
-        created: "1970-01-01T00:00:00Z".to_owned(),
+        created: made.unwrap_or_default(),
         body,
     })
 }

@@ -67,8 +67,10 @@ impl TrustMap {
         }
     }
 
-    /// The one of a namespace.
-    pub fn object(self, trust: &Trust, namespace: &str) -> Stored {
+    /// The one of a namespace. It is there since the namespace is; nobody knows since when, where
+    /// that is only the name of objects.
+    pub fn object(self, store: &Store, trust: &Trust, namespace: &str) -> Stored {
+        let namespace_object = store.get(&ObjectKey::new("", "Namespace", "", namespace));
         let (key, content) = self.content(&trust.authority());
         let name = self.name();
         Stored {
@@ -77,7 +79,9 @@ impl TrustMap {
             uid: String::new(),
             resource_version: 0,
             generation: 0,
-            created: "1970-01-01T00:00:00Z".to_owned(),
+            created: namespace_object
+                .map(|one| one.created.clone())
+                .unwrap_or_default(),
             body: Body::from(&json!({
                 "apiVersion": "v1",
                 "kind": "ConfigMap",
@@ -128,6 +132,6 @@ pub(super) fn of_list(store: &Store, trust: &Trust, target: &Target) -> Vec<Stor
             names.filter(|name| !name.is_empty()).collect()
         }
     };
-    let of = |namespace: &String| ALL.map(|map| map.object(trust, namespace));
+    let of = |namespace: &String| ALL.map(|map| map.object(store, trust, namespace));
     namespaces.iter().flat_map(of).collect()
 }

@@ -9,6 +9,8 @@ use lateen_control::{Control, Options};
 use lateen_testkit::eventually;
 use lateen_testkit::http::Call;
 use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::callers::Plugged;
 use crate::client::{Plane, create};
@@ -100,7 +102,6 @@ const OWN: &str = "/api/v1/namespaces/istio-system/secrets/istio-ca-secret";
 async fn the_root_it_made_is_shown_as_istios_secret_and_its_key_is_not() {
     let plane = Plane::start().await;
     let own = plane.roots().await;
-    let api = plane.control.addresses().api;
     let shown: Value = serde_json::from_str(&plane.get(OWN).await).unwrap();
     let entry = |name: &str| STANDARD.decode(shown["data"][name].as_str().unwrap());
     for name in ["ca-cert.pem", "root-cert.pem"] {
@@ -112,6 +113,19 @@ async fn the_root_it_made_is_shown_as_istios_secret_and_its_key_is_not() {
     let file = plane.path().join("data/ca/self-signed.pem");
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+
+    // It is as old as the root, also after a restart; so is what `get` prints.
+    let made = shown["metadata"]["creationTimestamp"].clone();
+    let at = OffsetDateTime::parse(made.as_str().unwrap(), &Rfc3339).unwrap();
+    let ago = OffsetDateTime::now_utc() - at;
+    assert!(
+        ago.whole_hours() == 0 && ago > time::Duration::seconds(-2),
+        "{made}"
+    );
+    let plane = plane.restart(|_| ()).await;
+    let shown: Value = serde_json::from_str(&plane.get(OWN).await).unwrap();
+    assert_eq!(shown["metadata"]["creationTimestamp"], made);
+    let api = plane.control.addresses().api;
 
     // It is in lists, in its namespace only, and it cannot be taken away.
     let listed = async |path: &str| {

@@ -96,6 +96,25 @@ async fn the_roots_are_a_config_map_of_every_namespace_that_nobody_can_change() 
         list["items"][0]["metadata"]["namespace"], "production",
         "{list}"
     );
+    // It is as old as its namespace, if anybody knows how old that is.
+    let of: Value =
+        serde_json::from_str(&plane.get("/api/v1/namespaces/production").await).unwrap();
+    let created = |one: &Value| one["metadata"]["creationTimestamp"].clone();
+    assert!(created(&of).is_string(), "{of}");
+    assert_eq!(created(&list["items"][0]), created(&of));
+    assert_eq!(created(&found), Value::Null);
+    let table = Call::get("127.0.0.1", path).header("accept", "application/json;as=Table");
+    let table = table
+        .send(plane.control.addresses().api)
+        .await
+        .unwrap()
+        .json();
+    let age = table["rows"][0]["cells"]
+        .as_array()
+        .unwrap()
+        .last()
+        .cloned();
+    assert_eq!(age, Some(json!("<unknown>")), "{table}");
     let document = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: istio-ca-root-cert\n  namespace: anywhere\ndata:\n  root-cert.pem: mine\n";
     let call = Call::get("127.0.0.1", path).method("PATCH").body(document);
     let call = call.header("content-type", "application/apply-patch+yaml");
