@@ -54,6 +54,8 @@ pub struct DownstreamTls {
     pub tickets: SessionTickets,
     /// Sessions are resumed at most this long; [`None`]: the library's default.
     pub session_timeout: Option<Duration>,
+    /// Of ciphers for TLS 1.2, the client's order decides and not that of the server.
+    pub prefer_client_ciphers: bool,
 }
 
 /// How TLS sessions are resumed without state on this side.
@@ -87,8 +89,9 @@ pub struct UpstreamTls {
 pub struct CommonTls {
     pub min_version: TlsVersion,
     pub max_version: TlsVersion,
-    /// For TLS 1.2, best first; empty: all that this proxy has.
-    pub cipher_suites: Vec<CipherSuite>,
+    /// For TLS 1.2, best first; those of one group are as good as each other. Empty: all that this
+    /// proxy has.
+    pub cipher_suites: Vec<Vec<CipherSuite>>,
     /// Best first; empty: all that this proxy has.
     pub curves: Vec<Curve>,
     /// Best first.

@@ -11,7 +11,8 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -104,7 +105,7 @@ pub async fn handshake(to: SocketAddr, offer: Offer<'_>) -> Result<Agreed, Strin
     })
 }
 
-/// What one side of TLS can do; empty: all that there is.
+/// What one side of TLS can do; empty: all that there is. Suites are offered in this order.
 #[derive(Clone, Copy, Default)]
 pub struct Limited<'a> {
     pub version: &'a str,
@@ -119,6 +120,11 @@ impl Limited<'_> {
         let named = |list: &[&str], name: String| list.is_empty() || list.contains(&name.as_str());
         let suites = &mut provider.cipher_suites;
         suites.retain(|one| named(self.suites, format!("{:?}", one.suite())));
+        let place = |one: &SupportedCipherSuite| {
+            let name = format!("{:?}", one.suite());
+            self.suites.iter().position(|wanted| *wanted == name)
+        };
+        suites.sort_by_key(place);
         let groups = &mut provider.kx_groups;
         groups.retain(|one| named(self.groups, format!("{:?}", one.name())));
         Arc::new(provider)

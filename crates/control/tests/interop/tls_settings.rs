@@ -22,6 +22,7 @@ use crate::secure_gateway::{Secure, TO_REVIEWS, gateway, routes};
 on_both!(
     workloads_agree_on_the_ciphers_and_versions_of_the_mesh,
     gateways_have_the_ciphers_and_curves_of_the_mesh_unless_they_say_their_own,
+    the_server_chooses_among_ciphers_of_tls_1_2_and_the_client_among_those_of_1_3,
     services_outside_are_spoken_to_with_the_ciphers_and_curves_of_the_mesh,
     all_tls_of_a_workload_complies_with_fips,
     all_tls_of_a_workload_is_safe_from_quantum_computers,
@@ -178,6 +179,56 @@ async fn gateways_have_the_ciphers_and_curves_of_the_mesh_unless_they_say_their_
         (Can("TLSv1_2", AES128, "X25519"), false),
     ];
     check(secure.https, "b.test", None, &expected).await;
+}
+
+async fn the_server_chooses_among_ciphers_of_tls_1_2_and_the_client_among_those_of_1_3(
+    plane: Plane,
+) {
+    let test = "the_server_chooses_among_ciphers_of_tls_1_2_and_the_client_among_those_of_1_3";
+    let Some(secure) = Secure::start(plane, test).await else {
+        return;
+    };
+    let pair = secure.authority.issue("web", &["a.test", "b.test"]);
+    secure.secret("web", &pair).await;
+    let tls = "mode: SIMPLE, credentialName: web";
+    let own = "cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-ECDSA-AES128-GCM-SHA256]";
+    let objects = [
+        gateway("a", 443, "HTTPS", "a.test", tls),
+        gateway("b", 443, "HTTPS", "b.test", &format!("{tls}, {own}")),
+        routes("a.test", "a", TO_REVIEWS),
+        routes("b.test", "b", TO_REVIEWS),
+    ];
+    secure.mesh.apply(&objects.join("\n")).await;
+    let (long, short) = ("TLS13_AES_256_GCM_SHA384", "TLS13_AES_128_GCM_SHA256");
+    for (name, version, suites, expected) in [
+        // Of what is as good as each other, the client's first: it may have no instructions for AES.
+        ("a.test", "TLSv1_2", [AES256, AES128], AES128),
+        ("a.test", "TLSv1_2", [AES256, CHACHA], CHACHA),
+        ("a.test", "TLSv1_2", [CHACHA, AES128], CHACHA),
+        ("a.test", "TLSv1_2", [AES128, CHACHA], AES128),
+        ("b.test", "TLSv1_2", [AES128, AES256], AES256),
+        ("b.test", "TLSv1_2", [AES256, AES128], AES256),
+        ("b.test", "TLSv1_2", [CHACHA, AES128], AES128),
+        ("b.test", "TLSv1_3", [long, short], long),
+        ("b.test", "TLSv1_3", [short, long], short),
+    ] {
+        settles(&format!("{name} {version} {suites:?}"), async || {
+            let offer = Offer {
+                name,
+                pair: None,
+                alpn: &["h2"],
+                version,
+                suites: &suites,
+                groups: &[],
+            };
+            let agreed = handshake(secure.https, offer).await?;
+            match agreed.suite == expected {
+                true => Ok(()),
+                false => Err(agreed.suite),
+            }
+        })
+        .await;
+    }
 }
 
 /// Services outside that can do only so much, each with a name, and what becomes of requests.

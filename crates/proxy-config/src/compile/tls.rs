@@ -34,7 +34,6 @@ pub(crate) fn downstream_tls(
         session_ticket_keys_type,
     } = message;
     reject!(at; ocsp_staple_policy);
-    report!(at, "the server's order of ciphers decides"; prefer_client_ciphers);
     let tickets = match session_ticket_keys_type {
         Some(Keys::DisableStatelessSessionResumption(true)) => SessionTickets::Disabled,
         None | Some(Keys::DisableStatelessSessionResumption(false)) => SessionTickets::Own,
@@ -58,6 +57,7 @@ pub(crate) fn downstream_tls(
     Ok(DownstreamTls {
         key: bytes.into(),
         common,
+        prefer_client_ciphers,
         require_client_certificate: flag(require_client_certificate, false),
         require_sni: flag(require_sni, false),
         tickets,
@@ -240,27 +240,34 @@ fn parameters(
 }
 
 /// Cipher suites by the names of OpenSSL or IANA; `[A|B]` are as good as each other.
-fn suites(names: &[String], at: At<'_>) -> Result<Vec<CipherSuite>, ConfigError> {
-    let mut suites = Vec::new();
+fn suites(names: &[String], at: At<'_>) -> Result<Vec<Vec<CipherSuite>>, ConfigError> {
+    let mut groups: Vec<Vec<CipherSuite>> = Vec::new();
     for (i, entry) in names.iter().enumerate() {
         let at = at.item("cipher_suites", i);
+        let mut suites = Vec::new();
         for name in entry.trim_matches(['[', ']']).split('|') {
             match suite(name) {
-                Some(Some(suite)) if !suites.contains(&suite) => suites.push(suite),
-                Some(Some(_)) => {}
+                Some(Some(suite)) => {
+                    if !groups.iter().chain([&suites]).any(|group| group.contains(&suite)) {
+                        suites.push(suite);
+                    }
+                }
                 Some(None) => at.notice(format_args!(
                     "'{name}' is not offered: it has no forward secrecy or no authenticated encryption"
                 )),
                 None => return Err(at.error(format!("'{name}' is not a cipher suite"))),
             }
         }
+        if !suites.is_empty() {
+            groups.push(suites);
+        }
     }
-    if suites.is_empty() && !names.is_empty() {
+    if groups.is_empty() && !names.is_empty() {
         return Err(at
             .field("cipher_suites")
             .error("none of these is supported; use ECDHE with AES-GCM or ChaCha20-Poly1305"));
     }
-    Ok(suites)
+    Ok(groups)
 }
 
 /// [`None`]: no such suite; `Some(None)`: known, not supported.

@@ -27,6 +27,8 @@ const HANDSHAKE_HEADER: usize = 4;
 const MAX_RECORD: usize = (1 << 14) + 256;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
+const SUPPORTED_VERSIONS: u16 = 43;
+const TLS_1_3: [u8; 2] = [3, 4];
 /// A list of more is cut here; a client offers a handful.
 const MAX_PROTOCOLS: usize = 64;
 
@@ -118,6 +120,7 @@ fn client_hello(mut hello: Reader<'_>) -> Option<Seen> {
     hello.short_vector()?;
     let mut seen = Seen {
         tls: true,
+        chacha_first: prefers_chacha(suites.0),
         ..Seen::default()
     };
     if hello.0.is_empty() {
@@ -130,10 +133,25 @@ fn client_hello(mut hello: Reader<'_>) -> Option<Seen> {
         match kind {
             SERVER_NAME => seen.server_name = server_name(content)?,
             ALPN => seen.protocols = protocols(content)?,
+            SUPPORTED_VERSIONS => seen.tls_1_3 = offers_1_3(content),
             _ => {}
         }
     }
     Some(seen)
+}
+
+/// Whether a suite of TLS 1.2 with ChaCha20 stands before all those with AES-128-GCM.
+fn prefers_chacha(suites: &[u8]) -> bool {
+    // TLS_ECDHE_{RSA,ECDSA}_WITH_CHACHA20_POLY1305_SHA256 and _AES_128_GCM_SHA256.
+    let mut suites = suites.chunks_exact(2).map(|suite| (suite[0], suite[1]));
+    let first = suites.find(|suite| matches!(suite, (0xcc, 0xa8 | 0xa9) | (0xc0, 0x2b | 0x2f)));
+    first.is_some_and(|(high, _)| high == 0xcc)
+}
+
+/// RFC 8446 section 4.2.1.
+fn offers_1_3(mut content: Reader<'_>) -> bool {
+    let versions = content.short_vector();
+    versions.is_some_and(|versions| versions.0.chunks_exact(2).any(|one| one == TLS_1_3))
 }
 
 /// The host name of the list, in lower case. A name that is not printable ASCII is left out.
@@ -250,6 +268,7 @@ pub(super) mod tests {
             tls: true,
             server_name: name.into(),
             protocols: alpn.iter().map(|p| Box::from(*p)).collect(),
+            ..Seen::default()
         })
     }
 

@@ -40,6 +40,7 @@ use chains::{Chain, Generation, Serve};
 use guards::Refusal;
 use inspect::Inspection;
 use lateen_proxy_config::{Address, Codec, Listener};
+pub(crate) use sighting::Seen;
 use sighting::{Refused, Sighting};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -28,6 +28,10 @@ pub(crate) struct Seen {
     pub server_name: Box<str>,
     /// ALPN, or the version of a plain HTTP request.
     pub protocols: Vec<Box<str>>,
+    /// TLS 1.3 is offered.
+    pub tls_1_3: bool,
+    /// Of the ciphers of TLS 1.2, ChaCha20 is offered before AES-128-GCM.
+    pub chacha_first: bool,
 }
 
 /// A connection that no filter chain takes, as its access log shows it.

@@ -3,6 +3,7 @@
 use super::certificate::Description;
 use super::material::{self, TlsError};
 use super::verify::Verifier;
+use crate::listener::Seen;
 use lateen_proxy_config::{
     CertificateSource, CipherSuite, CommonTls, Curve, DownstreamTls, Secret, SecretKind, SecretRef,
     SessionTickets, TlsVersion, UpstreamTls, Validation, ValidationSource,
@@ -27,13 +28,54 @@ pub(super) type Secrets = HashMap<SecretRef, Arc<Secret>>;
 
 /// A context of a listener.
 pub(crate) struct ServerContext {
-    pub(super) config: Arc<ServerConfig>,
-    /// For clients that offer only protocols that are not spoken here: as Envoy, they are served
-    /// without one.
-    pub(super) without_alpn: Arc<ServerConfig>,
-    pub(super) alpn: Vec<Box<str>>,
+    /// The client's order of ciphers decides.
+    by_client: Configs,
+    /// The server's does, by which ciphers can be as good as each other: then the client's.
+    by_server: Configs,
+    by_server_chacha_first: Configs,
+    /// What may be spoken is TLS 1.3.
+    speaks_1_3: bool,
+    alpn: Vec<Box<str>>,
     pub(super) require_sni: bool,
     pub(super) certificates: Arc<ByName>,
+}
+
+/// One order of ciphers.
+#[derive(Clone)]
+struct Configs {
+    with_alpn: Arc<ServerConfig>,
+    /// For clients that offer only protocols that are not spoken here: as Envoy, they are served
+    /// without one.
+    without_alpn: Arc<ServerConfig>,
+}
+
+impl Configs {
+    fn of(mut config: ServerConfig, protocols: &[Box<str>]) -> Configs {
+        let without_alpn = Arc::new(config.clone());
+        config.alpn_protocols = alpn(protocols);
+        Configs {
+            with_alpn: Arc::new(config),
+            without_alpn,
+        }
+    }
+}
+
+impl ServerContext {
+    /// What a client is served with. As in Envoy (`SSL_OP_CIPHER_SERVER_PREFERENCE`) the server's
+    /// order of ciphers decides for TLS 1.2; for TLS 1.3, whose ciphers are all good, the client's.
+    pub(super) fn config_for(&self, seen: &Seen) -> &Arc<ServerConfig> {
+        let configs = match (self.speaks_1_3 && seen.tls_1_3, seen.chacha_first) {
+            (true, _) => &self.by_client,
+            (false, true) => &self.by_server_chacha_first,
+            (false, false) => &self.by_server,
+        };
+        let agreed =
+            seen.protocols.is_empty() || seen.protocols.iter().any(|p| self.alpn.contains(p));
+        match agreed {
+            true => &configs.with_alpn,
+            false => &configs.without_alpn,
+        }
+    }
 }
 
 /// A context of a cluster. What is offered by ALPN depends on who connects, unless it is configured.
@@ -55,23 +97,25 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 pub(super) fn server(tls: &DownstreamTls, secrets: &Secrets) -> Result<ServerContext, TlsError> {
-    let provider = provider(&tls.common);
-    let algorithms = provider.signature_verification_algorithms;
+    let provider = |chacha_first| provider(&tls.common, chacha_first);
+    let algorithms = provider(false).signature_verification_algorithms;
     let verifier = verifier(&tls.common, secrets, algorithms)?;
-    let versions = versions(&tls.common);
-    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions);
-    let builder = builder.map_err(unusable)?;
     // As Envoy: a certificate is asked for when something is known to verify it by, or when there
     // must be one.
-    let builder = match verifier {
-        verifier if tls.require_client_certificate || verifier.asks() => {
-            let verifier = verifier.of_clients(tls.require_client_certificate);
-            builder.with_client_cert_verifier(Arc::new(verifier))
-        }
-        _ => builder.with_no_client_auth(),
-    };
+    let asks = tls.require_client_certificate || verifier.asks();
+    let verifier = asks.then(|| Arc::new(verifier.of_clients(tls.require_client_certificate)));
     let certificates = Arc::new(ByName::new(identities(&tls.common, secrets)?));
-    let mut config = builder.with_cert_resolver(certificates.clone());
+    let with = |provider| {
+        let builder = ServerConfig::builder_with_provider(provider);
+        let builder = builder.with_protocol_versions(versions(&tls.common));
+        let builder = builder.map_err(unusable)?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(verifier.clone()),
+            None => builder.with_no_client_auth(),
+        };
+        Ok(builder.with_cert_resolver(certificates.clone()))
+    };
+    let mut config: ServerConfig = with(provider(false))?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // A ticket key of its own: a session must not get past a context that asks for more.
     let short = tls.session_timeout.is_some_and(|t| t < TICKET_LIFETIME);
@@ -80,12 +124,28 @@ pub(super) fn server(tls: &DownstreamTls, secrets: &Secrets) -> Result<ServerCon
     } else {
         config.send_tls13_tickets = 0;
     }
-    let without_alpn = Arc::new(config.clone());
-    config.alpn_protocols = alpn(&tls.common.alpn);
+    let protocols = &tls.common.alpn;
+    let by_client = Configs::of(config.clone(), protocols);
+    let (by_server, by_server_chacha_first) = match tls.prefer_client_ciphers {
+        true => (by_client.clone(), by_client.clone()),
+        false => {
+            let mut chacha_first = with(provider(true))?;
+            chacha_first.session_storage = config.session_storage.clone();
+            chacha_first.ticketer = config.ticketer.clone();
+            chacha_first.send_tls13_tickets = config.send_tls13_tickets;
+            let of_server = |mut config: ServerConfig| {
+                config.ignore_client_order = true;
+                Configs::of(config, protocols)
+            };
+            (of_server(config), of_server(chacha_first))
+        }
+    };
     Ok(ServerContext {
-        config: Arc::new(config),
-        without_alpn,
-        alpn: tls.common.alpn.clone(),
+        by_client,
+        by_server,
+        by_server_chacha_first,
+        speaks_1_3: tls.common.max_version == TlsVersion::V13,
+        alpn: protocols.clone(),
         require_sni: tls.require_sni,
         certificates,
     })
@@ -96,7 +156,7 @@ pub(super) fn client(
     for_server_name: bool,
     secrets: &Secrets,
 ) -> Result<ClientContext, TlsError> {
-    let provider = provider(&tls.common);
+    let provider = provider(&tls.common, false);
     let algorithms = provider.signature_verification_algorithms;
     let verifier = verifier(&tls.common, secrets, algorithms)?;
     // Without anything to trust there is nothing that a name could be verified in.
@@ -150,36 +210,48 @@ fn alpn(protocols: &[Box<str>]) -> Vec<Vec<u8>> {
     protocols.iter().map(|p| p.as_bytes().to_vec()).collect()
 }
 
-/// Ciphers and curves as configured. Those of TLS 1.3 are always all there, as in Envoy.
-fn provider(tls: &CommonTls) -> Arc<CryptoProvider> {
+/// Envoy's order of the ciphers of TLS 1.2 where none is configured: the shorter keys first. The hash
+/// that goes with them is the one that processors have instructions for, and a handshake hashes more
+/// than it encrypts.
+const SUITES: [&[CipherSuite]; 4] = [
+    &[
+        CipherSuite::EcdheEcdsaAes128Gcm,
+        CipherSuite::EcdheEcdsaChaCha20,
+    ],
+    &[
+        CipherSuite::EcdheRsaAes128Gcm,
+        CipherSuite::EcdheRsaChaCha20,
+    ],
+    &[CipherSuite::EcdheEcdsaAes256Gcm],
+    &[CipherSuite::EcdheRsaAes256Gcm],
+];
+
+/// Ciphers and curves as configured. Those of TLS 1.3 are always all there, as in Envoy. Where
+/// ciphers are as good as each other, ChaCha20 goes first or last.
+fn provider(tls: &CommonTls, chacha_first: bool) -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
-    // As Envoy, the shorter keys first: the hash that goes with them is the one that processors have
-    // instructions for, and a handshake hashes more than it encrypts.
+    let is_1_3 = |suite: &SupportedCipherSuite| matches!(suite, SupportedCipherSuite::Tls13(_));
+    provider.cipher_suites.retain(is_1_3);
     let longer = |suite: &SupportedCipherSuite| {
-        use rustls::CipherSuite as S;
-        matches!(
-            suite.suite(),
-            S::TLS13_AES_256_GCM_SHA384
-                | S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
-                | S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
-        )
+        suite.suite() == rustls::CipherSuite::TLS13_AES_256_GCM_SHA384
     };
     provider.cipher_suites.sort_by_key(longer);
-    if !tls.cipher_suites.is_empty() {
-        provider
-            .cipher_suites
-            .retain(|suite| matches!(suite, SupportedCipherSuite::Tls13(_)));
-        let configured = tls.cipher_suites.iter().map(|suite| match suite {
-            CipherSuite::EcdheEcdsaAes128Gcm => suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-            CipherSuite::EcdheEcdsaAes256Gcm => suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-            CipherSuite::EcdheEcdsaChaCha20 => {
-                suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
-            }
-            CipherSuite::EcdheRsaAes128Gcm => suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-            CipherSuite::EcdheRsaAes256Gcm => suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-            CipherSuite::EcdheRsaChaCha20 => suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        });
-        provider.cipher_suites.extend(configured);
+    let configured: Vec<&[CipherSuite]> = match tls.cipher_suites.is_empty() {
+        true => SUITES.to_vec(),
+        false => tls.cipher_suites.iter().map(Vec::as_slice).collect(),
+    };
+    for group in configured {
+        let is_chacha = |suite: &CipherSuite| {
+            use CipherSuite as S;
+            matches!(suite, S::EcdheEcdsaChaCha20 | S::EcdheRsaChaCha20)
+        };
+        let (chacha, others): (Vec<_>, Vec<_>) = group.iter().partition(|suite| is_chacha(suite));
+        let ordered = match chacha_first {
+            true => [chacha, others],
+            false => [others, chacha],
+        };
+        let suites = ordered.into_iter().flatten().map(of_rustls);
+        provider.cipher_suites.extend(suites);
     }
     if !tls.curves.is_empty() {
         let group = |curve: &Curve| -> &'static dyn SupportedKxGroup {
@@ -193,6 +265,17 @@ fn provider(tls: &CommonTls) -> Arc<CryptoProvider> {
         provider.kx_groups = tls.curves.iter().map(group).collect();
     }
     Arc::new(provider)
+}
+
+fn of_rustls(suite: &CipherSuite) -> SupportedCipherSuite {
+    match suite {
+        CipherSuite::EcdheEcdsaAes128Gcm => suites::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheEcdsaAes256Gcm => suites::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheEcdsaChaCha20 => suites::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        CipherSuite::EcdheRsaAes128Gcm => suites::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        CipherSuite::EcdheRsaAes256Gcm => suites::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        CipherSuite::EcdheRsaChaCha20 => suites::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
 }
 
 fn versions(tls: &CommonTls) -> &'static [&'static SupportedProtocolVersion] {
@@ -390,7 +473,7 @@ mod tests {
             certificates: Vec::new(),
             validation: ValidationSource::Secret(whose.clone()),
         };
-        let algorithms = provider(&tls).signature_verification_algorithms;
+        let algorithms = provider(&tls, false).signature_verification_algorithms;
         verifier(&tls, &Secrets::from([(whose, secret)]), algorithms)
     }
 

@@ -81,14 +81,8 @@ pub(crate) async fn accept(
                 "the client asked for no server name".to_owned(),
             ))));
         }
-        // As Envoy: who offers only protocols that are not spoken here is served without one.
-        let agreed =
-            seen.protocols.is_empty() || seen.protocols.iter().any(|p| context.alpn.contains(p));
-        let config = match agreed {
-            true => &context.config,
-            false => &context.without_alpn,
-        };
-        let connection = UnbufferedServerConnection::new(config.clone())
+        let config = context.config_for(&seen).clone();
+        let connection = UnbufferedServerConnection::new(config)
             .map_err(|error| Failed::Tls(Box::new(error)))?;
         let mut stream = Box::new(TlsStream::server(connection, first));
         poll_fn(|cx| stream.poll_handshake(&mut tcp, cx))

@@ -255,6 +255,74 @@ fn sessions_are_resumed_and_versions_and_ciphers_kept_to() {
 }
 
 #[test]
+fn the_client_chooses_the_cipher_where_it_is_preferred() {
+    let ca = Ca::new("test");
+    let cert = ca.issue(&["a.test"]);
+    let upstream = Upstream::fixed("fine");
+    let (short, long) = (
+        "ECDHE-ECDSA-AES128-GCM-SHA256",
+        "ECDHE-ECDSA-AES256-GCM-SHA384",
+    );
+    let chacha = "ECDHE-ECDSA-CHACHA20-POLY1305";
+    for (configured, prefers, offered, expected) in [
+        (
+            vec![short.to_owned(), long.to_owned()],
+            false,
+            [long, short],
+            short,
+        ),
+        (
+            vec![short.to_owned(), long.to_owned()],
+            true,
+            [long, short],
+            long,
+        ),
+        (
+            vec![format!("[{short}|{chacha}]"), long.to_owned()],
+            false,
+            [long, chacha],
+            chacha,
+        ),
+        (
+            vec![format!("[{short}|{chacha}]"), long.to_owned()],
+            false,
+            [chacha, short],
+            chacha,
+        ),
+        (
+            vec![format!("[{short}|{chacha}]"), long.to_owned()],
+            false,
+            [short, chacha],
+            short,
+        ),
+        (
+            vec![short.to_owned(), chacha.to_owned()],
+            false,
+            [chacha, short],
+            short,
+        ),
+    ] {
+        let common = json!({
+            "tls_certificates": [inline(&cert)], "tls_params": { "cipher_suites": configured },
+        });
+        let more = json!({ "prefer_client_ciphers": prefers });
+        let (_proxy, at) = proxy(server(common, more), json!({}), upstream.address);
+        let said = Command::new("openssl")
+            .args(["s_client", "-brief", "-tls1_2", "-connect", &at.to_string()])
+            .args(["-cipher", &offered.join(":")])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let expected = format!("Ciphersuite: {expected}\n");
+        assert!(
+            said.contains(&expected),
+            "{configured:?} {prefers} {offered:?}: {said}"
+        );
+    }
+}
+
+#[test]
 fn a_client_that_does_not_finish_its_handshake_is_closed() {
     let ca = Ca::new("test");
     let cert = ca.issue(&["a.test"]);
