@@ -506,17 +506,19 @@ workloads:
     assert!(body.contains("William Shakespeare"), "{body}");
 }
 
-/// A workload that hangs gets no requests until it answers again.
+/// A workload that hangs gets no requests until it answers again. One of them takes its time to
+/// start and is published as unready meanwhile: a mesh is not called ready before that is over.
 #[test]
 fn traffic_avoids_a_workload_that_is_not_ready() {
-    let mesh = up("
+    let mesh = "
 workloads:
   - {name: client, command: [sleep, '1000']}
   - {name: a, service: s, ports: [{port: 80}], readinessPath: /health,
-     command: [lateen, bookinfo, details, --port, $(PORT)]}
+     command: [sh, -c, 'sleep 1.5; exec LATEEN bookinfo details --port $(PORT)']}
   - {name: b, service: s, ports: [{port: 80}], readinessPath: /health,
      command: [lateen, bookinfo, details, --port, $(PORT)]}
-");
+";
+    let mesh = up(&mesh.replace("LATEEN", env!("CARGO_BIN_EXE_lateen")));
     assert_eq!(mesh.summary["ready"], true, "{}", mesh.summary);
     let proxy = loopback(mesh.workload("client")["outboundPort"].as_u64().unwrap());
     let seen = || -> std::collections::BTreeSet<String> {
@@ -541,7 +543,13 @@ workloads:
     eventually("its entry says so", || {
         get(api, entry).is_some_and(|(_, body)| body.contains("\"False\""))
     });
-    std::thread::sleep(Duration::from_millis(500));
+    // A request to the one that hangs would hang as well.
+    let monitoring = &mesh.summary["control"]["monitoringPort"];
+    eventually("every proxy knows", || {
+        let (_, body) = get(monitoring, "/debug/pushz").unwrap_or_default();
+        let state: Value = serde_json::from_str(&body).unwrap_or_default();
+        state["pushed"] == state["revision"] && state["pending"] == serde_json::json!([])
+    });
     assert_eq!(seen().into_iter().collect::<Vec<_>>(), ["a"]);
     signal("CONT", hanging);
     eventually("it is back", || seen().len() == 2);

@@ -204,21 +204,26 @@ impl Mesh {
                 .set_seeded()
                 .map_err(|source| StartError::Write { path, source })?;
         }
+        let unready = publisher.unready();
         self.publisher = Some(tokio::spawn(async move {
             // Most meshes are up by then, and need no second round of objects.
             tokio::time::sleep(QUICK_START).await;
             publisher.follow().await
         }));
-        Ok(self.wait_until_settled().await)
+        Ok(self.wait_until_settled(unready).await)
     }
 
-    async fn wait_until_settled(&self) -> Outcome {
+    async fn wait_until_settled(&self, mut unready: watch::Receiver<usize>) -> Outcome {
         match tokio::time::timeout(SETTLE, self.all_ready()).await {
             Ok(true) => {}
             Ok(false) | Err(_) => return Outcome::Failing,
         }
         // A proxy that rejects something never gets there; that is for `proxy-status` to show.
-        let _ = tokio::time::timeout(DISTRIBUTION, self.distributed()).await;
+        let _ = tokio::time::timeout(DISTRIBUTION, async {
+            let _ = unready.wait_for(|count| *count == 0).await;
+            self.distributed().await;
+        })
+        .await;
         for gateway in &self.plan.gateways {
             let Some(path) = &gateway.readiness_path else {
                 continue;

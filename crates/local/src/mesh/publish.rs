@@ -22,11 +22,23 @@ pub struct Publisher {
     api: Api,
     plan: Arc<Plan>,
     table: watch::Receiver<Table>,
+    unready: watch::Sender<usize>,
 }
 
 impl Publisher {
     pub fn new(api: Api, plan: Arc<Plan>, table: watch::Receiver<Table>) -> Self {
-        Self { api, plan, table }
+        Self {
+            api,
+            plan,
+            table,
+            unready: watch::Sender::default(),
+        }
+    }
+
+    /// How many workloads the control plane holds to be unready, or is just being told to. It
+    /// lags behind the processes, and never says fewer than the control plane does.
+    pub fn unready(&self) -> watch::Receiver<usize> {
+        self.unready.subscribe()
     }
 
     /// Puts every object of the plan. Workloads count as ready until they are known not to be, so
@@ -85,6 +97,10 @@ impl Publisher {
                     before.is_ok() != health.is_ok()
                 })
                 .collect();
+            // A change to `Err` is of a workload that is not among the published failures.
+            let failing = changed.iter().filter(|(_, health)| health.is_err());
+            self.unready
+                .send_replace(count_failing(&published) + failing.count());
             let puts = changed.into_iter().map(async |(workload, health)| {
                 let object = objects::workload(workload, health.clone());
                 match self.api.apply(&object).await {
@@ -99,6 +115,7 @@ impl Publisher {
             let done = join_all(puts).await;
             let all = done.iter().all(Option::is_some);
             published.extend(done.into_iter().flatten());
+            self.unready.send_replace(count_failing(&published));
             if all {
                 if self.table.changed().await.is_err() {
                     std::future::pending::<()>().await;
@@ -108,6 +125,10 @@ impl Publisher {
             }
         }
     }
+}
+
+fn count_failing(published: &BTreeMap<String, Result<(), String>>) -> usize {
+    published.values().filter(|health| health.is_err()).count()
 }
 
 /// Why a workload should get no requests, if it should not.
