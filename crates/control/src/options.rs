@@ -53,6 +53,9 @@ pub struct Options {
     /// Sidecars end TLS of clients outside the mesh where ingress listeners say so (Istio's
     /// `ENABLE_TLS_ON_SIDECAR_INGRESS`).
     pub tls_at_sidecars: bool,
+    /// How long a client of gateways and sidecars may take for its TLS handshake; zero: any time
+    /// (Istio's `PILOT_GATEWAY_TRANSPORT_SOCKET_CONNECT_TIMEOUT`).
+    pub handshake_timeout: Duration,
 }
 
 /// How the keys of tokens are fetched.
@@ -111,6 +114,7 @@ impl Options {
             compliance: None,
             wildcard_tls_at_gateways: false,
             tls_at_sidecars: false,
+            handshake_timeout: Duration::from_secs(15),
         }
     }
 }

@@ -81,6 +81,7 @@ impl Control {
             compliance: options.compliance,
             wildcard_tls_at_gateways: options.wildcard_tls_at_gateways,
             tls_at_sidecars: options.tls_at_sidecars,
+            handshake_timeout: options.handshake_timeout,
             keys_fetched_by: options.keys.fetched_by,
             keys_cache: options.keys.proxy_cache,
             ..MeshSettings::default()

@@ -114,6 +114,11 @@ pub struct Args {
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub tls_at_sidecars: bool,
 
+    /// How long a client may take for its TLS handshake with a gateway or sidecar; 0s: any time
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    #[arg(env = "PILOT_GATEWAY_TRANSPORT_SOCKET_CONNECT_TIMEOUT")]
+    pub handshake_timeout: Duration,
+
     /// Who fetches the keys that RequestAuthentications name by URI: this control plane (false,
     /// istiod), the proxies where the server is a service of the mesh (true, hybrid), or the
     /// proxies always (envoy)
@@ -167,6 +172,7 @@ pub fn run(args: Args) -> Outcome {
         plaintext_credentials: args.plaintext_credentials,
         wildcard_tls_at_gateways: args.wildcard_tls_at_gateways,
         tls_at_sidecars: args.tls_at_sidecars,
+        handshake_timeout: args.handshake_timeout,
         compliance: args.compliance.parse().ok(),
         ..Options::new(args.data_dir)
     };

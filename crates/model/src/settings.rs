@@ -197,6 +197,9 @@ pub struct MeshSettings {
     /// Sidecars end TLS of clients outside the mesh where ingress listeners say so (Istio's
     /// `ENABLE_TLS_ON_SIDECAR_INGRESS`). Nor is this.
     pub tls_at_sidecars: bool,
+    /// How long a client's TLS handshake may take; zero: any time (Istio's
+    /// `PILOT_GATEWAY_TRANSPORT_SOCKET_CONNECT_TIMEOUT`). Nor is this.
+    pub handshake_timeout: Duration,
     /// What is kept of them cannot be read: nobody is to be served by weaker ones.
     pub closed: bool,
     /// Who fetches the keys of tokens (Istio's `PILOT_JWT_ENABLE_REMOTE_JWKS`). Nor is this.
@@ -237,6 +240,7 @@ impl Default for MeshSettings {
             compliance: None,
             wildcard_tls_at_gateways: false,
             tls_at_sidecars: false,
+            handshake_timeout: Duration::from_secs(15),
             closed: false,
             keys_fetched_by: KeysFetchedBy::ControlPlane,
             keys_cache: Duration::from_secs(5 * 60),

@@ -56,7 +56,10 @@ pub struct ListenerFilters {
     pub filters: Vec<ListenerFilter>,
     /// How long all of them together may wait for the client; [`None`]: without limit.
     pub timeout: Option<Duration>,
-    /// After `timeout` go on with what is known, rather than close the connection.
+    /// How long they may wait for a client that has begun to say something, where `timeout` says
+    /// nothing; [`None`]: without limit.
+    pub begun_timeout: Option<Duration>,
+    /// After a timeout go on with what is known, rather than close the connection.
     pub continue_on_timeout: bool,
 }
 
@@ -130,7 +133,7 @@ pub struct FilterChain {
     pub name: Arc<str>,
     pub matches: FilterChainMatch,
     pub transport: Transport,
-    /// For the TLS handshake; [`None`]: as long as the proxy allows.
+    /// For the TLS handshake; [`None`]: without limit.
     pub handshake_timeout: Option<Duration>,
     /// In order, in front of `network`.
     pub guards: Vec<Arc<Guard>>,

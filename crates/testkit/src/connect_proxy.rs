@@ -1,4 +1,5 @@
-//! An HTTP proxy that opens tunnels, by CONNECT and by POST, and remembers who asked for what.
+//! An HTTP proxy that opens tunnels, by CONNECT and by POST, over HTTP/1.1 and over HTTP/2 by prior
+//! knowledge, and remembers who asked for what.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -7,17 +8,17 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use ::http::{Method, Request, Response, StatusCode};
+use ::http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::echo::{accept, listen};
+use crate::echo::{accept, listen, speaks_http2};
 
 /// A proxy that stops when it is dropped. It answers 403 for what it has no address for.
 pub struct ConnectProxy {
@@ -30,7 +31,7 @@ pub struct ConnectProxy {
 struct State {
     /// Where the names lead.
     targets: Mutex<HashMap<String, SocketAddr>>,
-    /// `METHOD AUTHORITY` of each request.
+    /// `METHOD AUTHORITY` of each request, and `HTTP/2` where it came so.
     asked: Mutex<Vec<String>>,
 }
 
@@ -59,7 +60,7 @@ impl ConnectProxy {
         };
     }
 
-    /// `METHOD AUTHORITY` of the requests so far.
+    /// `METHOD AUTHORITY` of the requests so far, and `HTTP/2` where one came so.
     pub fn asked(&self) -> Vec<String> {
         let asked = self.state.asked.lock().expect("no request panicked");
         asked.clone()
@@ -78,6 +79,11 @@ impl Drop for ConnectProxy {
 
 async fn serve(stream: TcpStream, state: Arc<State>) {
     let service = service_fn(move |request| answer(state.clone(), request));
+    if speaks_http2(&stream).await {
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        return;
+    }
     let server = hyper::server::conn::http1::Builder::new();
     let serving = server.serve_connection(TokioIo::new(stream), service);
     // A connection that breaks is the client's to notice.
@@ -97,7 +103,10 @@ async fn answer(
     };
     let found = {
         let mut asked = state.asked.lock().expect("no request panicked");
-        asked.push(format!("{method} {name}"));
+        asked.push(match request.version() {
+            Version::HTTP_2 => format!("{method} {name} HTTP/2"),
+            _ => format!("{method} {name}"),
+        });
         let targets = state.targets.lock().expect("no request panicked");
         targets.get(&name).copied()
     };

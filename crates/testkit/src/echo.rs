@@ -194,7 +194,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// Whether a connection begins with the preface of HTTP/2.
-async fn speaks_http2(stream: &TcpStream) -> bool {
+pub(crate) async fn speaks_http2(stream: &TcpStream) -> bool {
     let mut start = [0; 3];
     // `PRI` is no method of anything else.
     while let Ok(read @ 1..) = stream.peek(&mut start).await {

@@ -223,6 +223,16 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// A client's first message.
+pub fn hello(alpn: &[&str]) -> Vec<u8> {
+    let name = ServerName::try_from("server.test").expect("a name");
+    let tls = rustls::ClientConnection::new(Arc::new(config(None, alpn)), name);
+    let mut hello = Vec::new();
+    let written = tls.expect("a client").write_tls(&mut hello);
+    written.expect("a buffer takes all");
+    hello
+}
+
 /// A client that has its records in its own hands, to end a connection in any way.
 pub struct Records {
     tcp: TcpStream,

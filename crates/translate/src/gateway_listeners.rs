@@ -63,6 +63,10 @@ pub fn listener(
     }
     // A chain for every connection goes last; the order of the others has no meaning.
     chains.sort_by_key(|chain| chain.filter_chain_match.is_none());
+    for chain in chains.iter_mut().filter(|c| c.transport_socket.is_some()) {
+        let limit = envoy::duration(settings.handshake_timeout);
+        chain.transport_socket_connect_timeout = Some(limit);
+    }
     let mut inspectors = Vec::new();
     if settings.gateway_topology.proxy_protocol {
         inspectors.push(proxy_protocol());

@@ -117,6 +117,9 @@ impl Inbound<'_> {
         let served = kind.ends == Ends::Nobodys || transport_socket.is_some();
         listener::FilterChain {
             filter_chain_match: Some(found),
+            transport_socket_connect_timeout: transport_socket
+                .is_some()
+                .then(|| envoy::duration(self.mesh.handshake_timeout)),
             transport_socket,
             filters: match served {
                 true => filters,

@@ -124,7 +124,7 @@ fn cluster(name: &str, port: u16) -> Value {
     let mut cluster = json!({
         "name": name,
         "type": "STATIC",
-        "connect_timeout": "1s",
+        "connect_timeout": "10s",
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     });
     if name.ends_with("h2") {

@@ -26,7 +26,7 @@ pub const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
@@ -69,21 +69,29 @@ fn fields(all: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn request(method: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    request_for("/", method, more)
+}
+
+fn request_for(path: &str, method: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let usual = [
         (":method", method),
         (":scheme", "http"),
-        (":path", "/"),
+        (":path", path),
         (":authority", "app.test"),
     ];
     fields(&[&usual, more].concat())
 }
 
 pub fn get(stream: u32) -> Vec<u8> {
+    get_path(stream, "/")
+}
+
+pub fn get_path(stream: u32, path: &str) -> Vec<u8> {
     frame(
         HEADERS,
         END_STREAM | END_HEADERS,
         stream,
-        &request("GET", &[]),
+        &request_for(path, "GET", &[]),
     )
 }
 

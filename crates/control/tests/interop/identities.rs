@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use lateen_agent::{Agent, sds};
 use lateen_testkit::certificates::{file, run, s_client};
 use lateen_testkit::envoy::{Envoy, Plane};
 use lateen_testkit::eventually;
@@ -224,4 +225,47 @@ async fn the_control_plane_shows_the_certificate_of_its_authority() {
             .await
             .success
     );
+}
+
+/// As `kill -9` ends it: its socket stays, and nobody answers there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_was_killed_is_started_again_under_a_stock_envoy() {
+    let mut mesh = Secured::start().await;
+    let start = || tokio::runtime::Runtime::new().unwrap();
+    let killed = start();
+    mesh.agents = Some(killed.handle().clone());
+    let plane = Plane::StockEnvoy;
+    let Some(cart) = mesh.member(plane, TEST, "cart").await else {
+        return killed.shutdown_background();
+    };
+    let Some(shop) = mesh.member(plane, TEST, "shop").await else {
+        return killed.shutdown_background();
+    };
+    mesh.distributed(2).await;
+    shop.gets("cart", "/", 200).await;
+    let shown = async || own_certificate(&cart).await;
+    let (before, _) = eventually("the certificate is shown", shown).await;
+    killed.shutdown_background();
+    // What Envoy has serves on.
+    for _ in 0..20 {
+        assert_eq!(shop.get("cart", "/").await.status, 200);
+    }
+    let (kept, _) = own_certificate(&cart).await.unwrap();
+    assert_eq!(kept, before);
+
+    let who = Who::named("cart");
+    let (config, socket) = (mesh.identity(&who).await, mesh.sds_socket(&who));
+    assert!(socket.exists());
+    let listener = sds::bind(&socket).unwrap();
+    let agent = Agent::start(config);
+    tokio::spawn(sds::serve(listener, agent.watch()));
+    eventually(
+        "the new agent's certificate",
+        async || match own_certificate(&cart).await?.0 {
+            same if same == before => Err("still the old one".to_owned()),
+            _ => Ok(()),
+        },
+    )
+    .await;
+    shop.gets("cart", "/", 200).await;
 }

@@ -65,6 +65,7 @@ mod frames;
 mod gateway;
 mod grpc;
 mod grpc_streams;
+mod handshakes;
 mod identities;
 mod kubectl;
 #[allow(

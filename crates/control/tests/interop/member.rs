@@ -31,6 +31,7 @@ use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
 use lateen_testkit::{eventually, ports};
 use serde_json::json;
+use tokio::runtime::Handle;
 
 use crate::mesh::{Mesh, loopback};
 
@@ -41,6 +42,8 @@ pub struct Secured {
     pub mesh: Mesh,
     /// What the control plane signs with (plugged in); signs whatever a test wants signed, too.
     pub authority: Authority,
+    /// Where agents beside stock Envoys run, to end with it; else in the test's own runtime.
+    pub agents: Option<Handle>,
 }
 
 impl DerefMut for Secured {
@@ -122,7 +125,11 @@ impl Secured {
     /// With this authority plugged in.
     pub async fn signed_by(authority: Authority, policy: Option<Compliance>) -> Self {
         let mesh = Mesh::with_authority(&authority, policy).await;
-        Secured { mesh, authority }
+        Secured {
+            mesh,
+            authority,
+            agents: None,
+        }
     }
 
     /// A member in `default` with a service account of its own name; none, with a loud word, when
@@ -164,7 +171,8 @@ impl Secured {
             false => (bootstrap.to_json(), None),
             true => {
                 let config = self.identity(&who).await;
-                let socket = self.directory().join(format!("{id}.sds/socket"));
+                let socket = self.sds_socket(&who);
+                let _runs = self.agents.as_ref().map(Handle::enter);
                 let secured = bootstrap.secured(&socket, self.secure);
                 (secured, arm(plane, config, &socket, &mut command))
             }
@@ -214,6 +222,13 @@ impl Secured {
                 max: Duration::from_secs(1),
             },
         }
+    }
+
+    /// Where the agent of a workload answers.
+    pub fn sds_socket(&self, who: &Who<'_>) -> PathBuf {
+        let (name, namespace) = (who.name, who.namespace);
+        self.directory()
+            .join(format!("{name}-v1.{namespace}.sds/socket"))
     }
 
     /// The file of the roots that members trust.

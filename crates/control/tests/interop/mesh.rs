@@ -28,6 +28,8 @@ pub struct Mesh {
     wildcard_tls_at_gateways: bool,
     tls_at_sidecars: bool,
     keys_fetched_by: KeysFetchedBy,
+    /// What a client may take for a TLS handshake, from the next start on.
+    pub handshake_timeout: Duration,
 }
 
 impl Mesh {
@@ -97,6 +99,7 @@ impl Mesh {
             wildcard_tls_at_gateways: false,
             tls_at_sidecars: false,
             keys_fetched_by: KeysFetchedBy::default(),
+            handshake_timeout: Duration::from_secs(15),
         }
     }
 
@@ -111,6 +114,7 @@ impl Mesh {
             compliance: self.compliance,
             wildcard_tls_at_gateways: self.wildcard_tls_at_gateways,
             tls_at_sidecars: self.tls_at_sidecars,
+            handshake_timeout: self.handshake_timeout,
             api_port: 0,
             monitoring_port: 0,
             debounce_after: Duration::from_millis(20),

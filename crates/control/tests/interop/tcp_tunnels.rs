@@ -14,15 +14,20 @@ use crate::sidecar::Sidecar;
 
 on_both!(
     tcp_goes_through_an_http_proxy,
+    tcp_goes_through_an_http_proxy_that_speaks_http2,
     a_subset_has_a_tunnel_of_its_own_or_none,
 );
 
 const TARGET: &str = "db.internal:5432";
 
 fn rule(spec: &str) -> String {
+    rule_for("database", spec)
+}
+
+fn rule_for(host: &str, spec: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
-         metadata: {{name: database, namespace: default}}\nspec: {{host: database, {spec}}}\n"
+         metadata: {{name: {host}, namespace: default}}\nspec: {{host: {host}, {spec}}}\n"
     )
 }
 
@@ -98,6 +103,51 @@ async fn tcp_goes_through_an_http_proxy(plane: Plane) {
         talks_to(&sidecar, "db").await;
 
         // A proxy that refuses ends the client's connection.
+        proxy.lead(TARGET, None);
+        let refusals = proxy.asked().len();
+        let error = talk(&sidecar).await.unwrap_err();
+        assert!(
+            error.starts_with("closed after \"\"") || error.contains("reset"),
+            "{protocol}: {error}"
+        );
+        assert!(proxy.asked().len() > refusals);
+        proxy.lead(TARGET, Some(echo.address));
+    }
+}
+
+/// The tunnel is that of the service which the connections are led to.
+async fn tcp_goes_through_an_http_proxy_that_speaks_http2(plane: Plane) {
+    let test = "tcp_goes_through_an_http_proxy_that_speaks_http2";
+    let mesh = Mesh::start().await;
+    let (proxy, echo) = (ConnectProxy::start().await, TcpEcho::start("db").await);
+    proxy.lead(TARGET, Some(echo.address));
+    let objects = [
+        service("database", "tcp", 3306),
+        service("egress", "http2", 3128),
+        workload("egress", "v1", "http2", proxy.port()),
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+         metadata: {name: database, namespace: default}\nspec:\n  hosts: [database]\n  \
+         tcp: [{route: [{destination: {host: egress, port: {number: 3128}}}]}]\n"
+            .to_owned(),
+    ];
+    mesh.create(&objects.concat()).await;
+    let Some(sidecar) = Sidecar::start(plane, &mesh, test).await else {
+        return;
+    };
+    for protocol in ["CONNECT", "POST"] {
+        mesh.apply(&rule_for("egress", &tunnel(protocol))).await;
+        mesh.distributed(1).await;
+        let asked = format!("{protocol} {TARGET} HTTP/2");
+        settles(&format!("{asked} is asked for"), async || {
+            talk(&sidecar).await?;
+            match proxy.asked().last() {
+                Some(last) if *last == asked => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        talks_to(&sidecar, "db").await;
+
         proxy.lead(TARGET, None);
         let refusals = proxy.asked().len();
         let error = talk(&sidecar).await.unwrap_err();

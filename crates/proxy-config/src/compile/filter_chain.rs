@@ -22,6 +22,10 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A client that has not finished its handshake by then is closed, if the configuration does not
+/// say how long it may take. Envoy would wait for an hour (its idle timeout).
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Network filters that only observe.
 pub(crate) const OBSERVERS: &[(&str, &str)] = &[
     (
@@ -64,7 +68,7 @@ pub(crate) fn filter_chain(
         transport: transport::downstream(transport_socket, at.field("transport_socket"))?,
         handshake_timeout: limit(
             transport_socket_connect_timeout,
-            None,
+            Some(HANDSHAKE_TIMEOUT),
             at.field("transport_socket_connect_timeout"),
         )?,
         guards,

@@ -6,7 +6,8 @@ use super::listener_filters::listener_filters as compile_filters;
 use super::scope::{At, reject, report};
 use super::values::{address, flag, known, limit, metadata, non_empty};
 use crate::{
-    ChainIndex, ConfigError, FilterChain, Listener, ListenerFilters, TcpKeepalive, TrafficDirection,
+    ChainIndex, ConfigError, FilterChain, Listener, ListenerFilters, TcpKeepalive,
+    TrafficDirection, Transport,
 };
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
@@ -82,6 +83,7 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
             same.first
         ))
     })?;
+    let begun_timeout = begun_timeout(chains.0.iter().chain(&chains.1));
     Ok(Listener {
         addresses: addresses(main_address, additional_addresses, at)?,
         name: non_empty(name, at.field("name"))?.into(),
@@ -101,6 +103,7 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
                 Some(FILTERS_TIMEOUT),
                 at.field("listener_filters_timeout"),
             )?,
+            begun_timeout,
             continue_on_timeout,
         },
         use_original_dst,
@@ -116,6 +119,17 @@ pub(crate) fn listener(message: pb::Listener, at: At<'_>) -> Result<Listener, Co
 }
 
 type Chains = (Vec<Arc<FilterChain>>, Option<Arc<FilterChain>>);
+
+/// A hello that has begun is part of a handshake, and may take as long as the most patient of the
+/// chains that shake hands lets it; other first bytes where no chain does the same.
+fn begun_timeout<'c>(chains: impl Iterator<Item = &'c Arc<FilterChain>>) -> Option<Duration> {
+    let limit = |chain: &Arc<FilterChain>| chain.handshake_timeout.unwrap_or(Duration::MAX);
+    let by_tls = |chain: &Arc<FilterChain>| matches!(chain.transport, Transport::Tls(_));
+    let longest = chains.map(|chain| (by_tls(chain), limit(chain))).max();
+    longest
+        .map(|(_, limit)| limit)
+        .filter(|limit| *limit < Duration::MAX)
+}
 
 fn filter_chains_of(
     messages: Vec<pb::FilterChain>,

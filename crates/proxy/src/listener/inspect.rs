@@ -108,6 +108,7 @@ impl Inspection {
         worker
             .timers
             .set(deadline, limit.map(|limit| worker.timers.now() + limit));
+        let mut begun = false;
         loop {
             let ready = {
                 let mut ready = pin!(self.tcp.ready(Interest::READABLE));
@@ -119,7 +120,7 @@ impl Inspection {
                 .await
             };
             let Some(ready) = ready else {
-                return self.timed_out(slot, filters, &generation.stats);
+                return self.timed_out(slot, filters, &generation.stats, begun);
             };
             let ended = ready.ok()?.is_read_closed();
             let inspectors = generation.inspectors.as_ref();
@@ -135,6 +136,12 @@ impl Inspection {
                 }
                 // What has come stays in the socket; the next event is about what comes after it.
                 Step::More => {
+                    // Who has said nothing may wait for the server to speak first.
+                    if let (None, Some(limit), false) = (limit, filters.begun_timeout, begun) {
+                        begun = true;
+                        let due = worker.timers.now() + limit.as_millis() as u64;
+                        worker.timers.set(deadline, Some(due));
+                    }
                     let none = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
                     let _ = self.tcp.try_io(Interest::READABLE, none);
                 }
@@ -147,12 +154,16 @@ impl Inspection {
         slot: &Slot,
         filters: &ListenerFilters,
         stats: &Page,
+        begun: bool,
     ) -> Option<Inspection> {
         if slot.removed.get() {
             return None;
         }
         stats.inc(ListenerStat::DownstreamPreCxTimeout);
-        if !filters.continue_on_timeout {
+        // A hello without an end is nothing to go on with.
+        let next = self.filter(filters);
+        let hello = begun && matches!(next, Some(ListenerFilterKind::TlsInspector(_)));
+        if hello || !filters.continue_on_timeout {
             return None;
         }
         // Bytes may be there that were looked at and waited behind; a socket that is registered

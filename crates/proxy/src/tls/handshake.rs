@@ -15,9 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A client that has not finished its handshake by then is closed, if the configuration does not
-/// say how long it may take. Envoy would wait for an hour (its idle timeout).
-const SERVER_LIMIT: Duration = Duration::from_secs(30);
 /// No ClientHello is longer that is of use.
 const HELLO: usize = 16 * 1024;
 
@@ -69,7 +66,7 @@ pub(crate) async fn accept(
 ) -> Result<(Io, Peer), Failed> {
     let context = slot.get().ok_or(Failed::NoSecret)?;
     let _ = tcp.set_nodelay(true);
-    let shaken = tokio::time::timeout(limit.unwrap_or(SERVER_LIMIT), async {
+    let shaken = tokio::time::timeout(limit.unwrap_or(Duration::MAX), async {
         let (first, look) = client_hello(&tcp).await?;
         let seen = match look {
             Look::Hello(seen) => seen,
