@@ -105,7 +105,8 @@ pub fn findings_of(snapshot: &MeshSnapshot, subject: &Subject) -> Vec<Finding> {
         "Service" | "ServiceEntry" => services::of(snapshot, subject),
         "RoleBinding" | "ClusterRoleBinding" => role_bindings::findings(snapshot),
         // Nobody is told anything about workloads.
-        "WorkloadEntry" | "Namespace" | "Secret" | "Role" | "ClusterRole" => Vec::new(),
+        "WorkloadEntry" | "Endpoints" | "EndpointSlice" | "Namespace" | "Secret" | "Role"
+        | "ClusterRole" => Vec::new(),
         _ => findings(snapshot),
     };
     found.retain(|finding| finding.subject == *subject);

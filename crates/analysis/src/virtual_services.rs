@@ -149,6 +149,7 @@ fn destination_finding(
         &rule.origin.namespace,
         &snapshot.settings.domain_suffix,
     );
+    let host = snapshot.alias_of(&host).map_or(host, |of| of.to_string());
     let Some(service) = snapshot.service(&host) else {
         return Some(not_found(
             &subject,

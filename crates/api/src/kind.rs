@@ -108,6 +108,8 @@ kinds! {
     RequestAuthentication(crate::RequestAuthentication), "security.istio.io", "requestauthentications", "requestauthentication", ["ra"], true, SECURITY;
     Service(crate::Service), "", "services", "service", ["svc"], true, CORE;
     Pod(crate::Pod), "", "pods", "pod", ["po"], true, CORE;
+    Endpoints(crate::endpoints::Endpoints), "", "endpoints", "endpoints", ["ep"], true, CORE;
+    EndpointSlice(crate::endpoints::EndpointSlice), "discovery.k8s.io", "endpointslices", "endpointslice", [], true, CORE;
     Secret(crate::Secret), "", "secrets", "secret", [], true, CORE;
     Namespace(crate::Namespace), "", "namespaces", "namespace", ["ns"], false, CORE;
     ConfigMap(crate::ConfigMap), "", "configmaps", "configmap", ["cm"], true, CORE;
@@ -121,7 +123,8 @@ kinds! {
 impl Kind {
     /// Whether the content stands beside `metadata` instead of under `spec`.
     pub fn content_at_root(self) -> bool {
-        matches!(self, Kind::ConfigMap | Kind::Secret) || self.is_role()
+        use Kind::{ConfigMap, EndpointSlice, Endpoints, Secret};
+        matches!(self, ConfigMap | Secret | Endpoints | EndpointSlice) || self.is_role()
     }
 
     /// Whether the kind says what somebody may do in the API.
@@ -204,7 +207,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
         "",
         &[
             "ServiceAccount",
-            "Endpoints",
             "Node",
             "PersistentVolumeClaim",
             "PersistentVolume",
@@ -218,7 +220,6 @@ const NOT_YET: &[(&str, &[&str])] = &[
         &["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"],
     ),
     ("batch", &["Job", "CronJob"]),
-    ("discovery.k8s.io", &["EndpointSlice"]),
     (
         "networking.k8s.io",
         &["Ingress", "IngressClass", "NetworkPolicy"],

@@ -26,8 +26,8 @@ message! {
         effective load_balancer_source_ranges "loadBalancerSourceRanges": Vec<String>,
         effective load_balancer_class "loadBalancerClass": String,
         effective allocate_load_balancer_node_ports "allocateLoadBalancerNodePorts": Option<bool>,
-        /// For type ExternalName.
-        pending external_name "externalName": String,
+        /// For type ExternalName: the host that the Service is another name of.
+        effective external_name "externalName": String,
         pending external_traffic_policy "externalTrafficPolicy": Option<TrafficPolicy>,
         pending internal_traffic_policy "internalTrafficPolicy": Option<TrafficPolicy>,
         effective health_check_node_port "healthCheckNodePort": Option<i32>,
@@ -57,7 +57,7 @@ choice! {
         effective ClusterIp = "ClusterIP",
         effective NodePort = "NodePort",
         effective LoadBalancer = "LoadBalancer",
-        pending ExternalName = "ExternalName",
+        effective ExternalName = "ExternalName",
     }
 }
 

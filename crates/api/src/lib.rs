@@ -39,6 +39,7 @@ mod validate;
 mod yaml;
 
 pub mod destination_rule;
+pub mod endpoints;
 pub mod gateway;
 pub mod istio_operator;
 pub mod kubernetes;

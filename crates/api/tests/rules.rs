@@ -24,15 +24,26 @@ fn findings(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Kinds whose content stands beside `metadata`, with their version.
+const AT_ROOT: [(&str, &str); 6] = [
+    ("Role", "rbac.authorization.k8s.io/v1"),
+    ("RoleBinding", "rbac.authorization.k8s.io/v1"),
+    ("ClusterRole", "rbac.authorization.k8s.io/v1"),
+    ("ClusterRoleBinding", "rbac.authorization.k8s.io/v1"),
+    ("EndpointSlice", "discovery.k8s.io/v1"),
+    ("Endpoints", "v1"),
+];
+
 fn document(kind: &str, spec: &str) -> String {
+    if let Some((_, version)) = AT_ROOT.iter().find(|(of, _)| *of == kind) {
+        let separator = if spec.is_empty() { "" } else { ", " };
+        let label = "kubernetes.io/service-name: x";
+        return format!(
+            "{{apiVersion: {version}, kind: {kind}, metadata: {{name: x, labels: {{{label}}}}}\
+             {separator}{spec}}}\n"
+        );
+    }
     let version = match kind {
-        "Role" | "RoleBinding" | "ClusterRole" | "ClusterRoleBinding" => {
-            let separator = if spec.is_empty() { "" } else { ", " };
-            return format!(
-                "{{apiVersion: rbac.authorization.k8s.io/v1, kind: {kind}, metadata: {{name: x}}\
-                 {separator}{spec}}}\n"
-            );
-        }
         "Service" => "v1",
         "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => {
             "security.istio.io/v1"
@@ -99,6 +110,7 @@ fn every_rule_finds_what_it_should() {
         ("peer_authentication.txt", 10),
         ("request_authentication.txt", 24),
         ("role.txt", 22),
+        ("endpoints.txt", 11),
     ];
     for (name, at_least) in files {
         let cases = check_file(name);

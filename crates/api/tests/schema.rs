@@ -309,6 +309,7 @@ fn complete() -> Vec<lateen_api::ParsedObject> {
         include_str!("complete/mesh.yaml"),
         include_str!("complete/security.yaml"),
         include_str!("complete/roles.yaml"),
+        include_str!("complete/endpoints.yaml"),
     ];
     let mut objects = Vec::new();
     for text in texts {

@@ -21,6 +21,7 @@ pub mod servers;
 mod service;
 mod settings;
 mod sidecar;
+mod slices;
 mod snapshot;
 mod visibility;
 

@@ -1,6 +1,6 @@
 //! Objects to services and workloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_api as api;
@@ -14,6 +14,7 @@ use crate::service::{
     Source, TargetPort, Workload, WorkloadKind, labels_match,
 };
 use crate::settings::MeshSettings;
+use crate::slices::Slice;
 use crate::visibility::Visibility;
 
 /// Name, namespace and age of an object. An object without a namespace counts as of `default`.
@@ -41,7 +42,22 @@ pub struct Registered {
     pub inline: Vec<Arc<Workload>>,
 }
 
-/// A Kubernetes Service.
+/// The host of a Service of type ExternalName, and the one that it is another name of.
+pub fn alias(
+    origin: &Origin,
+    spec: &api::Service,
+    mesh: &MeshSettings,
+) -> Option<(Arc<str>, Arc<str>)> {
+    let is_alias = spec.service_type == Some(api::kubernetes::ServiceType::ExternalName);
+    let target = spec
+        .external_name
+        .trim_end_matches('.')
+        .to_ascii_lowercase();
+    let host = hostname::resolve(&origin.name, &origin.namespace, &mesh.domain_suffix);
+    is_alias.then(|| (Arc::from(host), Arc::from(target)))
+}
+
+/// A Kubernetes Service, which is no alias.
 pub fn kubernetes_service(origin: &Origin, spec: &api::Service, mesh: &MeshSettings) -> Registered {
     let hostname = hostname::resolve(&origin.name, &origin.namespace, &mesh.domain_suffix);
     let ports = spec.ports.iter().map(|port| ServicePort {
@@ -80,6 +96,7 @@ pub fn kubernetes_service(origin: &Origin, spec: &api::Service, mesh: &MeshSetti
             ports: ports.collect(),
             addresses,
             auto_addresses: Vec::new(),
+            aliases: Vec::new(),
             resolution: Resolution::Endpoints,
             location: Location::Internal,
             visibility: Visibility::with_default(&[], &mesh.service_export_to, &origin.namespace),
@@ -127,6 +144,7 @@ pub fn service_entry(
             ports: ports.clone(),
             addresses: spec.addresses.clone(),
             auto_addresses: Vec::new(),
+            aliases: Vec::new(),
             resolution,
             location: match spec.location.unwrap_or_default() {
                 ApiLocation::MeshExternal => Location::External,
@@ -295,11 +313,12 @@ fn pod_locality(labels: &BTreeMap<String, String>) -> String {
     })
 }
 
-/// The endpoints of a service: those written in its object, and the workloads of its namespace
-/// that its selector picks (a Service and a ServiceEntry alike).
+/// The endpoints of a service: those written in its object, the workloads of its namespace that its
+/// selector picks (a Service and a ServiceEntry alike), and those that slices give it.
 pub fn endpoints(
     registered: &Registered,
     workloads_of_namespace: &[Arc<Workload>],
+    slices: &[Arc<Slice>],
 ) -> ServiceEndpoints {
     let service = &registered.service;
     if matches!(
@@ -314,13 +333,24 @@ pub fn endpoints(
             // A pod that runs nowhere yet.
             && !workload.address.is_empty()
     });
-    let all: Vec<&Arc<Workload>> = registered.inline.iter().chain(selected).collect();
+    // Several slices, or one and a pod, may have the same place: then the first counts, and of slices
+    // the one that is ready.
+    let sliced = |ready: bool| {
+        let all = slices.iter().flat_map(|slice| slice.endpoints_for(service));
+        all.filter(move |workload| workload.healthy == ready)
+    };
+    let all = registered.inline.iter().chain(selected);
+    let all = all.chain(sliced(true)).chain(sliced(false));
+    let all: Vec<&Arc<Workload>> = all.collect();
     let by_port = service.ports.iter().map(|port| {
+        let mut places = BTreeSet::new();
         let endpoints = all.iter().filter_map(|workload| {
             let published = service.publish_not_ready && workload.kind == WorkloadKind::Pod;
-            Some(Endpoint {
+            let number = workload.port_for(service, port)?;
+            let again = !places.insert((&*workload.address, number));
+            (!again || workload.kind != WorkloadKind::Slice).then(|| Endpoint {
                 workload: (*workload).clone(),
-                port: workload.port_for(service, port)?,
+                port: number,
                 ready: workload.healthy || published,
             })
         });

@@ -72,6 +72,8 @@ pub struct Service {
     pub resolution: Resolution,
     pub location: Location,
     pub visibility: Visibility,
+    /// Other names that it has: hosts of the Services of type ExternalName that lead to it.
+    pub aliases: Vec<Arc<str>>,
     /// Labels that select workloads; empty selects none.
     pub selector: BTreeMap<String, String>,
     /// RFC 3339; older objects win.
@@ -149,6 +151,8 @@ pub enum WorkloadKind {
     Pod,
     /// A WorkloadEntry, or an inline endpoint of a ServiceEntry.
     Entry,
+    /// An endpoint of an EndpointSlice or Endpoints. Its ports have the names of the Service's.
+    Slice,
 }
 
 /// A place where workload code runs.
@@ -172,11 +176,15 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// The workload port behind a port of a service. A Service over pods names a port of their
+    /// The workload port behind a port of a service. An EndpointSlice says it for the port's name, or
+    /// there is none. A Service over pods names a port of their
     /// containers or gives its number, and a pod without a port of that name has none. All else is
     /// resolved as Istio resolves WorkloadEntry ports: by target name or number, else by the name or
     /// number of the service port itself.
     pub fn port_for(&self, service: &Service, port: &ServicePort) -> Option<u32> {
+        if self.kind == WorkloadKind::Slice {
+            return self.ports.get(&port.name).copied();
+        }
         if self.kind == WorkloadKind::Pod && service.source == Source::Kubernetes {
             return match &port.target {
                 TargetPort::Number(number) => Some(*number),

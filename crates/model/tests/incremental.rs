@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// Version, kind and spec for a name and a variant.
 type Form = fn(&str, usize) -> (&'static str, String);
 
-const KINDS: [Form; 11] = [
+const KINDS: [Form; 12] = [
     |name, v| {
         let selector = ["{app: a}", "{app: b, version: v1}", "{}"][v % 3];
         (
@@ -170,6 +170,25 @@ const KINDS: [Form; 11] = [
             format!("{{{selector}jwtRules: [{{issuer: 'https://{issuer}.test'}}]}}"),
         )
     },
+    // Its content stands beside the metadata.
+    |_, v| {
+        let of = ["a", "b", "c"][v % 3];
+        let by = [
+            "",
+            ", endpointslice.kubernetes.io/managed-by: endpointslice-controller.k8s.io",
+        ];
+        let ready = ["true", "false"][v / 3 % 2];
+        (
+            "discovery.k8s.io/v1/EndpointSlice",
+            format!(
+                "\nlabels: {{kubernetes.io/service-name: {of}{}}}\naddressType: IPv4\n\
+                 endpoints: [{{addresses: [10.0.3.{}], conditions: {{ready: {ready}}}}}]\n\
+                 ports: [{{name: http, port: 80}}]",
+                by[v / 6 % 2],
+                v % 5,
+            ),
+        )
+    },
 ];
 
 fn object(key: (usize, usize, usize), variant: usize) -> Object {
@@ -191,6 +210,10 @@ fn object(key: (usize, usize, usize), variant: usize) -> Object {
         NAMESPACES[namespace],
         variant % 3 + 1,
     );
+    let yaml = match kind {
+        "EndpointSlice" => yaml.replace("\nspec: \n", "\n"),
+        _ => yaml,
+    };
     let parsed = lateen_api::parse("test.yaml", &yaml, lateen_api::Mode::Strict);
     assert!(!parsed.has_errors(), "{yaml}{:?}", parsed.diagnostics);
     parsed.objects.into_iter().next().unwrap().object

@@ -55,6 +55,7 @@ pub fn hashed_destinations<'a>(
     let domain = &snapshot.settings.domain_suffix;
     let hosts: Vec<String> = destinations
         .map(|to| hostname::resolve(&to.host, rule_namespace, domain))
+        .map(|host| snapshot.alias_of(&host).map_or(host, |of| of.to_string()))
         .collect();
     hashed(snapshot, proxy, hosts.iter().map(String::as_str))
 }

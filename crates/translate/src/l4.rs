@@ -382,16 +382,13 @@ impl Chooser<'_> {
     /// The TCP proxy to the destinations of a route.
     fn proxy(&self, rule: &VirtualService, route: &[RouteDestination]) -> Option<Target> {
         let destinations = route.iter().filter_map(|one| one.destination.as_ref());
-        let single_ports = crate::route_table::single_ports_of(
-            self.snapshot,
-            &rule.origin.namespace,
-            destinations,
-        );
+        let known =
+            crate::route_table::known_hosts_of(self.snapshot, &rule.origin.namespace, destinations);
         let to = Destinations {
             rule_namespace: &rule.origin.namespace,
             domain_suffix: &self.snapshot.settings.domain_suffix,
             listen_port: self.port,
-            single_ports: &single_ports,
+            known: &known,
         };
         let cluster =
             |one: &RouteDestination| to.cluster(&one.destination.clone().unwrap_or_default());

@@ -76,9 +76,21 @@ pub fn name_table(key: &NameTableKey) -> NameTable {
                 ..Default::default()
             },
         };
-        Some((service.hostname.to_string(), info))
+        Some((service, info))
     });
-    table.extend(named);
+    for (service, info) in named {
+        for alias in &service.aliases {
+            let mut parts = alias.split('.').map(str::to_string);
+            let of_alias = NameInfo {
+                ips: info.ips.clone(),
+                registry: nds::KUBERNETES.to_string(),
+                shortname: parts.next().unwrap_or_default(),
+                namespace: parts.next().unwrap_or_default(),
+            };
+            table.entry(alias.to_string()).or_insert(of_alias);
+        }
+        table.insert(service.hostname.to_string(), info);
+    }
     NameTable {
         table: table.into_iter().collect(),
     }
@@ -99,8 +111,8 @@ fn virtual_addresses(service: &Service, auto: Option<bool>) -> Vec<String> {
 fn of_workload(service: &Service, workload: &Workload) -> Option<(String, NameInfo)> {
     let name = match (workload.kind, &workload.dns_name) {
         (WorkloadKind::Entry, _) => &workload.name,
-        (WorkloadKind::Pod, Some((name, below))) if *below == service.name => name,
-        (WorkloadKind::Pod, _) => return None,
+        (_, Some((name, below))) if *below == service.name => name,
+        (WorkloadKind::Pod | WorkloadKind::Slice, _) => return None,
     };
     let info = NameInfo {
         ips: vec![workload.address.clone()],

@@ -179,7 +179,8 @@ pub fn is_claimed(snapshot: &MeshSnapshot, proxy: &Proxy, domain: &str, host: &s
     let suffix = domain_suffix(proxy);
     let namespace = &proxy.namespace;
     names.any(|name| {
-        let another = |of: &str| of != host && snapshot.service(of).is_some();
+        let aliased = |of: &str| snapshot.alias_of(of).is_some_and(|to| **to != *host);
+        let another = |of: &str| (of != host && snapshot.service(of).is_some()) || aliased(of);
         let ruled = || name != host && snapshot.rules_of_host(name).next().is_some();
         another(name)
             || another(&format!("{name}.{suffix}"))

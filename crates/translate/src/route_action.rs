@@ -7,6 +7,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -30,8 +31,16 @@ pub struct Destinations<'a> {
     pub domain_suffix: &'a str,
     /// The port taken when neither the rule nor the service says one.
     pub listen_port: u32,
-    /// Hosts of services with exactly one port.
-    pub single_ports: &'a BTreeMap<String, u32>,
+    pub known: &'a KnownHosts,
+}
+
+/// What has to be known of hosts that rules send to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KnownHosts {
+    /// Of services with exactly one port.
+    pub single_ports: BTreeMap<String, u32>,
+    /// Other names of services, with the host that each means.
+    pub aliases: BTreeMap<String, Arc<str>>,
 }
 
 impl Destinations<'_> {
@@ -41,6 +50,7 @@ impl Destinations<'_> {
         let port = match &destination.port {
             Some(port) if port.number != 0 => port.number,
             _ => self
+                .known
                 .single_ports
                 .get(&host)
                 .copied()
@@ -50,7 +60,11 @@ impl Destinations<'_> {
     }
 
     fn host(&self, destination: &Destination) -> String {
-        hostname::resolve(&destination.host, self.rule_namespace, self.domain_suffix)
+        let host = hostname::resolve(&destination.host, self.rule_namespace, self.domain_suffix);
+        match self.known.aliases.get(&host) {
+            Some(of) => of.to_string(),
+            None => host,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::cache::ById;
 use crate::destination_policy::{self, Hashed};
 use crate::envoy::{core, route};
 use crate::port_table::{PortTable, Viewer, domain_suffix};
+use crate::route_action::KnownHosts;
 use crate::route_match::Audience;
 use crate::sidecar::EgressPort;
 use crate::virtual_hosts::{EncodedHost, VirtualHostKey, append};
@@ -71,7 +72,7 @@ pub(crate) fn mesh_key(
         name,
         domains,
         hashed,
-        single_ports: single_ports(snapshot, &rules),
+        known: known_hosts(snapshot, &rules),
         audience: audience(proxy, vec![MESH_GATEWAY.to_string()], port, &rules),
         rules,
         service,
@@ -82,14 +83,11 @@ pub(crate) fn mesh_key(
 
 /// Names and addresses under which a client in the proxy's namespace reaches a service (fact 16).
 pub(crate) fn service_names(service: &Service, proxy: &Proxy) -> Vec<String> {
-    let mut hosts = vec![service.hostname.to_string()];
-    let tail = format!(".{}.svc.{}", service.namespace, domain_suffix(proxy));
-    if let Some(name) = service.hostname.strip_suffix(&tail) {
-        if service.namespace == proxy.namespace {
-            hosts.push(name.to_string());
-        }
-        hosts.push(format!("{name}.{}", service.namespace));
-        hosts.push(format!("{name}.{}.svc", service.namespace));
+    let mut hosts = names_of(&service.hostname, &service.namespace, proxy);
+    for alias in &service.aliases {
+        // `NAME.NAMESPACE.svc.SUFFIX`.
+        let namespace = alias.split('.').nth(1).unwrap_or_default();
+        hosts.extend(names_of(alias, namespace, proxy));
     }
     hosts.extend(
         service
@@ -98,6 +96,19 @@ pub(crate) fn service_names(service: &Service, proxy: &Proxy) -> Vec<String> {
             .filter(|a| !a.contains('/'))
             .cloned(),
     );
+    hosts
+}
+
+fn names_of(host: &str, namespace: &str, proxy: &Proxy) -> Vec<String> {
+    let mut hosts = vec![host.to_string()];
+    let tail = format!(".{namespace}.svc.{}", domain_suffix(proxy));
+    if let Some(name) = host.strip_suffix(&tail) {
+        if namespace == proxy.namespace {
+            hosts.push(name.to_string());
+        }
+        hosts.push(format!("{name}.{namespace}"));
+        hosts.push(format!("{name}.{namespace}.svc"));
+    }
     hosts
 }
 
@@ -147,20 +158,15 @@ pub fn hashed_of(snapshot: &MeshSnapshot, proxy: &Proxy, rules: &[ById<VirtualSe
 }
 
 /// Ports of the destination hosts that have exactly one.
-pub fn single_ports(
-    snapshot: &MeshSnapshot,
-    rules: &[ById<VirtualService>],
-) -> BTreeMap<String, u32> {
-    let mut ports = BTreeMap::new();
+pub fn known_hosts(snapshot: &MeshSnapshot, rules: &[ById<VirtualService>]) -> KnownHosts {
+    let mut known = KnownHosts::default();
     for rule in rules {
         let destinations = rule.spec.http.iter().flat_map(destinations);
-        ports.extend(single_ports_of(
-            snapshot,
-            &rule.origin.namespace,
-            destinations,
-        ));
+        let of = known_hosts_of(snapshot, &rule.origin.namespace, destinations);
+        known.single_ports.extend(of.single_ports);
+        known.aliases.extend(of.aliases);
     }
-    ports
+    known
 }
 
 /// Where a rule sends requests and copies of them.
@@ -172,23 +178,30 @@ fn destinations(http: &HttpRoute) -> impl Iterator<Item = &Destination> {
 }
 
 /// The same for given destinations of a rule.
-pub fn single_ports_of<'a>(
+pub fn known_hosts_of<'a>(
     snapshot: &MeshSnapshot,
     rule_namespace: &str,
     destinations: impl Iterator<Item = &'a Destination>,
-) -> BTreeMap<String, u32> {
-    let hosts = destinations.map(|destination| {
-        hostname::resolve(
-            &destination.host,
-            rule_namespace,
-            &snapshot.settings.domain_suffix,
-        )
-    });
-    let with_port = hosts.filter_map(|host| match snapshot.service(&host)?.ports.as_slice() {
-        [only] => Some((host, only.number)),
-        _ => None,
-    });
-    with_port.collect()
+) -> KnownHosts {
+    let mut known = KnownHosts::default();
+    let suffix = &snapshot.settings.domain_suffix;
+    for destination in destinations {
+        let host = hostname::resolve(&destination.host, rule_namespace, suffix);
+        let host = match snapshot.alias_of(&host) {
+            None => host,
+            Some(of) => {
+                known.aliases.insert(host, of.clone());
+                of.to_string()
+            }
+        };
+        let ports = snapshot
+            .service(&host)
+            .map(|service| service.ports.as_slice());
+        if let Some([only]) = ports {
+            known.single_ports.insert(host, only.number);
+        }
+    }
+    known
 }
 
 /// The virtual hosts of servers of a gateway that share a route table: per host all rules bound to its Gateways, merged
@@ -250,7 +263,7 @@ pub fn gateway(
             },
             domains: vec![host],
             hashed: hashed_of(snapshot, proxy, &rules),
-            single_ports: single_ports(snapshot, &rules),
+            known: known_hosts(snapshot, &rules),
             audience: audience(proxy, made.gateways.into_iter().collect(), port, &rules),
             rules,
             service: None,

@@ -13,6 +13,7 @@ use crate::cache::ById;
 use crate::destination_policy::{self, Hashed};
 use crate::envoy::route;
 use crate::names;
+use crate::route_action::KnownHosts;
 use crate::route_action::{self, Destinations};
 use crate::route_match::{self, Audience};
 
@@ -26,7 +27,7 @@ pub struct VirtualHostKey {
     /// Fully qualified host and port of the service, where there is one: its default route.
     pub service: Option<(String, u32)>,
     /// Ports of destination hosts that have exactly one.
-    pub single_ports: BTreeMap<String, u32>,
+    pub known: KnownHosts,
     /// DestinationRules of destinations that hash.
     pub hashed: Hashed,
     pub audience: Audience,
@@ -227,7 +228,7 @@ fn route(
             .service
             .as_ref()
             .map_or(key.audience.port, |(_, port)| *port),
-        single_ports: &key.single_ports,
+        known: &key.known,
     };
     let mut made = route::Route {
         name,

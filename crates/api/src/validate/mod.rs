@@ -7,6 +7,7 @@
 
 mod authorization_policy;
 mod destination_rule;
+mod endpoints;
 mod extension_providers;
 mod gateway;
 mod http_route;
@@ -46,6 +47,7 @@ pub fn object(object: &Object) -> Vec<Problem> {
     check.field("metadata", |check| {
         meta::validate(object, check);
         authorization_policy::annotations(object, check);
+        endpoints::metadata(object, check);
     });
     match object.kind.content_at_root() {
         true => object.spec.validate(&mut check),

@@ -80,7 +80,7 @@ fn columns(kind: Kind) -> &'static [Column] {
                     NAME,
                     column("Type", Cell::Of(service_type)),
                     column("Cluster-IP", Cell::Of(cluster_ip)),
-                    column("External-IP", Cell::Fixed("<none>")),
+                    column("External-IP", Cell::Of(external)),
                     column("Port(s)", Cell::Of(ports)),
                     AGE,
                     wide("Selector", Cell::Of(service_selector)),
@@ -108,6 +108,18 @@ fn columns(kind: Kind) -> &'static [Column] {
                     NAME,
                     column("Type", Cell::Of(secret_type)),
                     column("Data", Cell::Of(secret_entries)),
+                    AGE,
+                ]
+            }
+        }
+        Kind::Endpoints => const { &[NAME, column("Endpoints", Cell::Of(endpoints)), AGE] },
+        Kind::EndpointSlice => {
+            const {
+                &[
+                    NAME,
+                    column("AddressType", Cell::Field("/addressType")),
+                    column("Ports", Cell::Of(slice_ports)),
+                    column("Endpoints", Cell::Of(slice_endpoints)),
                     AGE,
                 ]
             }
@@ -204,6 +216,11 @@ fn service_type(body: &Value) -> String {
     given.unwrap_or("ClusterIP").to_owned()
 }
 
+fn external(body: &Value) -> String {
+    let name = body.pointer("/spec/externalName").and_then(Value::as_str);
+    name.unwrap_or("<none>").to_owned()
+}
+
 fn secret_type(body: &Value) -> String {
     let given = body.get("type").and_then(Value::as_str);
     given.unwrap_or("Opaque").to_owned()
@@ -212,6 +229,49 @@ fn secret_type(body: &Value) -> String {
 fn secret_entries(body: &Value) -> String {
     let entries = body.get("data").and_then(Value::as_object);
     entries.map_or(0, |entries| entries.len()).to_string()
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+}
+
+/// As kubectl prints them: three, and how many more there are.
+fn several(all: Vec<String>) -> String {
+    match all.len() {
+        0 => "<none>".to_owned(),
+        more @ 4.. => format!("{} + {} more...", all[..3].join(","), more - 3),
+        _ => all.join(","),
+    }
+}
+
+fn endpoints(body: &Value) -> String {
+    let subsets = list(body, "subsets").iter();
+    let places = subsets.flat_map(|subset| {
+        let ports = list(subset, "ports");
+        let addresses = list(subset, "addresses").iter();
+        addresses.flat_map(move |address| {
+            let ip = address["ip"].as_str().unwrap_or_default();
+            ports
+                .iter()
+                .map(move |port| format!("{ip}:{}", port["port"]))
+        })
+    });
+    several(places.collect())
+}
+
+fn slice_ports(body: &Value) -> String {
+    let ports = list(body, "ports").iter();
+    several(ports.map(|port| port["port"].to_string()).collect())
+}
+
+fn slice_endpoints(body: &Value) -> String {
+    let addresses = list(body, "endpoints").iter();
+    let addresses = addresses.flat_map(|endpoint| list(endpoint, "addresses"));
+    let addresses = addresses.filter_map(Value::as_str).map(str::to_owned);
+    several(addresses.collect())
 }
 
 /// `Role/web`.

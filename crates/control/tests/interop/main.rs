@@ -34,6 +34,7 @@ macro_rules! on_both {
     };
 }
 
+mod aliases;
 mod attached;
 mod authorization;
 mod authorized_gateway;
@@ -97,6 +98,7 @@ mod selection;
 mod service_entries;
 mod sidecar;
 mod sidecar_sockets;
+mod slices;
 mod sniffing;
 mod tcp_tunnels;
 mod tls_settings;

@@ -8,11 +8,13 @@
 
 mod changes;
 mod settings;
+mod settle;
 mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lateen_api::Kind;
 use rpds::RedBlackTreeMapSync;
 
 pub use changes::Changes;
@@ -33,6 +35,7 @@ use crate::secret::Secret;
 use crate::service::{Service, ServiceEndpoints, Source, Workload, WorkloadKind, labels_match};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
+use crate::slices::Slice;
 
 /// Namespace and name of an object.
 pub type NamespacedName = (String, String);
@@ -42,10 +45,15 @@ type Key = (String, String);
 type WorkloadKey = (String, String, WorkloadKind);
 /// Namespace, label, value, and what has it.
 type LabelIndex<T> = RedBlackTreeMapSync<(String, String, String, T), ()>;
+/// Namespace and name of a Service, kind and name of an object.
+type SliceKey = (String, String, Kind, String);
 /// A host and what claims it, oldest first.
 type Claim = (Arc<str>, Origin, Source);
 /// Addresses given out, by object and host.
 type Allocated = BTreeMap<(Origin, String), Addresses>;
+
+/// A chain of more aliases is none.
+const MAX_ALIASES: usize = 16;
 
 /// The mesh at one moment.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +91,11 @@ pub struct MeshSnapshot {
 
     /// What claims each host, oldest first: the first is its service.
     registered: RedBlackTreeMapSync<Claim, Arc<Registered>>,
+    /// Aliases by the host that each is another name of, and the other way round.
+    aliases: RedBlackTreeMapSync<(Arc<str>, Arc<str>), ()>,
+    alias_of: RedBlackTreeMapSync<Arc<str>, Arc<str>>,
+    /// What gives a Service endpoints: its namespace and name, and the kind and name of the object.
+    slices: RedBlackTreeMapSync<SliceKey, Arc<Slice>>,
     /// Services by the first label of their selector.
     selecting: LabelIndex<Arc<str>>,
     /// Workloads by each of their labels.
@@ -134,6 +147,20 @@ impl MeshSnapshot {
     /// The service of a fully qualified host.
     pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
         self.services.get(host)
+    }
+
+    /// The host of a service that a host is another name of (`ENABLE_EXTERNAL_NAME_ALIAS`): the end
+    /// of a chain of Services of type ExternalName.
+    pub fn alias_of(&self, host: &str) -> Option<&Arc<str>> {
+        let mut found = self.alias_of.get(host)?;
+        // As long as any chain that is no circle.
+        for _ in 0..MAX_ALIASES {
+            match self.alias_of.get(found) {
+                Some(next) => found = next,
+                None => return Some(found),
+            }
+        }
+        None
     }
 
     /// The addresses the mesh gave to the hosts of a ServiceEntry: host and address.

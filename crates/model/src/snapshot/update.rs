@@ -9,7 +9,7 @@ use std::sync::Arc;
 use lateen_api::{Object, Spec};
 
 use super::settings::configured;
-use super::{Changes, Key, MeshSnapshot, WorkloadKey, labels_of, range_of};
+use super::{Changes, Key, MeshSnapshot, WorkloadKey};
 use crate::authorization::AuthorizationPolicy;
 use crate::auto_allocate::Allocation;
 use crate::delegate;
@@ -18,7 +18,7 @@ use crate::registry::{self, Registered};
 use crate::request_authentication::RequestAuthentication;
 use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
 use crate::secret::Secret;
-use crate::service::{Resolution, Service, Workload, WorkloadKind};
+use crate::service::{Workload, WorkloadKind};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
 
@@ -85,18 +85,20 @@ impl MeshSnapshot {
 }
 
 /// One update in work.
-struct Update<'a> {
-    next: &'a mut MeshSnapshot,
-    previous: Option<&'a MeshSnapshot>,
-    changes: Changes,
+pub(super) struct Update<'a> {
+    pub(super) next: &'a mut MeshSnapshot,
+    pub(super) previous: Option<&'a MeshSnapshot>,
+    pub(super) changes: Changes,
     /// Hosts whose objects changed.
-    hosts: BTreeSet<Arc<str>>,
+    pub(super) hosts: BTreeSet<Arc<str>>,
     /// Workloads that came, went or changed, as they were and as they are.
     workloads: Vec<Arc<Workload>>,
     /// Which DestinationRules have to be merged again.
     destination_rules: BTreeSet<RuleKey>,
     /// VirtualServices that changed, or whose delegates did.
     rules: BTreeSet<Origin>,
+    /// Hosts to which slices came, or from which they went.
+    pub(super) sliced: BTreeSet<Arc<str>>,
     /// Whether addresses have to be given out again.
     allocate: bool,
 }
@@ -111,6 +113,7 @@ impl<'a> Update<'a> {
             workloads: Vec::new(),
             destination_rules: BTreeSet::new(),
             rules: BTreeSet::new(),
+            sliced: BTreeSet::new(),
             allocate: false,
         }
     }
@@ -136,6 +139,7 @@ impl<'a> Update<'a> {
             self.settle_service(host);
         }
         let mut affected = hosts;
+        affected.append(&mut self.sliced);
         for workload in std::mem::take(&mut self.workloads) {
             let selecting = self.next.services_of(&workload);
             affected.extend(selecting.map(|service| service.hostname.clone()));
@@ -149,10 +153,14 @@ impl<'a> Update<'a> {
     fn remove(&mut self, object: &Object) {
         let origin = registry::origin(object);
         match &object.spec {
-            Spec::Service(spec) => {
-                let one = registry::kubernetes_service(&origin, spec, &self.next.settings);
-                self.unregister(&origin, one);
-            }
+            Spec::Service(spec) => match registry::alias(&origin, spec, &self.next.settings) {
+                Some(alias) => self.remove_alias(alias),
+                None => {
+                    let mesh = &self.next.settings;
+                    let one = registry::kubernetes_service(&origin, spec, mesh);
+                    self.unregister(&origin, one);
+                }
+            },
             Spec::ServiceEntry(spec) => {
                 for one in registry::service_entry(&origin, spec, &self.next.settings) {
                     self.unregister(&origin, one);
@@ -206,6 +214,7 @@ impl<'a> Update<'a> {
             Spec::Namespace(_) => {
                 self.next.namespaces.remove_mut(&origin.name);
             }
+            Spec::EndpointSlice(_) | Spec::Endpoints(_) => self.remove_slice(&origin, object),
             Spec::Role(_)
             | Spec::ClusterRole(_)
             | Spec::RoleBinding(_)
@@ -221,10 +230,14 @@ impl<'a> Update<'a> {
     fn add(&mut self, object: &Object) {
         let origin = registry::origin(object);
         match &object.spec {
-            Spec::Service(spec) => {
-                let one = registry::kubernetes_service(&origin, spec, &self.next.settings);
-                self.register(&origin, one);
-            }
+            Spec::Service(spec) => match registry::alias(&origin, spec, &self.next.settings) {
+                Some(alias) => self.add_alias(alias),
+                None => {
+                    let mesh = &self.next.settings;
+                    let one = registry::kubernetes_service(&origin, spec, mesh);
+                    self.register(&origin, one);
+                }
+            },
             Spec::ServiceEntry(spec) => {
                 for one in registry::service_entry(&origin, spec, &self.next.settings) {
                     self.register(&origin, one);
@@ -332,6 +345,7 @@ impl<'a> Update<'a> {
             Spec::Namespace(_) => {
                 self.next.namespaces.insert_mut(origin.name, ());
             }
+            Spec::EndpointSlice(_) | Spec::Endpoints(_) => self.add_slice(&origin, object),
             Spec::Role(_)
             | Spec::ClusterRole(_)
             | Spec::RoleBinding(_)
@@ -540,128 +554,6 @@ impl<'a> Update<'a> {
             true => self.changes.workloads.remove(&key),
             false => self.changes.workloads.insert(key),
         };
-    }
-
-    /// The oldest object of a host makes its service.
-    fn settle_service(&mut self, host: &Arc<str>) {
-        let made = self.next.owner(host).map(|(origin, registered)| {
-            let mut service = registered.service.clone();
-            if service.source == crate::service::Source::ServiceEntry {
-                let key = (origin.clone(), host.to_string());
-                let given = self.next.allocated.get(&key);
-                service.auto_addresses = given.map(|found| found.to_vec()).unwrap_or_default();
-            }
-            let mut service = Arc::new(service);
-            keep(
-                &mut service,
-                self.previous.and_then(|p| p.services.get(host)),
-            );
-            service
-        });
-        if let Some(old) = self.next.services.get(host).cloned() {
-            self.index_service(&old, false);
-        }
-        match &made {
-            Some(service) => {
-                self.next.services.insert_mut(host.clone(), service.clone());
-                self.index_service(service, true);
-            }
-            None => {
-                self.next.services.remove_mut(host);
-            }
-        }
-        let before = self.previous.and_then(|p| p.services.get(host));
-        let same = match (&made, before) {
-            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            self.changes.services.insert(host.clone(), before.cloned());
-        }
-    }
-
-    fn index_service(&mut self, service: &Service, present: bool) {
-        for address in service.addresses.iter().chain(&service.auto_addresses) {
-            let key = (address.clone(), service.hostname.clone());
-            match present {
-                true => self.next.addressed.insert_mut(key, ()),
-                false => {
-                    self.next.addressed.remove_mut(&key);
-                }
-            }
-        }
-        let by_request = usize::from(service.resolution == Resolution::ByRequest);
-        self.next.by_request = match present {
-            true => self.next.by_request + by_request,
-            false => self.next.by_request.saturating_sub(by_request),
-        };
-        self.index_selector(service, present);
-    }
-
-    fn index_selector(&mut self, service: &Service, present: bool) {
-        let Some((label, value)) = service.selector.iter().next() else {
-            return;
-        };
-        let host = service.hostname.clone();
-        let index = (
-            service.namespace.clone(),
-            label.clone(),
-            value.clone(),
-            host,
-        );
-        match present {
-            true => self.next.selecting.insert_mut(index, ()),
-            false => {
-                self.next.selecting.remove_mut(&index);
-            }
-        }
-    }
-
-    fn settle_endpoints(&mut self, host: &Arc<str>) {
-        let made = self.next.owner(host).map(|(_, registered)| {
-            let service = &registered.service;
-            let workloads = self.next.selected_by(service);
-            let mut made = Arc::new(registry::endpoints(registered, &workloads));
-            keep(&mut made, self.previous.and_then(|p| p.endpoints.get(host)));
-            made
-        });
-        let before = self.previous.and_then(|p| p.endpoints.get(host));
-        let same = match (&made, before) {
-            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
-            (None, None) => true,
-            _ => false,
-        };
-        match made {
-            Some(made) => self.next.endpoints.insert_mut(host.clone(), made),
-            None => {
-                self.next.endpoints.remove_mut(host);
-            }
-        }
-        if !same {
-            self.changes.endpoints.insert(host.clone(), before.cloned());
-        }
-    }
-}
-
-impl MeshSnapshot {
-    /// The oldest of the objects that claim a host.
-    fn owner(&self, host: &Arc<str>) -> Option<(&Origin, &Arc<Registered>)> {
-        let (key, registered) = range_of(&self.registered, host)?;
-        Some((&key.1, registered))
-    }
-
-    /// The workloads that a service's selector picks, by name.
-    fn selected_by(&self, service: &Service) -> Vec<Arc<Workload>> {
-        let Some((label, value)) = service.selector.iter().next() else {
-            return Vec::new();
-        };
-        labels_of(&self.labelled, &service.namespace, label, value)
-            .filter_map(|(name, kind)| {
-                let key = (service.namespace.clone(), name.clone(), *kind);
-                self.workloads.get(&key).cloned()
-            })
-            .collect()
     }
 }
 

@@ -373,7 +373,7 @@ impl<R> Translator<R> {
                 name: format!("{host}:{}", port.number),
                 domains: grpc::domains(service, port),
                 hashed: route_table::hashed_of(snapshot, proxy, &rules),
-                single_ports: route_table::single_ports(snapshot, &rules),
+                known: route_table::known_hosts(snapshot, &rules),
                 audience: Audience {
                     gateways: vec![lateen_model::MESH_GATEWAY.to_string()],
                     namespace: proxy.namespace.clone(),
