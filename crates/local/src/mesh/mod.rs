@@ -372,8 +372,7 @@ impl Mesh {
 
 /// Whether a process was restarted in vain.
 fn is_hopeless(status: &Status) -> bool {
-    let starting = matches!(status.state, State::Restarting { .. } | State::Starting);
-    starting && status.restarts >= HOPELESS
+    matches!(status.state, State::Restarting { .. }) && status.restarts >= HOPELESS
 }
 
 async fn check_ports(plan: &Plan, was_killed: bool) -> Result<(), TakenPort> {

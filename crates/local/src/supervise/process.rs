@@ -49,7 +49,7 @@ pub enum State {
     Ready,
     /// Runs, and its readiness check says why it is not ready.
     Unready(String),
-    /// Has ended, or could not be started, and will be started again.
+    /// Has ended, or could not be started; is started again, and has not been ready since.
     Restarting {
         reason: String,
         last_line: Option<String>,
@@ -108,7 +108,8 @@ pub(super) async fn supervise(
         let (reason, last_line, ready_for) = match Running::start(&spec, &log_path) {
             Err(error) => (error.to_string(), None, Duration::ZERO),
             Ok(mut running) => {
-                cell.set(|status| (status.pid, status.state) = (running.pid, State::Starting));
+                // One that was started again shows why, until it is ready or says why it is not.
+                cell.set(|status| status.pid = running.pid);
                 let mut ready_since = None;
                 let status = tokio::select! {
                     status = running.child.wait() => status,
