@@ -47,6 +47,10 @@ struct Args {
     #[arg(long, default_value_t = 100)]
     clients: usize,
 
+    /// Of the control plane: what the connected proxies are
+    #[arg(long, value_enum, default_value_t = control::Kind::Sidecar)]
+    proxies: control::Kind,
+
     /// Of the control plane: changes of each kind
     #[arg(long, default_value_t = 30)]
     changes: usize,
@@ -197,13 +201,19 @@ fn run_control(args: &Args) -> Result {
     let plan = control::Plan {
         sizes: args.services.clone(),
         clients: args.clients,
+        kind: args.proxies,
         changes: if args.quick { 5 } else { args.changes },
     };
     let head = machine::describe_briefly();
     let table = control::run(&args.binaries, &plan)?;
     println!("{head}{table}");
     if !args.quick && !args.no_save {
-        save(args, "control-", &head, &[table])?;
+        let prefix = match args.proxies {
+            control::Kind::Sidecar => "control-",
+            control::Kind::Captured => "control-captured-",
+            control::Kind::Gateway => "control-gateway-",
+        };
+        save(args, prefix, &head, &[table])?;
     }
     Ok(())
 }

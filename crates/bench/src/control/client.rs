@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use lateen_xds::{VIRTUAL_HOSTS_BY_NAME, type_url};
 use prost::Message;
 use prost::bytes::Buf;
@@ -25,10 +25,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status};
 
+use super::Kind;
 use crate::error::{Error, Result};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const ROUTES: &str = "http_proxy";
 const METHOD: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Envoy's default for HTTP/2 towards upstreams, streams and connections.
@@ -41,7 +41,7 @@ pub enum Wanted {
     Routes,
     /// Endpoints of this name.
     Endpoints(String),
-    /// A cluster of this name, its endpoints, and a virtual host.
+    /// A cluster of this name, its endpoints, and a virtual host, if not of a gateway.
     Service(String),
 }
 
@@ -59,12 +59,18 @@ pub struct Clients {
 
 impl Clients {
     /// Connects all and asks for everything.
-    pub async fn connect(xds: SocketAddr, count: usize, services: usize) -> Result<Clients> {
+    pub async fn connect(
+        xds: SocketAddr,
+        kind: Kind,
+        count: usize,
+        services: usize,
+    ) -> Result<Clients> {
         let (wanted, receiver) = watch::channel((0, None));
         let (sender, done) = mpsc::channel(count.max(1) * 4);
         let (bytes, messages, ready) = (Arc::default(), Arc::default(), Arc::default());
         for index in 0..count {
             let client = Client {
+                kind,
                 index,
                 services,
                 wanted: receiver.clone(),
@@ -159,6 +165,7 @@ struct Seen {
 }
 
 struct Client {
+    kind: Kind,
     index: usize,
     services: usize,
     wanted: watch::Receiver<(u64, Option<Wanted>)>,
@@ -189,7 +196,7 @@ impl Client {
         let _ = requests.send(first).await;
         for url in [type_url::LISTENER, type_url::ROUTE] {
             let names = if url == type_url::ROUTE {
-                vec![ROUTES.to_owned()]
+                vec![self.table().to_owned()]
             } else {
                 Vec::new()
             };
@@ -245,7 +252,9 @@ impl Client {
             Some(Wanted::Routes) => response.type_url == type_url::VIRTUAL_HOST,
             Some(Wanted::Endpoints(name)) => response.type_url == type_url::ENDPOINT && has(&name),
             Some(Wanted::Service(name)) => {
-                self.seen.routes |= response.type_url == type_url::VIRTUAL_HOST;
+                self.seen.routes |= response.type_url == type_url::VIRTUAL_HOST
+                    // Its virtual hosts are those of rules.
+                    || self.kind == Kind::Gateway;
                 self.seen.cluster |= response.type_url == type_url::CLUSTER && has(&name);
                 self.seen.endpoints |= response.type_url == type_url::ENDPOINT && has(&name);
                 self.seen.routes && self.seen.cluster && self.seen.endpoints
@@ -257,26 +266,51 @@ impl Client {
         }
     }
 
+    /// The route table that it asks for.
+    fn table(&self) -> &'static str {
+        match self.kind {
+            Kind::Sidecar => "http_proxy",
+            Kind::Captured => "80",
+            Kind::Gateway => "http.80",
+        }
+    }
+
     fn node(&self) -> Node {
         let service = super::mesh::name(self.index % self.services.max(1));
         let text = |text: &str| Value {
-            kind: Some(Kind::StringValue(text.to_owned())),
+            kind: Some(value::Kind::StringValue(text.to_owned())),
         };
-        let fields = [
-            ("INTERCEPTION_MODE", "NONE"),
-            ("HTTP_PROXY_PORT", "15101"),
-            ("NAMESPACE", "n0"),
-        ];
-        let fields = fields.map(|(key, value)| (key.to_owned(), text(value)));
+        let mut fields = vec![("NAMESPACE", text("n0"))];
+        match self.kind {
+            Kind::Sidecar => fields.extend([
+                ("INTERCEPTION_MODE", text("NONE")),
+                ("HTTP_PROXY_PORT", text("15101")),
+            ]),
+            Kind::Captured => fields.push(("INTERCEPTION_MODE", text("REDIRECT"))),
+            Kind::Gateway => {
+                let labels = [("bench".to_owned(), text("gateway"))];
+                let labels = Struct {
+                    fields: labels.into_iter().collect(),
+                };
+                let labels = Value {
+                    kind: Some(value::Kind::StructValue(labels)),
+                };
+                fields.push(("LABELS", labels));
+            }
+        }
+        let role = match self.kind {
+            Kind::Gateway => "router",
+            _ => "sidecar",
+        };
+        let fields = fields.into_iter();
+        let fields = fields.map(|(key, value)| (key.to_owned(), value)).collect();
         Node {
             id: format!(
-                "sidecar~10.0.0.1~{service}-c{}.n0~n0.svc.cluster.local",
+                "{role}~10.0.0.1~{service}-c{}.n0~n0.svc.cluster.local",
                 self.index
             ),
             cluster: service,
-            metadata: Some(Struct {
-                fields: fields.into_iter().collect(),
-            }),
+            metadata: Some(Struct { fields }),
             client_features: vec![VIRTUAL_HOSTS_BY_NAME.to_owned()],
             ..Default::default()
         }

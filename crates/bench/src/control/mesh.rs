@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::Kind;
+
 /// Namespaces that services are spread over; clients are all in the first.
 const NAMESPACES: usize = 50;
 /// Objects per file.
@@ -16,15 +18,18 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    pub fn write(root: &Path, services: usize) -> std::io::Result<Mesh> {
+    pub fn write(root: &Path, services: usize, kind: Kind) -> std::io::Result<Mesh> {
         let directory = root.join("config");
         std::fs::create_dir_all(&directory)?;
         // The directory source owns what it declares, so what is changed over the API is written
         // there and not here: rules and the first workload of each service.
+        if kind == Kind::Gateway {
+            std::fs::write(directory.join("gateway.yaml"), gateway().to_string())?;
+        }
         for (index, chunk) in (0..services).collect::<Vec<_>>().chunks(FILE).enumerate() {
             let mut text = String::new();
             for service in chunk {
-                for document in standing(*service) {
+                for document in standing(*service, kind) {
                     // Writing into a String does not fail.
                     let _ = writeln!(text, "---\n{document}");
                 }
@@ -40,10 +45,14 @@ impl Mesh {
 }
 
 /// What never changes: a service, its workloads, a DestinationRule and a VirtualService.
-fn standing(service: usize) -> Vec<Value> {
+fn standing(service: usize, kind: Kind) -> Vec<Value> {
     let name = name(service);
+    let protocol = match kind {
+        Kind::Captured if service % 10 == 3 => "tcp",
+        _ => "http",
+    };
     vec![
-        self::service(&name).1,
+        service_of(&name, protocol).1,
         workload_named(&name, "v1", "10.1.0.1").1,
         workload_named(&name, "v2", "10.1.0.2").1,
         json!({
@@ -106,8 +115,12 @@ fn address(name: &str) -> String {
     format!("10.{a}.{b}.{c}")
 }
 
-/// A Service.
+/// A Service that speaks HTTP.
 pub fn service(name: &str) -> (String, Value) {
+    service_of(name, "http")
+}
+
+fn service_of(name: &str, protocol: &str) -> (String, Value) {
     let namespace = namespace_of(name);
     let document = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -115,7 +128,7 @@ pub fn service(name: &str) -> (String, Value) {
         "spec": {
             "clusterIP": address(name),
             "selector": {"app": name},
-            "ports": [{"name": "http", "port": 80}],
+            "ports": [{"name": protocol, "port": 80}],
         },
     });
     (
@@ -142,14 +155,30 @@ fn workload_named(app: &str, version: &str, address: &str) -> (String, Value) {
     (path, document)
 }
 
+/// What clients that are gateways serve; nobody else cares.
+fn gateway() -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
+        "metadata": {"name": "bench", "namespace": "n0"},
+        "spec": {
+            "selector": {"bench": "gateway"},
+            "servers": [{
+                "port": {"number": 80, "name": "http", "protocol": "HTTP"},
+                "hosts": ["*.example.com"],
+            }],
+        },
+    })
+}
+
 /// A rule of the clients' own namespace for a name of its own, with a marker in it.
-pub fn rule(service: usize, marker: &str) -> (String, Value) {
+pub fn rule(service: usize, marker: &str, kind: Kind) -> (String, Value) {
     let name = format!("changing{service}");
     let document = json!({
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": {"name": name, "namespace": "n0"},
         "spec": {
             "hosts": [format!("{name}.example.com")],
+            "gateways": [if kind == Kind::Gateway { "bench" } else { "mesh" }],
             "http": [{
                 "headers": {"request": {"set": {"x-marker": marker}}},
                 "route": [{"destination": {"host": host(&self::name(service))}}],

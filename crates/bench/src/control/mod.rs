@@ -12,6 +12,8 @@ use std::fmt::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+
 use crate::error::{Error, Result};
 use crate::ground::loopback;
 use crate::process::{Running, own_cpu};
@@ -21,10 +23,22 @@ use mesh::Mesh;
 /// How long the control plane waits for quiet before it pushes; taken off the times.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
+/// What the clients are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// Sidecars with an explicit HTTP proxy listener
+    Sidecar,
+    /// Sidecars whose traffic is redirected to them; a tenth of the services is TCP
+    Captured,
+    /// Gateways, to which the changed rules are bound
+    Gateway,
+}
+
 /// What is measured.
 pub struct Plan {
     pub sizes: Vec<usize>,
     pub clients: usize,
+    pub kind: Kind,
     /// Changes of each kind.
     pub changes: usize,
 }
@@ -44,8 +58,7 @@ pub fn run(binaries: &std::path::Path, plan: &Plan) -> Result<String> {
         .build()
         .map_err(|source| Error::io("start the runtime", source))?;
     let mut text = format!(
-        "## Control plane\n\n{} delta ADS clients, each the sidecar of a workload that sees every \
-         service. Per service two WorkloadEntries, a VirtualService and a DestinationRule. {} \
+        "## Control plane\n\n{} delta ADS clients, each {} that sees every service. Per service two WorkloadEntries, a VirtualService and a DestinationRule. {} \
          changes of each kind, one after the other; milliseconds from the API call until the last \
          client has acknowledged, less the {} ms that the control plane waits for quiet. \"First\" is \
          the median until the first client has it: what comes after is the sending. CPU per change \
@@ -54,6 +67,11 @@ pub fn run(binaries: &std::path::Path, plan: &Plan) -> Result<String> {
          | bytes to all clients | PSS, MB |\n\
          |---|---|---|---|---|---|---|---|---|\n",
         plan.clients,
+        match plan.kind {
+            Kind::Sidecar => "the sidecar of a workload",
+            Kind::Captured => "the sidecar of a workload whose traffic is redirected",
+            Kind::Gateway => "a gateway",
+        },
         plan.changes,
         DEBOUNCE.as_millis()
     );
@@ -69,7 +87,7 @@ pub fn run(binaries: &std::path::Path, plan: &Plan) -> Result<String> {
 async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Result<String> {
     let io = |source| Error::io("prepare the mesh", source);
     let directory = tempfile::tempdir().map_err(io)?;
-    let mesh = Mesh::write(directory.path(), services).map_err(io)?;
+    let mesh = Mesh::write(directory.path(), services, plan.kind).map_err(io)?;
     let ports = free_ports().map_err(io)?;
     let mut command = Command::new(binaries.join("lateen"));
     command.arg("control");
@@ -86,7 +104,7 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
     let [xds, api, _] = ports.map(loopback);
     client::wait_for(api).await?;
     let alone = running.pss();
-    let mut clients = Clients::connect(xds, plan.clients, services).await?;
+    let mut clients = Clients::connect(xds, plan.kind, plan.clients, services).await?;
     clients.settle().await;
     let mut rows = String::new();
     for change in [Change::Rule, Change::Endpoint, Change::Service] {
@@ -95,7 +113,8 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
         let mut firsts = Vec::new();
         let (cpu, own, bytes) = (running.cpu(), own_cpu(), clients.bytes());
         for round in 0..plan.changes {
-            let (first, last) = once(change, round, services, api, &mut clients).await?;
+            let (first, last) =
+                once((change, round), plan.kind, services, api, &mut clients).await?;
             firsts.push(first);
             times.push(last);
         }
@@ -134,15 +153,15 @@ async fn size(binaries: &std::path::Path, services: usize, plan: &Plan) -> Resul
 
 /// Makes one change and waits for the last acknowledgement.
 async fn once(
-    change: Change,
-    round: usize,
+    (change, round): (Change, usize),
+    kind: Kind,
     services: usize,
     api: std::net::SocketAddr,
     clients: &mut Clients,
 ) -> Result<(Duration, Duration)> {
     let (path, document, wanted) = match change {
         Change::Rule => {
-            let (path, document) = mesh::rule(round % services, &format!("round-{round}"));
+            let (path, document) = mesh::rule(round % services, &format!("round-{round}"), kind);
             (path, document, Wanted::Routes)
         }
         Change::Endpoint => {
