@@ -118,6 +118,16 @@ impl Source for Discovery {
         self.translator.generate(snapshot, &proxy, type_url, names)
     }
 
+    fn own_names(&self, snapshot: &MeshSnapshot, node: &Node, type_url: &str) -> Names {
+        // A stream's proxy is known from `connect` to `disconnect`.
+        let proxy = self.proxy(node);
+        let own = proxy.map(|proxy| lateen_translate::own_names(snapshot, &proxy, type_url));
+        own.map_or_else(
+            || Names::Some(BTreeSet::new()),
+            |names| names.map_or(Names::All, Names::Some),
+        )
+    }
+
     fn changed_hosts(
         &self,
         before: &MeshSnapshot,

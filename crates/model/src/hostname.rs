@@ -41,6 +41,14 @@ pub fn intersection<'a>(a: &'a str, b: &'a str) -> Option<&'a str> {
     }
 }
 
+/// All wildcards that cover a host (which may itself be one, and is not among them), the most
+/// specific first.
+pub fn wildcards_over(host: &str) -> impl Iterator<Item = String> {
+    let ends = (1..=host.len()).filter_map(move |at| host.get(at..));
+    let is_own = move |wildcard: &String| wildcard != host;
+    ends.map(|end| format!("*{end}")).filter(is_own)
+}
+
 /// Sort key that puts the most specific host first: exact names, then longer wildcards, then `*`.
 pub fn specificity(host: &str) -> (u8, usize) {
     match host.strip_prefix('*') {

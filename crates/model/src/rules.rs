@@ -99,6 +99,11 @@ impl VirtualService {
             .collect()
     }
 
+    /// Whether the rule has routes for connections, whose inside is not read.
+    pub fn is_of_connections(&self) -> bool {
+        !(self.spec.tcp.is_empty() && self.spec.tls.is_empty())
+    }
+
     /// Whether the rule is bound to a gateway (`mesh` or `namespace/name`).
     pub fn is_bound_to(&self, gateway: &str) -> bool {
         self.gateways.iter().any(|g| g == gateway)
@@ -221,6 +226,8 @@ pub struct DestinationRules {
     /// What each object says, oldest first.
     written: RedBlackTreeMapSync<(RuleKey, Origin), Written>,
     merged: RedBlackTreeMapSync<RuleKey, Arc<DestinationRule>>,
+    /// The merged ones by host, of whichever namespace.
+    by_host: RedBlackTreeMapSync<(String, RuleKey), Arc<DestinationRule>>,
     /// How many merged rules each namespace has.
     namespaces: RedBlackTreeMapSync<String, usize>,
     /// How many merged rules are for some clients only.
@@ -291,12 +298,15 @@ impl DestinationRules {
         let Some(merged) = merged else {
             if known {
                 self.merged.remove_mut(key);
+                self.by_host.remove_mut(&(host.clone(), key.clone()));
                 self.count(key, false);
             }
             return before.is_none();
         };
         let same = before.filter(|before| ***before == merged);
         let rule = same.cloned().unwrap_or_else(|| Arc::new(merged));
+        let by_host = (host.clone(), key.clone());
+        self.by_host.insert_mut(by_host, rule.clone());
         self.merged.insert_mut(key.clone(), rule);
         if !known {
             self.count(key, true);
@@ -340,11 +350,19 @@ impl DestinationRules {
         self.merged.values()
     }
 
-    /// The rules of any namespace that cover a host.
+    /// The rules of any namespace that cover a host: those of the host itself, and wildcards.
     pub fn covering<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Arc<DestinationRule>> {
-        self.namespaces
-            .keys()
-            .flat_map(move |namespace| self.covering_in(namespace, host))
+        let least = (String::new(), String::new(), BTreeMap::new());
+        let exact = self
+            .by_host
+            .range((host.to_string(), least.clone())..)
+            .take_while(move |((on, _), _)| on == host);
+        let wildcards = self
+            .by_host
+            .range(("*".to_string(), least)..)
+            .take_while(|((on, _), _)| on.starts_with('*'))
+            .filter(move |((on, _), _)| on != host && hostname::matches(on, host));
+        exact.chain(wildcards).map(|(_, rule)| rule)
     }
 
     /// The rules of a namespace that cover a host: that of the host itself, and wildcards.

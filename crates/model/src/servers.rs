@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use lateen_api as api;
 use lateen_api::gateway::{Server, ServerTlsMode};
 
 use crate::protocol::Protocol;
@@ -57,6 +58,12 @@ impl ServerKind {
     pub fn terminates(self) -> bool {
         matches!(self, ServerKind::Https | ServerKind::TlsToTcp)
     }
+}
+
+/// Whether a server of the Gateway lets its clients name their cluster.
+pub fn is_by_name(gateway: &api::Gateway) -> bool {
+    let mut servers = gateway.servers.iter();
+    servers.any(|server| ServerKind::of(server) == Some(ServerKind::AutoPassthrough))
 }
 
 /// One server of a Gateway.

@@ -4,7 +4,7 @@
 //! Istio's order for which Sidecar a proxy has: one whose selector picks its labels, else the one
 //! of its namespace without a selector, else that of the root namespace; of several the oldest.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lateen_api as api;
@@ -157,12 +157,11 @@ impl Import {
 }
 
 /// What one proxy sees of a snapshot. Gateways see all that is exported to them.
+#[derive(Clone, Copy)]
 pub struct Scope<'a> {
     snapshot: &'a MeshSnapshot,
     namespace: &'a str,
     sidecar: Option<&'a Arc<Sidecar>>,
-    /// Hosts that imported rules lead to, which come along.
-    led_to: BTreeSet<String>,
 }
 
 impl MeshSnapshot {
@@ -201,33 +200,12 @@ impl MeshSnapshot {
         namespace: &'a str,
         sidecar: Option<&'a Arc<Sidecar>>,
     ) -> Scope<'a> {
-        let mut scope = Scope {
+        Scope {
             snapshot: self,
             namespace,
             sidecar,
-            led_to: BTreeSet::new(),
-        };
-        if scope
-            .sidecar
-            .is_some_and(|sidecar| !imports_everything(sidecar))
-        {
-            scope.led_to = scope
-                .rules()
-                .flat_map(|rule| rule.destinations(&self.settings.domain_suffix))
-                .collect();
         }
-        scope
     }
-}
-
-fn imports_everything(sidecar: &Sidecar) -> bool {
-    sidecar.egress.iter().any(|egress| {
-        egress.port.is_none()
-            && egress
-                .hosts
-                .iter()
-                .any(|import| import.namespace.is_none() && import.host == "*")
-    })
 }
 
 impl<'a> Scope<'a> {
@@ -241,12 +219,13 @@ impl<'a> Scope<'a> {
         self.sidecar
     }
 
-    /// Whether the proxy knows a service.
+    /// Whether the proxy knows a service. Hosts that imported rules lead to come along.
     pub fn admits(&self, service: &Service) -> bool {
         service.visibility.reaches(self.namespace)
             && self.sidecar.is_none_or(|sidecar| {
+                let mut leading = self.snapshot.rules_to(&service.hostname);
                 sidecar.egress.iter().any(|egress| egress.imports(service))
-                    || self.led_to.contains(&*service.hostname)
+                    || leading.any(|rule| self.counts(rule))
             })
     }
 
@@ -279,17 +258,31 @@ impl<'a> Scope<'a> {
 
     /// The VirtualServices for sidecars that count for the proxy, oldest first.
     pub fn rules(&self) -> impl Iterator<Item = &'a Arc<VirtualService>> + use<'a> {
-        let (namespace, sidecar) = (self.namespace, self.sidecar);
-        self.snapshot.virtual_services().filter(move |rule| {
-            rule.is_bound_to(MESH_GATEWAY)
-                && rule.visibility.reaches(namespace)
-                && sidecar.is_none_or(|sidecar| {
-                    sidecar
-                        .egress
-                        .iter()
-                        .any(|egress| egress.imports_rule(rule))
-                })
-        })
+        let scope = *self;
+        let all = self.snapshot.virtual_services();
+        all.filter(move |rule| scope.counts(rule))
+    }
+
+    /// Whether a VirtualService is one for sidecars that counts for the proxy.
+    pub fn counts(&self, rule: &VirtualService) -> bool {
+        rule.is_bound_to(MESH_GATEWAY)
+            && rule.visibility.reaches(self.namespace)
+            && self.sidecar.is_none_or(|sidecar| {
+                let mut listeners = sidecar.egress.iter();
+                listeners.any(|egress| egress.imports_rule(rule))
+            })
+    }
+
+    /// The VirtualService that decides for a host: what [`crate::HostIndex`] of [`Scope::rules`]
+    /// answers, without a look at all of them.
+    pub fn rule_for(&self, host: &str) -> Option<Arc<VirtualService>> {
+        let of = |pattern: &str| {
+            let mut rules = self.snapshot.rules_of_host(pattern);
+            rules.find(|rule| self.counts(rule)).cloned()
+        };
+        let any = self.snapshot.wildcard_rules().next().is_some();
+        let wildcards = hostname::wildcards_over(host).take_while(|_| any);
+        of(host).or_else(|| wildcards.into_iter().find_map(|pattern| of(&pattern)))
     }
 
     /// What happens to traffic for unknown hosts.

@@ -237,14 +237,29 @@ fn content(snapshot: &MeshSnapshot) -> String {
         lines.push(format!("{covering:?}"));
         let rules: Vec<_> = snapshot.rules_of_host(&service.hostname).collect();
         lines.push(format!("{rules:?}"));
+        let rules: Vec<_> = snapshot.rules_to(&service.hostname).collect();
+        lines.push(format!("{rules:?}"));
+        for address in &service.addresses {
+            let at: Vec<_> = snapshot.hosts_at(address).collect();
+            lines.push(format!("{at:?}"));
+        }
     }
     for workload in snapshot.workloads() {
         let of: Vec<_> = snapshot
             .services_of(workload)
             .map(|s| &s.hostname)
             .collect();
-        lines.push(format!("{workload:?} {of:?}"));
+        let headless: Vec<_> = snapshot.headless_at(&workload.address).collect();
+        lines.push(format!("{workload:?} {of:?} {headless:?}"));
     }
+    for gateway in ["mesh", "shop/a", "web/a"] {
+        let rules: Vec<_> = snapshot.rules_bound_to(gateway).collect();
+        lines.push(format!("{rules:?}"));
+    }
+    lines.push(format!(
+        "{:?}",
+        snapshot.connection_rules().collect::<Vec<_>>()
+    ));
     lines.push(format!(
         "{:?}",
         snapshot.virtual_services().collect::<Vec<_>>()

@@ -1,18 +1,18 @@
 //! Which resources a change of the mesh can touch, for any proxy: what a push has to look at.
 //!
 //! Too many names cost work, too few are a bug. Names are those before and after the change, so
-//! that what went is told, too.
+//! that what went is told, too. Those of listeners and route tables that only one proxy has are not
+//! among them: it adds them itself ([`crate::own_names`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lateen_model::{
     Changes, DestinationRule, MeshSnapshot, NamespacedName, Service, ServiceEndpoints,
-    VirtualService,
 };
 
-use crate::names;
 use crate::translator::type_url;
+use crate::{names, shared_names};
 
 /// Names of one type; `None` is all of it.
 pub type Affected = BTreeMap<&'static str, Option<BTreeSet<String>>>;
@@ -31,11 +31,17 @@ pub fn affected(
     let mut affected = Affected::new();
     let own = changes.workloads.iter().any(is_connected);
     let mut clusters = cluster_names(now, changes);
-    let secured = secured_names(now, changes);
+    let mut secured = secured_names(now, changes);
     // What a Sidecar imports decides which clusters a proxy has, and rules lead there.
+    let led_to = match now.sidecars().next() {
+        Some(_) => changes.led_to(now),
+        None => BTreeSet::new(),
+    };
+    for service in led_to.iter().filter_map(|host| now.service(host)) {
+        add_all_names(now, service, &mut secured);
+    }
     // A Gateway may ask for clusters by server name.
-    let imported = !changes.virtual_services.is_empty() && now.sidecars().next().is_some();
-    let scoped = changes.sidecars || changes.gateways || imported;
+    let scoped = changes.sidecars || changes.gateways_by_name;
     if own || scoped {
         affected.insert(type_url::ENDPOINT, None);
     } else if !(clusters.is_empty() && secured.is_empty()) {
@@ -62,18 +68,20 @@ pub fn affected(
     } else if !secured.is_empty() {
         affected.insert(type_url::CLUSTER, Some(secured));
     }
-    // Workloads of a service without an address of its own are addresses that listeners, routes and
-    // names know.
+    // Workloads of a service without an address of its own are addresses that listeners and names
+    // know.
     let headless = changes.endpoints.keys().any(|host| {
         let service = now.service(host);
         service.is_some_and(|service| service.is_headless())
     });
-    if own || headless || imported || listeners(now, changes) {
-        affected.insert(type_url::LISTENER, None);
+    if own || headless || !led_to.is_empty() || listeners(now, changes) {
+        let names = shared_names::listeners(now, changes, &led_to).filter(|_| !own);
+        affected.insert(type_url::LISTENER, names);
     }
     // Rules of every kind select by the labels of the workload.
-    if own || changes.touch_routes(now) {
-        affected.insert(type_url::ROUTE, None);
+    if own || changes.touch_routes() {
+        let names = shared_names::routes(now, changes, &led_to).filter(|_| !own);
+        affected.insert(type_url::ROUTE, names);
         affected.insert(type_url::VIRTUAL_HOST, None);
     }
     if own
@@ -84,7 +92,8 @@ pub fn affected(
     {
         affected.insert(type_url::SECRET, None);
     }
-    if own || changes.sidecars || imported || headless || !changes.services.is_empty() {
+    let named = !led_to.is_empty() || headless || !changes.services.is_empty();
+    if own || changes.sidecars || named {
         affected.insert(type_url::NAME_TABLE, None);
     }
     Some(affected)
@@ -92,16 +101,7 @@ pub fn affected(
 
 /// Whether listeners can differ: all but the rules for HTTP and the endpoints can make them so.
 fn listeners(now: &MeshSnapshot, changes: &Changes) -> bool {
-    let below_http =
-        |rule: &Arc<VirtualService>| !rule.spec.tcp.is_empty() || !rule.spec.tls.is_empty();
-    let rules = || {
-        let mut before = changes.virtual_services.values().flatten();
-        let now_below = changes
-            .virtual_services
-            .keys()
-            .any(|origin| now.virtual_service(origin).is_some_and(below_http));
-        now_below || before.any(below_http)
-    };
+    let mut rules = changes.rules_then_and(now);
     changes.gateways
         || changes.sidecars
         || changes.authorization_policies
@@ -111,7 +111,7 @@ fn listeners(now: &MeshSnapshot, changes: &Changes) -> bool {
         || !changes.peer_authentications.is_empty()
         || !changes.services.is_empty()
         || !changes.destination_rules.is_empty()
-        || rules()
+        || rules.any(|rule| rule.is_of_connections())
 }
 
 /// The clusters of every service that changed, whose endpoints did, or whose rule did.
@@ -121,10 +121,7 @@ fn cluster_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
     for host in hosts.collect::<BTreeSet<_>>() {
         let before = changes.services.get(host).and_then(Option::as_ref);
         for service in now.service(host).into_iter().chain(before) {
-            add_names(service, None, &mut names);
-            for rule in now.destination_rules_for(host) {
-                add_names(service, Some(rule), &mut names);
-            }
+            add_all_names(now, service, &mut names);
         }
     }
     for ((_, pattern, _), before) in &changes.destination_rules {
@@ -148,12 +145,7 @@ fn cluster_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
 /// it now and did not, and of those in namespaces whose PeerAuthentications changed.
 fn secured_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let mut add = |service: &Service| {
-        add_names(service, None, &mut names);
-        for rule in now.destination_rules_for(&service.hostname) {
-            add_names(service, Some(rule), &mut names);
-        }
-    };
+    let mut add = |service: &Service| add_all_names(now, service, &mut names);
     for (host, before) in &changes.endpoints {
         let now_there = now.endpoints(host);
         let peers = |of: &ServiceEndpoints| (of.accounts.clone(), of.all_take_mtls);
@@ -174,6 +166,13 @@ fn secured_names(now: &MeshSnapshot, changes: &Changes) -> BTreeSet<String> {
         }
     }
     names
+}
+
+fn add_all_names(now: &MeshSnapshot, service: &Service, names: &mut BTreeSet<String>) {
+    add_names(service, None, names);
+    for rule in now.destination_rules_for(&service.hostname) {
+        add_names(service, Some(rule), names);
+    }
 }
 
 fn add_names(service: &Service, rule: Option<&Arc<DestinationRule>>, names: &mut BTreeSet<String>) {

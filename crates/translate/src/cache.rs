@@ -58,6 +58,8 @@ struct Inner<K, V: ?Sized> {
 struct Entry<V: ?Sized> {
     value: Value<V>,
     last_used: u64,
+    /// How many generations put it there since somebody asked for it.
+    carried: u32,
 }
 
 /// Empty while it is being made.
@@ -86,6 +88,7 @@ impl<K: Hash + Eq + Clone, V: ?Sized> Memo<K, V> {
             match inner.entries.get_mut(&key) {
                 Some(entry) => {
                     entry.last_used = sweep;
+                    entry.carried = 0;
                     if let Some(value) = entry.value.get() {
                         return value.clone();
                     }
@@ -96,6 +99,7 @@ impl<K: Hash + Eq + Clone, V: ?Sized> Memo<K, V> {
                     let entry = Entry {
                         value: value.clone(),
                         last_used: sweep,
+                        carried: 0,
                     };
                     inner.entries.insert(key.clone(), entry);
                     (value, key)
@@ -106,22 +110,28 @@ impl<K: Hash + Eq + Clone, V: ?Sized> Memo<K, V> {
         value.get_or_init(|| generate(&key)).clone()
     }
 
-    /// What is remembered under keys of a kind.
-    pub fn known(&self, is_wanted: impl Fn(&K) -> bool) -> Vec<(K, Arc<V>)> {
+    /// What is remembered under keys of a kind, and how often it was put there since somebody asked
+    /// for it.
+    pub fn known(&self, is_wanted: impl Fn(&K) -> bool) -> Vec<(K, Arc<V>, u32)> {
         let inner = self.lock();
         let wanted = inner.entries.iter().filter(|(key, _)| is_wanted(key));
-        let made =
-            wanted.filter_map(|(key, entry)| Some((key.clone(), entry.value.get()?.clone())));
+        let made = wanted.filter_map(|(key, entry)| {
+            let value = entry.value.get()?.clone();
+            Some((key.clone(), value, entry.carried))
+        });
         made.collect()
     }
 
     /// Remembers what was made from a known value and a difference; it must be what a generator makes
     /// of the key.
-    pub fn put(&self, key: K, value: Arc<V>) {
+    pub fn put(&self, key: K, value: Arc<V>, carried: u32) {
         let mut inner = self.lock();
-        let last_used = inner.sweep;
-        let value = Value::<V>::from(OnceLock::from(value));
-        inner.entries.insert(key, Entry { value, last_used });
+        let entry = Entry {
+            value: Value::<V>::from(OnceLock::from(value)),
+            last_used: inner.sweep,
+            carried,
+        };
+        inner.entries.insert(key, entry);
     }
 
     /// Forgets what was not used since a few sweeps. Called once per snapshot.

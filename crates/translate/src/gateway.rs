@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use lateen_model::servers::{self, MergedPort, MergedServer, ServerKind};
-use lateen_model::{Gateway, MeshSnapshot, Proxy, TargetPort};
+use lateen_model::{MeshSnapshot, Proxy, TargetPort};
 
 use crate::names;
 
@@ -18,13 +18,7 @@ pub fn ports<'a>(snapshot: &'a MeshSnapshot, proxy: &'a Proxy) -> Vec<MergedPort
 pub fn passes_by_name(snapshot: &MeshSnapshot, proxy: &Proxy) -> bool {
     snapshot
         .gateways_for(&proxy.labels)
-        .any(|gateway| is_by_name(gateway))
-}
-
-/// Whether a server of the Gateway lets its clients name their cluster.
-pub fn is_by_name(gateway: &Gateway) -> bool {
-    let mut servers = gateway.spec.servers.iter();
-    servers.any(|server| ServerKind::of(server) == Some(ServerKind::AutoPassthrough))
+        .any(|gateway| servers::is_by_name(&gateway.spec))
 }
 
 /// The port behind a port of the gateway's Service; a port no Service names is bound as it is.

@@ -30,9 +30,8 @@ pub struct ConnectionRules<'a>(Vec<&'a Arc<VirtualService>>);
 impl<'a> ConnectionRules<'a> {
     /// Those that a proxy sees.
     pub fn of(scope: &Scope<'a>) -> Self {
-        let speaks =
-            |rule: &&Arc<VirtualService>| !rule.spec.tcp.is_empty() || !rule.spec.tls.is_empty();
-        ConnectionRules(scope.rules().filter(speaks).collect())
+        let rules = scope.snapshot().connection_rules();
+        ConnectionRules(rules.filter(|rule| scope.counts(rule)).collect())
     }
 
     fn of_host(&self, host: &str) -> impl Iterator<Item = &'a Arc<VirtualService>> {
@@ -246,8 +245,8 @@ fn bound<'a>(
         })
     };
     snapshot
-        .virtual_services()
-        .filter(|rule| rule.visibility.reaches(&proxy.namespace) && rule.is_bound_to(gateway))
+        .rules_bound_to(gateway)
+        .filter(|rule| rule.visibility.reaches(&proxy.namespace))
         .filter(shares)
 }
 

@@ -40,6 +40,7 @@ mod route_action;
 mod route_match;
 mod route_table;
 mod secrets;
+mod shared_names;
 mod sidecar;
 mod tls_context;
 mod translator;
@@ -47,4 +48,5 @@ mod upstream_tls;
 mod virtual_hosts;
 
 pub use affected::{Affected, affected};
+pub use shared_names::own_names;
 pub use translator::{Encoded, Names, Translator, type_url};

@@ -74,6 +74,11 @@ pub fn gateway_routes(port: &MergedPort<'_>, server: &MergedServer<'_>) -> Strin
     name
 }
 
+/// Where captured connections of the application arrive.
+pub const VIRTUAL_OUTBOUND: &str = "virtualOutbound";
+/// Where captured connections to the application arrive.
+pub const VIRTUAL_INBOUND: &str = "virtualInbound";
+
 /// Connections whose destination nobody knows are passed on to where they were going.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// Connections to a port of the workload that no service leads to are passed on to it.

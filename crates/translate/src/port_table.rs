@@ -4,9 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use lateen_model::{
-    HostIndex, MESH_GATEWAY, MeshSnapshot, Proxy, Scope, Service, ServicePort, VirtualService,
-};
+use lateen_model::{HostIndex, MeshSnapshot, Proxy, Scope, Service, ServicePort, VirtualService};
 
 use crate::capture;
 use crate::route_table::{UNREGISTERED_PORT, mesh_key, service_names};
@@ -74,18 +72,16 @@ impl PortTable {
     /// The virtual hosts of one host, which is no wildcard, before anybody else's domains are looked
     /// at.
     pub fn hosts_of(self, viewer: &Viewer<'_>, host: &str) -> Vec<VirtualHostKey> {
-        let (snapshot, namespace) = (viewer.snapshot, &viewer.proxy.namespace);
+        let (snapshot, scope) = (viewer.snapshot, viewer.scope);
         if snapshot.service(host).is_some() {
-            let Some(service) = viewer.scope.service(host) else {
+            let Some(service) = scope.service(host) else {
                 return Vec::new();
             };
-            let rule = snapshot.mesh_rule_for(namespace, host);
+            let rule = scope.rule_for(host);
             return self.of_service(viewer, service, rule.as_ref());
         }
-        let counts = |rule: &&Arc<VirtualService>| {
-            rule.is_bound_to(MESH_GATEWAY) && rule.visibility.reaches(namespace)
-        };
-        let rule = snapshot.rules_of_host(host).find(counts);
+        let mut rules = snapshot.rules_of_host(host);
+        let rule = rules.find(|rule| scope.counts(rule));
         let rule = rule.filter(|_| self.has_unregistered());
         rule.map(|rule| self.of_rule(viewer, rule, host))
             .into_iter()

@@ -204,62 +204,139 @@ pub fn known_hosts_of<'a>(
     known
 }
 
-/// The virtual hosts of servers of a gateway that share a route table: per host all rules bound to its Gateways, merged
-/// oldest first (facts 15, 20); a server without any rule still answers, with 404 (fact 19).
-pub fn gateway(
-    snapshot: &MeshSnapshot,
-    proxy: &Proxy,
-    servers: &[MergedServer<'_>],
-) -> Vec<VirtualHostKey> {
-    let port = servers.first().map_or(0, |server| server.port);
-    let mut hosts: BTreeMap<String, GatewayHost<'_>> = BTreeMap::new();
-    for MergedServer {
-        gateway, server, ..
-    } in servers
-    {
-        let gateway_name = gateway.full_name();
-        let redirect = server
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.https_redirect == Some(true));
-        let bound = || {
-            snapshot
-                .virtual_services()
-                .filter(|rule| rule.is_bound_to(&gateway_name))
-                .filter(|rule| rule.visibility.reaches(&proxy.namespace))
-        };
-        for text in &server.hosts {
-            let server_host = ServerHost::parse(text, &gateway.origin.namespace);
-            for rule in bound().filter(|rule| server_host.admits(&rule.origin.namespace)) {
-                for host in rule
-                    .hosts
-                    .iter()
-                    .filter_map(|host| hostname::intersection(server_host.host, host))
-                {
-                    hosts
-                        .entry(host.to_string())
-                        .or_default()
-                        .add(rule, &gateway_name, redirect);
+/// The servers of a gateway that share a route table.
+pub struct GatewayTable<'a> {
+    pub snapshot: &'a MeshSnapshot,
+    pub proxy: &'a Proxy,
+    /// In the order of their Gateways; never none.
+    pub servers: &'a [MergedServer<'a>],
+}
+
+impl<'a> GatewayTable<'a> {
+    /// All virtual hosts: per host all rules bound to its Gateways, merged oldest first (facts 15,
+    /// 20); a server without any rule still answers, with 404 (fact 19).
+    pub fn hosts(&self) -> Vec<VirtualHostKey> {
+        let mut hosts = self.collect(None);
+        if hosts.is_empty() {
+            hosts.insert("*".to_string(), GatewayHost::default());
+        }
+        let hosts = hosts.into_iter();
+        hosts.map(|(host, made)| self.key(host, made)).collect()
+    }
+
+    /// The virtual host of one host, if rules or a redirection make one.
+    pub fn host(&self, host: &str) -> Option<VirtualHostKey> {
+        let made = self.collect(Some(host)).remove(host)?;
+        Some(self.key(host.to_string(), made))
+    }
+
+    /// Hosts whose virtual hosts a rule has a part in, whoever may see it.
+    pub fn hosts_of_rule(&self, rule: &VirtualService) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::new();
+        for one in self.servers {
+            if rule.is_bound_to(&one.gateway.full_name()) {
+                let of_server = one.server.hosts.iter().map(|text| {
+                    let namespace = &one.gateway.origin.namespace;
+                    ServerHost::parse(text, namespace).host
+                });
+                for of_server in of_server {
+                    let both = rule.hosts.iter();
+                    let both = both.filter_map(|host| hostname::intersection(of_server, host));
+                    hosts.extend(both.map(str::to_string));
                 }
             }
-            if redirect {
-                hosts
-                    .entry(server_host.host.to_string())
-                    .or_default()
-                    .require_tls = true;
+        }
+        hosts
+    }
+
+    /// The name of a host's virtual host.
+    pub fn name(&self, host: &str) -> String {
+        format!("{host}:{}", self.port())
+    }
+
+    /// The name of the one that stands in where there is none.
+    pub fn name_of_none(&self) -> String {
+        format!("blackhole:{}", self.port())
+    }
+
+    fn port(&self) -> u32 {
+        self.servers.first().map_or(0, |server| server.port)
+    }
+
+    /// What counts for each host, or for `only` one.
+    fn collect(&self, only: Option<&'a str>) -> BTreeMap<String, GatewayHost<'a>> {
+        let (snapshot, is_wanted) = (self.snapshot, |host: &str| only.is_none_or(|o| o == host));
+        // Rules for the host, and those that cover it where a server is for it.
+        let candidates: Vec<&Arc<VirtualService>> = match only {
+            None => Vec::new(),
+            Some(host) => {
+                let patterns = std::iter::once(host.to_string());
+                let patterns = patterns.chain(hostname::wildcards_over(host));
+                let mut rules = Vec::new();
+                for pattern in patterns {
+                    let of = snapshot.rules_of_host(&pattern);
+                    rules.extend(of.filter_map(|rule| snapshot.virtual_service(&rule.origin)));
+                }
+                rules
+            }
+        };
+        let mut hosts: BTreeMap<String, GatewayHost<'a>> = BTreeMap::new();
+        for MergedServer {
+            gateway, server, ..
+        } in self.servers
+        {
+            let gateway_name = gateway.full_name();
+            let redirect = server
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.https_redirect == Some(true));
+            let bound: Vec<&'a Arc<VirtualService>> = match only {
+                None => rules_bound_to(snapshot, &gateway_name),
+                Some(_) => {
+                    let all = candidates.iter().copied();
+                    all.filter(|rule| rule.is_bound_to(&gateway_name)).collect()
+                }
+            };
+            let bound = bound.into_iter();
+            let bound: Vec<_> = bound
+                .filter(|rule| rule.visibility.reaches(&self.proxy.namespace))
+                .collect();
+            for text in &server.hosts {
+                let server_host = ServerHost::parse(text, &gateway.origin.namespace);
+                let admitted = bound.iter();
+                for rule in admitted.filter(|rule| server_host.admits(&rule.origin.namespace)) {
+                    for host in rule
+                        .hosts
+                        .iter()
+                        .filter_map(|host| hostname::intersection(server_host.host, host))
+                        .filter(|host| is_wanted(host))
+                    {
+                        hosts.entry(host.to_string()).or_default().add(
+                            rule,
+                            &gateway_name,
+                            redirect,
+                        );
+                    }
+                }
+                if redirect && is_wanted(server_host.host) {
+                    hosts
+                        .entry(server_host.host.to_string())
+                        .or_default()
+                        .require_tls = true;
+                }
             }
         }
+        hosts
     }
-    if hosts.is_empty() {
-        hosts.insert("*".to_string(), GatewayHost::default());
-    }
-    let keys = hosts.into_iter().map(|(host, made)| {
+
+    fn key(&self, host: String, made: GatewayHost<'_>) -> VirtualHostKey {
+        let (snapshot, proxy, port) = (self.snapshot, self.proxy, self.port());
         let rules: Vec<_> = made.rules.into_values().cloned().map(ById).collect();
         VirtualHostKey {
             name: if rules.is_empty() && !made.require_tls {
-                format!("blackhole:{port}")
+                self.name_of_none()
             } else {
-                format!("{host}:{port}")
+                self.name(&host)
             },
             domains: vec![host],
             hashed: hashed_of(snapshot, proxy, &rules),
@@ -270,8 +347,18 @@ pub fn gateway(
             require_tls: made.require_tls,
             mesh: ById(snapshot.settings.clone()),
         }
-    });
-    keys.collect()
+    }
+}
+
+/// Rules bound to a Gateway, as long as the snapshot lives and not its name.
+pub(crate) fn rules_bound_to<'a>(
+    snapshot: &'a MeshSnapshot,
+    gateway: &str,
+) -> Vec<&'a Arc<VirtualService>> {
+    let bound = snapshot.rules_bound_to(gateway);
+    bound
+        .filter_map(|rule| snapshot.virtual_service(&rule.origin))
+        .collect()
 }
 
 #[derive(Default)]

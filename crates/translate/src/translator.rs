@@ -1,7 +1,8 @@
-//! Which resources a proxy has, and the memos they are remembered in; those of routes are in
-//! `translator/routes.rs`.
+//! Which resources a proxy has, and the memos they are remembered in; those of routes and listeners
+//! are in `translator/`.
 
 mod carry;
+mod listeners;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,31 +10,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lateen_model::{
-    Changes, DestinationRule, Generator, HostIndex, Identity, Interception, Locality, Location,
-    MeshSettings, MeshSnapshot, OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope,
-    Service, ServiceEndpoints, VirtualService,
+    Changes, DestinationRule, Generator, Identity, Interception, Locality, Location, MeshSettings,
+    MeshSnapshot, OutboundPolicy, Protocol, Proxy, ProxyKind, Resolution, Scope, Service,
+    ServiceEndpoints, Sidecar, VirtualService,
 };
 use prost::Message;
 
 use crate::auto_mtls::{self, MeshPeers};
 use crate::cache::{ById, Memo};
 use crate::capture::routes::Hosts;
-use crate::guard::Guards;
-use crate::inbound_tls::Inbound;
 use crate::locality::{self, Placement};
 use crate::name_table::{self, NameTableKey};
 use crate::own_endpoints::OwnEndpoints;
 use crate::policy::Policy;
 use crate::port_table::{self, PortTable, Viewer};
 use crate::route_match::Audience;
-use crate::route_table::Rest;
+use crate::route_table::{GatewayTable, Rest};
 use crate::secrets::{self, SecretKey};
 use crate::sidecar::{self, EgressProtocol, InboundTarget};
 use crate::virtual_hosts::{self, EncodedHost, VirtualHostKey};
-use crate::{
-    capture, clusters, endpoints, envoy, gateway, gateway_listeners, grpc, listener_wide,
-    listeners, names, route_table,
-};
+use crate::{capture, clusters, endpoints, envoy, gateway, grpc, names, route_table};
+use listeners::OutboundKey;
 use routes::{Generations, Parts, TableKey, ViewKey};
 
 /// Type URLs of the resources made here.
@@ -77,7 +74,11 @@ pub struct Translator<R> {
     /// Names of virtual hosts that differ between two generations of a table.
     differences: Memo<Generations<R>, BTreeSet<String>>,
     listeners: Memo<Vec<u8>, R>,
+    /// Of captured service ports, for all proxies to which they look the same.
+    outbound: Memo<OutboundKey, Vec<Arc<R>>>,
     name_tables: Memo<NameTableKey, R>,
+    /// The same for all proxies that see the same names, so that only one looks through them.
+    names_seen: Memo<NamesSeen, R>,
     secrets: Memo<SecretKey, R>,
 }
 
@@ -122,6 +123,16 @@ enum InboundClusterKey {
     BlackHole(ById<MeshSettings>),
 }
 
+/// Which names a proxy sees of a mesh.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct NamesSeen {
+    snapshot: ById<Identity>,
+    namespace: String,
+    sidecar: Option<ById<Sidecar>>,
+    /// Addresses that the mesh gave to services count, those of one family.
+    dns_capture: Option<bool>,
+}
+
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct EndpointsKey {
     endpoints: ById<ServiceEndpoints>,
@@ -153,7 +164,9 @@ impl<R> Translator<R> {
             named_hosts: Memo::default(),
             differences: Memo::default(),
             listeners: Memo::default(),
+            outbound: Memo::default(),
             name_tables: Memo::default(),
+            names_seen: Memo::default(),
             secrets: Memo::default(),
         }
     }
@@ -165,6 +178,8 @@ impl<R> Translator<R> {
         // Few, and large. (Views: see `advance`.)
         self.tables.sweep();
         self.differences.sweep();
+        self.outbound.sweep();
+        self.names_seen.sweep();
         if !self
             .snapshots
             .fetch_add(1, Ordering::Relaxed)
@@ -216,10 +231,18 @@ impl<R> Translator<R> {
     }
 
     fn name_table(&self, snapshot: &MeshSnapshot, proxy: &Proxy) -> Arc<R> {
-        let key = NameTableKey::new(snapshot, proxy);
-        self.name_tables.get(key, |key| {
-            let table = name_table::name_table(key).encode_to_vec();
-            self.wrap(name_table::NAME.to_string(), type_url::NAME_TABLE, table)
+        let seen = NamesSeen {
+            snapshot: ById(snapshot.identity.clone()),
+            namespace: proxy.namespace.clone(),
+            sidecar: snapshot.sidecar_of(proxy).cloned().map(ById),
+            dns_capture: proxy.dns_capture.then(|| proxy.address.contains(':')),
+        };
+        self.names_seen.get(seen, |_| {
+            let key = NameTableKey::new(snapshot, proxy);
+            self.name_tables.get(key, |key| {
+                let table = name_table::name_table(key).encode_to_vec();
+                self.wrap(name_table::NAME.to_string(), type_url::NAME_TABLE, table)
+            })
         })
     }
 
@@ -490,85 +513,6 @@ impl<R> Translator<R> {
             let made = envoy::encoded_endpoints(key.load_assignment());
             self.wrap(names::LOCAL_CLUSTER.to_string(), type_url::ENDPOINT, made)
         }))
-    }
-
-    fn generate_listeners(
-        &self,
-        snapshot: &MeshSnapshot,
-        proxy: &Proxy,
-        names: Names<'_>,
-    ) -> Vec<Arc<R>> {
-        let mut made = Vec::new();
-        match proxy.kind {
-            ProxyKind::Gateway => {
-                for port in gateway::ports(snapshot, proxy) {
-                    made.extend(gateway_listeners::listener(snapshot, proxy, &port));
-                }
-            }
-            ProxyKind::Sidecar => {
-                let scope = snapshot.scope(proxy);
-                if let Some(port) = proxy.http_proxy_port {
-                    let mesh = &snapshot.settings;
-                    made.push(listeners::http_proxy(&scope, proxy, port, mesh));
-                }
-                let inbound = sidecar::inbound_ports(snapshot, proxy, scope.sidecar());
-                let guards = Guards::of(snapshot, proxy);
-                if proxy.interception == Interception::Redirect {
-                    made.extend(capture::outbound::listeners(snapshot, &scope, proxy));
-                    made.push(capture::inbound::virtual_inbound(
-                        snapshot, &scope, proxy, inbound, &guards,
-                    ));
-                } else {
-                    let own = inbound.iter();
-                    let mtls = snapshot.mtls_of(proxy);
-                    let has_identity = snapshot.has_identity(proxy);
-                    made.extend(own.map(|port| {
-                        let transport = Inbound {
-                            mode: mtls.of_port(port.known_as().into_iter().map(u32::from)),
-                            has_identity,
-                            mesh: &snapshot.settings,
-                            own: port.tls.as_ref(),
-                        };
-                        listeners::inbound(port, &guards, &transport)
-                    }));
-                }
-                for port in sidecar::egress_ports(&scope, proxy) {
-                    made.extend(listeners::egress(snapshot, &scope, proxy, &port));
-                }
-                for (service, local_port) in &proxy.outbound {
-                    let Some((host, port)) = service.rsplit_once(':') else {
-                        continue;
-                    };
-                    let Some(service) = scope.service(host) else {
-                        continue;
-                    };
-                    let Some(port) = port.parse().ok().and_then(|port| service.port(port)) else {
-                        continue;
-                    };
-                    made.push(listeners::outbound_tcp(
-                        snapshot,
-                        &scope,
-                        proxy,
-                        service,
-                        port,
-                        *local_port,
-                    ));
-                }
-            }
-        }
-        made.retain(|one| wanted(names, || one.name.clone()));
-        let of_all = listener_wide::Settings::of(proxy, &snapshot.settings);
-        made.iter_mut().for_each(|one| of_all.apply(one));
-        made.into_iter()
-            .map(|one| self.listener(one.name.clone(), one.encode_to_vec()))
-            .collect()
-    }
-
-    /// Listeners are few and cheap to make; equal ones still share one resource.
-    fn listener(&self, name: String, bytes: Vec<u8>) -> Arc<R> {
-        self.listeners.get(bytes, |bytes| {
-            self.wrap(name, type_url::LISTENER, bytes.clone())
-        })
     }
 
     fn wrap(&self, name: String, type_url: &'static str, bytes: Vec<u8>) -> Arc<R> {

@@ -249,7 +249,16 @@ fn a_change_of_a_rule_is_a_change_of_its_services_clusters() {
         )
     };
     let affected = affected_by(&route("a"), &route("b"));
-    assert_eq!(affected.get(type_url::ROUTE), Some(&None));
+    let tables = affected[type_url::ROUTE].clone().unwrap();
+    let expected = [
+        "80",
+        "9080",
+        "9090",
+        "http_proxy",
+        "ratings.default.svc.cluster.local:9080",
+        "ratings.default.svc.cluster.local:9090",
+    ];
+    assert_eq!(Vec::from_iter(&tables), expected);
     assert!(names(&affected, type_url::CLUSTER).is_empty());
     assert!(!affected.contains_key(type_url::LISTENER));
 }
@@ -272,8 +281,15 @@ fn under_a_sidecar_resource_a_rule_changes_what_is_listened_for_and_named() {
     };
     let (new, changes) = old.updated(&[rule], 2).unwrap();
     let affected = lateen_translate::affected(&new, &changes, |_| false).unwrap();
-    for url in [type_url::LISTENER, type_url::NAME_TABLE, type_url::CLUSTER] {
-        assert_eq!(affected.get(url), Some(&None), "{url}");
+    assert_eq!(affected.get(type_url::NAME_TABLE), Some(&None));
+    let reviews = "outbound|9080||reviews.default.svc.cluster.local";
+    for (url, name) in [
+        (type_url::LISTENER, "0.0.0.0_9080"),
+        (type_url::CLUSTER, reviews),
+        (type_url::ENDPOINT, reviews),
+    ] {
+        let names = affected[url].clone().unwrap();
+        assert!(names.contains(name), "{url} {names:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{MeshSnapshot, NamespacedName};
-use crate::rules::{DestinationRule, Origin, RuleKey, VirtualService};
+use crate::rules::{DestinationRule, MESH_GATEWAY, Origin, RuleKey, VirtualService};
 use crate::service::{Service, ServiceEndpoints};
 
 /// What differs. Each map has what came, went or changed, and its value before.
@@ -18,6 +18,8 @@ pub struct Changes {
     pub virtual_services: BTreeMap<Origin, Option<Arc<VirtualService>>>,
     pub destination_rules: BTreeMap<RuleKey, Option<Arc<DestinationRule>>>,
     pub gateways: bool,
+    /// Gateways among them whose clients name their cluster.
+    pub gateways_by_name: bool,
     pub sidecars: bool,
     pub authorization_policies: bool,
     pub secrets: BTreeSet<NamespacedName>,
@@ -60,31 +62,64 @@ impl Changes {
             && !self.request_authentications
     }
 
-    /// Whether route tables can differ. They know services and rules, and no endpoints but those of
-    /// services without an address of their own. (A gateway's know its own workload, too.)
-    pub fn touch_routes(&self, now: &MeshSnapshot) -> bool {
-        let headless = |host: &Arc<str>| now.service(host).is_some_and(|one| one.is_headless());
+    /// Whether route tables can differ. They know services and rules, and no endpoints. (A gateway's
+    /// know its own workload, too.)
+    pub fn touch_routes(&self) -> bool {
         self.everything
             || self.gateways
             || self.sidecars
             || !self.services.is_empty()
             || !self.virtual_services.is_empty()
             || !self.destination_rules.is_empty()
-            || self.endpoints.keys().any(headless)
     }
 
-    /// Whether of all that route tables are made from only services and rules differ.
-    pub fn only_rules_and_services_of_routes(&self, now: &MeshSnapshot) -> bool {
-        let is_headless = |one: &Arc<Service>| one.is_headless();
+    /// Services that differ, as they were and as they are.
+    pub fn services_then_and<'a>(
+        &'a self,
+        now: &'a MeshSnapshot,
+    ) -> impl Iterator<Item = &'a Arc<Service>> {
         let services = self.services.iter();
-        let mut services =
-            services.flat_map(|(host, before)| before.iter().chain(now.service(host)));
-        let mut endpoints = self.endpoints.keys().filter_map(|host| now.service(host));
-        !self.everything
-            && !self.gateways
-            && !self.sidecars
-            && !services.any(is_headless)
-            && !endpoints.any(is_headless)
+        services.flat_map(|(host, before)| before.iter().chain(now.service(host)))
+    }
+
+    /// VirtualServices that send anything to services that differ, by whichever of their names.
+    pub fn rules_to_services<'a>(
+        &'a self,
+        now: &'a MeshSnapshot,
+    ) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        let aliases = self.services_then_and(now);
+        let aliases = aliases.flat_map(|service| &service.aliases);
+        let names = self.services.keys().chain(aliases);
+        names.flat_map(|host| now.rules_to(host))
+    }
+
+    /// VirtualServices that differ, as they were and as they are.
+    pub fn rules_then_and<'a>(
+        &'a self,
+        now: &'a MeshSnapshot,
+    ) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        let rules = self.virtual_services.iter();
+        rules.flat_map(|(origin, before)| before.iter().chain(now.virtual_service(origin)))
+    }
+
+    /// Hosts that changed rules lead to, where that or who follows the rule differs: who sees only
+    /// what a Sidecar imports may see them now, or no longer.
+    pub fn led_to(&self, now: &MeshSnapshot) -> BTreeSet<String> {
+        let domain = &now.settings.domain_suffix;
+        let leads = |rule: &Arc<VirtualService>| {
+            let to: BTreeSet<String> = rule.destinations(domain).into_iter().collect();
+            (to, rule.hosts.clone(), rule.visibility.clone())
+        };
+        let mut hosts = BTreeSet::new();
+        for (origin, before) in &self.virtual_services {
+            let for_mesh = |rule: &&Arc<VirtualService>| rule.is_bound_to(MESH_GATEWAY);
+            let before = before.as_ref().filter(for_mesh).map(leads);
+            let now = now.virtual_service(origin).filter(for_mesh).map(leads);
+            if before != now {
+                hosts.extend([before, now].into_iter().flatten().flat_map(|(to, ..)| to));
+            }
+        }
+        hosts
     }
 
     /// Joins later changes into these: what was before is what was before the first.
@@ -100,6 +135,7 @@ impl Changes {
         join(&mut self.virtual_services, later.virtual_services);
         join(&mut self.destination_rules, later.destination_rules);
         self.gateways |= later.gateways;
+        self.gateways_by_name |= later.gateways_by_name;
         self.sidecars |= later.sidecars;
         self.roles |= later.roles;
         self.authorization_policies |= later.authorization_policies;

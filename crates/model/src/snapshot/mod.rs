@@ -7,6 +7,7 @@
 //! `Arc`), so everything derived from it can be found again by identity.
 
 mod changes;
+mod index;
 mod settings;
 mod settle;
 mod update;
@@ -110,6 +111,12 @@ pub struct MeshSnapshot {
     rules_by_host: RedBlackTreeMapSync<(String, Origin), Arc<VirtualService>>,
     /// VirtualServices by each host that they send to.
     rules_by_destination: RedBlackTreeMapSync<(String, Origin), Arc<VirtualService>>,
+    /// VirtualServices by each Gateway they are bound to, and `mesh`, oldest first.
+    rules_by_gateway: RedBlackTreeMapSync<(String, Origin), Arc<VirtualService>>,
+    /// VirtualServices that have anything to say of connections, oldest first.
+    connection_rules: RedBlackTreeMapSync<Origin, Arc<VirtualService>>,
+    /// Services without an address by each address of their endpoints.
+    headless: RedBlackTreeMapSync<(String, Arc<str>), ()>,
     /// Services by each of their virtual addresses.
     addressed: RedBlackTreeMapSync<(String, Arc<str>), ()>,
     /// How many services are resolved by what a request asks for.
@@ -267,6 +274,30 @@ impl MeshSnapshot {
             .map(|(_, rule)| rule)
     }
 
+    /// VirtualServices that are bound to a Gateway (`namespace/name`), oldest first.
+    pub fn rules_bound_to<'a>(
+        &'a self,
+        gateway: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<VirtualService>> {
+        self.rules_by_gateway
+            .range((gateway.to_string(), Origin::least())..)
+            .take_while(move |((to, _), _)| to == gateway)
+            .map(|(_, rule)| rule)
+    }
+
+    /// VirtualServices with routes for connections (`tcp`, `tls`), oldest first.
+    pub fn connection_rules(&self) -> impl Iterator<Item = &Arc<VirtualService>> {
+        self.connection_rules.values()
+    }
+
+    /// Hosts of the services without a virtual address that have an endpoint at this one.
+    pub fn headless_at<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
+        self.headless
+            .range((address.to_string(), Arc::least())..)
+            .take_while(move |((of, _), ())| of == address)
+            .map(|((_, host), ())| host)
+    }
+
     /// Hosts of the services with this virtual address.
     pub fn hosts_at<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Arc<str>> {
         self.addressed
@@ -398,18 +429,6 @@ impl MeshSnapshot {
         let all = self.services.values();
         all.filter(|service| hostname::matches(pattern, &service.hostname))
             .collect()
-    }
-
-    /// The VirtualService for sidecars of a namespace that decides for a host, which is no wildcard:
-    /// what [`crate::HostIndex`] answers, without a look at all of them.
-    pub fn mesh_rule_for(&self, namespace: &str, host: &str) -> Option<Arc<VirtualService>> {
-        let counts = |rule: &&Arc<VirtualService>| {
-            rule.is_bound_to(MESH_GATEWAY) && rule.visibility.reaches(namespace)
-        };
-        let ends = (1..=host.len()).filter_map(|at| host.get(at..));
-        let wildcards = ends.map(|end| format!("*{end}"));
-        let mut patterns = std::iter::once(host.to_string()).chain(wildcards);
-        patterns.find_map(|pattern| self.rules_of_host(&pattern).find(counts).cloned())
     }
 
     /// A Secret.

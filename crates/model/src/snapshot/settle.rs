@@ -9,7 +9,7 @@ use super::{MeshSnapshot, SliceKey, labels_of, range_of};
 use crate::hostname;
 use crate::registry::{self, Registered};
 use crate::rules::Origin;
-use crate::service::{Resolution, Service, Source, Workload};
+use crate::service::{Service, Source, Workload};
 use crate::slices::Slice;
 
 impl Update<'_> {
@@ -99,43 +99,6 @@ impl Update<'_> {
         }
     }
 
-    fn index_service(&mut self, service: &Service, present: bool) {
-        for address in service.addresses.iter().chain(&service.auto_addresses) {
-            let key = (address.clone(), service.hostname.clone());
-            match present {
-                true => self.next.addressed.insert_mut(key, ()),
-                false => {
-                    self.next.addressed.remove_mut(&key);
-                }
-            }
-        }
-        let by_request = usize::from(service.resolution == Resolution::ByRequest);
-        self.next.by_request = match present {
-            true => self.next.by_request + by_request,
-            false => self.next.by_request.saturating_sub(by_request),
-        };
-        self.index_selector(service, present);
-    }
-
-    fn index_selector(&mut self, service: &Service, present: bool) {
-        let Some((label, value)) = service.selector.iter().next() else {
-            return;
-        };
-        let host = service.hostname.clone();
-        let index = (
-            service.namespace.clone(),
-            label.clone(),
-            value.clone(),
-            host,
-        );
-        match present {
-            true => self.next.selecting.insert_mut(index, ()),
-            false => {
-                self.next.selecting.remove_mut(&index);
-            }
-        }
-    }
-
     pub(super) fn settle_endpoints(&mut self, host: &Arc<str>) {
         let made = self.next.owner(host).map(|(_, registered)| {
             let service = &registered.service;
@@ -151,6 +114,14 @@ impl Update<'_> {
             (None, None) => true,
             _ => false,
         };
+        if let Some(old) = self.next.endpoints.get(host).cloned() {
+            self.index_headless(host, &old, false);
+        }
+        let service = self.next.services.get(host);
+        let is_headless = service.is_some_and(|service| service.is_headless());
+        if let Some(made) = made.as_ref().filter(|_| is_headless) {
+            self.index_headless(host, made, true);
+        }
         match made {
             Some(made) => self.next.endpoints.insert_mut(host.clone(), made),
             None => {

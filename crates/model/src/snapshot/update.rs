@@ -18,6 +18,7 @@ use crate::registry::{self, Registered};
 use crate::request_authentication::RequestAuthentication;
 use crate::rules::{Gateway, Origin, RuleKey, VirtualService};
 use crate::secret::Secret;
+use crate::servers;
 use crate::service::{Workload, WorkloadKind};
 use crate::settings::MeshSettings;
 use crate::sidecar::Sidecar;
@@ -77,7 +78,7 @@ impl MeshSnapshot {
             ..self.clone()
         };
         let differs = Update::new(&mut next, Some(self)).apply(changes.iter().copied());
-        if differs.touch_routes(&next) {
+        if differs.touch_routes() {
             next.routing = Arc::default();
         }
         Some((next, differs))
@@ -182,9 +183,10 @@ impl<'a> Update<'a> {
                     .remove(&origin, spec, &self.next.settings);
                 self.destination_rules.insert(key);
             }
-            Spec::Gateway(_) => {
+            Spec::Gateway(spec) => {
                 self.next.gateways.remove_mut(&origin);
                 self.changes.gateways = true;
+                self.changes.gateways_by_name |= servers::is_by_name(spec);
             }
             Spec::Sidecar(_) => {
                 self.next.sidecars.remove_mut(&origin);
@@ -280,6 +282,7 @@ impl<'a> Update<'a> {
                 );
                 self.next.gateways.insert_mut(origin, gateway);
                 self.changes.gateways = true;
+                self.changes.gateways_by_name |= servers::is_by_name(spec);
             }
             Spec::Sidecar(spec) => {
                 let mut sidecar = Arc::new(Sidecar::resolve(origin.clone(), spec.clone()));
@@ -451,15 +454,7 @@ impl<'a> Update<'a> {
                 merged
             });
         if let Some(old) = self.next.virtual_services.get(&origin).cloned() {
-            for host in &old.hosts {
-                let key = (host.clone(), origin.clone());
-                self.next.rules_by_host.remove_mut(&key);
-            }
-            for to in old.destinations(&self.next.settings.domain_suffix) {
-                let key = (to, origin.clone());
-                self.next.rules_by_destination.remove_mut(&key);
-            }
-            self.next.labelled_rules -= usize::from(asks_for_labels(&old));
+            self.index_rule(&old, false);
             self.next.virtual_services.remove_mut(&origin);
         }
         let same = match (&made, before) {
@@ -468,16 +463,7 @@ impl<'a> Update<'a> {
             _ => false,
         };
         if let Some(rule) = made {
-            for host in &rule.hosts {
-                let key = (host.clone(), origin.clone());
-                self.next.rules_by_host.insert_mut(key, rule.clone());
-            }
-            for to in rule.destinations(&self.next.settings.domain_suffix) {
-                let key = (to, origin.clone());
-                let rules = &mut self.next.rules_by_destination;
-                rules.insert_mut(key, rule.clone());
-            }
-            self.next.labelled_rules += usize::from(asks_for_labels(&rule));
+            self.index_rule(&rule, true);
             self.next.virtual_services.insert_mut(origin.clone(), rule);
         }
         if !same {
@@ -524,19 +510,6 @@ impl<'a> Update<'a> {
         self.workloads.push(workload);
     }
 
-    fn index_labels(&mut self, (namespace, name, kind): &WorkloadKey, of: &Workload, add: bool) {
-        for (label, value) in &of.labels {
-            let own = (name.clone(), *kind);
-            let index = (namespace.clone(), label.clone(), value.clone(), own);
-            match add {
-                true => self.next.labelled.insert_mut(index, ()),
-                false => {
-                    self.next.labelled.remove_mut(&index);
-                }
-            }
-        }
-    }
-
     /// Listeners read a workload's name, labels and ports: a change there is more than a change of
     /// endpoints.
     fn note_workload(&mut self, (namespace, name, _): &WorkloadKey) {
@@ -555,17 +528,6 @@ impl<'a> Update<'a> {
             false => self.changes.workloads.insert(key),
         };
     }
-}
-
-/// Whether routes of the rule depend on the labels of the client.
-fn asks_for_labels(rule: &VirtualService) -> bool {
-    let http = rule.spec.http.iter().flat_map(|http| &http.matches);
-    let tls = rule.spec.tls.iter().flat_map(|tls| &tls.matches);
-    let tcp = rule.spec.tcp.iter().flat_map(|tcp| &tcp.matches);
-    http.map(|item| &item.source_labels)
-        .chain(tls.map(|item| &item.source_labels))
-        .chain(tcp.map(|item| &item.source_labels))
-        .any(|labels| !labels.is_empty())
 }
 
 /// Takes over the old identity when the value is equal.

@@ -139,7 +139,7 @@ pub fn virtual_inbound(
         chains.extend(passed(Some(port)).chains(Protocol::Undeclared, &mut inspected));
     }
     listener::Listener {
-        name: "virtualInbound".to_string(),
+        name: names::VIRTUAL_INBOUND.to_string(),
         address: Some(envoy::socket_address(WILDCARD, INBOUND_PORT)),
         filter_chains: chains,
         listener_filters: inspected.filters(),
@@ -255,7 +255,7 @@ impl Served<'_> {
         match self.port {
             Some(port) if !self.is_passed() => names::listener(WILDCARD, u32::from(port)),
             _ if http => "virtualInbound-catchall-http".to_string(),
-            _ => "virtualInbound".to_string(),
+            _ => names::VIRTUAL_INBOUND.to_string(),
         }
     }
 

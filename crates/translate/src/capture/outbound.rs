@@ -5,9 +5,10 @@
 //! share the listener of its port. Where the two kinds meet on one listener, or where a port does not
 //! say what it speaks, the first bytes decide. What no listener takes goes to `virtualOutbound`.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lateen_model::{MeshSnapshot, OutboundPolicy, Protocol, Proxy, Scope, Service, ServicePort};
 
@@ -20,11 +21,23 @@ use crate::{names, tls_context};
 
 use tcp::tcp_proxy::ClusterSpecifier;
 
-/// All outbound listeners of a proxy.
+/// The address and port of a listener of service ports.
+pub type Bind = (String, u32);
+
+/// Where the listener of this name stands, if it is one of service ports: what [`names::listener`]
+/// made of it.
+pub fn place(name: &str) -> Option<Bind> {
+    let (bind, port) = name.rsplit_once('_')?;
+    bind.parse::<IpAddr>().ok()?;
+    Some((bind.to_string(), port.parse().ok()?))
+}
+
+/// The listeners of service ports that a proxy knows: all, or those that stand at `only` some places.
 pub fn listeners(
     snapshot: &MeshSnapshot,
     scope: &Scope<'_>,
     proxy: &Proxy,
+    only: Option<&BTreeSet<Bind>>,
 ) -> Vec<listener::Listener> {
     let mut ports = Ports {
         snapshot,
@@ -33,21 +46,79 @@ pub fn listeners(
         proxy,
         made: BTreeMap::new(),
     };
-    for service in super::routes::oldest_first(scope) {
+    let services = match only {
+        None => super::routes::oldest_first(scope),
+        Some(only) => services_at(snapshot, scope, only),
+    };
+    for service in services {
         let imported = |port: &&ServicePort| scope.admits_port(service, port.number);
         for port in service.ports.iter().filter(imported) {
             for place in places(snapshot, proxy, service, port) {
-                ports.enter(service, port, &place);
+                let is_wanted =
+                    |only: &BTreeSet<Bind>| only.contains(&(place.bind.clone(), port.number));
+                if only.is_none_or(is_wanted) {
+                    ports.enter(service, port, &place);
+                }
             }
         }
     }
-    let mut made: Vec<_> = ports
-        .made
-        .into_iter()
-        .map(|((bind, port), entry)| finish(snapshot, scope, &bind, port, entry))
-        .collect();
-    made.push(virtual_outbound(snapshot, scope));
-    made
+    let made = ports.made.into_iter();
+    made.map(|((bind, port), entry)| finish(snapshot, scope, &bind, port, entry))
+        .collect()
+}
+
+/// Services that a proxy sees and that may have a part in listeners at some places, oldest first. Of
+/// those that speak HTTP on a port for all addresses the oldest is enough: the others add nothing
+/// to the listener, they are told apart by the route table.
+fn services_at<'a>(
+    snapshot: &'a MeshSnapshot,
+    scope: &Scope<'a>,
+    only: &BTreeSet<Bind>,
+) -> Vec<&'a Arc<Service>> {
+    let mut found: BTreeMap<_, &'a Arc<Service>> = BTreeMap::new();
+    let mut add = |service: &'a Arc<Service>| {
+        found.insert(super::routes::age(service), service);
+    };
+    for (bind, _) in only.iter().filter(|(bind, _)| bind != WILDCARD) {
+        let with_length = format!("{bind}/32");
+        let hosts = snapshot
+            .hosts_at(bind)
+            .chain(snapshot.hosts_at(&with_length));
+        let hosts = hosts.chain(snapshot.headless_at(bind)).cloned();
+        for host in hosts.collect::<BTreeSet<_>>() {
+            scope.service(&host).into_iter().for_each(&mut add);
+        }
+    }
+    let shared = only.iter().filter(|(bind, _)| bind == WILDCARD);
+    let shared: BTreeSet<u32> = shared.map(|(_, port)| *port).collect();
+    let mut oldest: BTreeMap<u32, &'a Arc<Service>> = BTreeMap::new();
+    for service in snapshot.services().filter(|_| !shared.is_empty()) {
+        let mut ports = service
+            .ports
+            .iter()
+            .filter(|port| shared.contains(&port.number));
+        let Some(first) = ports.next() else {
+            continue;
+        };
+        let single = ports.next().is_none().then_some(first);
+        let Some(http) = single.filter(|port| port.protocol.is_http()) else {
+            if scope.admits(service) {
+                add(service);
+            }
+            continue;
+        };
+        let is_older =
+            |known: &&'a Arc<Service>| super::routes::age(service) < super::routes::age(known);
+        let known = oldest.get(&http.number);
+        if known.is_none_or(is_older)
+            && scope.admits(service)
+            && scope.admits_port(service, http.number)
+        {
+            oldest.insert(http.number, service);
+        }
+    }
+    oldest.into_values().for_each(add);
+    found.into_values().collect()
 }
 
 /// Where connections to one service port arrive.
@@ -280,9 +351,9 @@ fn finish(
 }
 
 /// The listener that all connections of the application are redirected to.
-fn virtual_outbound(snapshot: &MeshSnapshot, scope: &Scope<'_>) -> listener::Listener {
+pub fn virtual_outbound(snapshot: &MeshSnapshot, scope: &Scope<'_>) -> listener::Listener {
     listener::Listener {
-        name: "virtualOutbound".to_string(),
+        name: names::VIRTUAL_OUTBOUND.to_string(),
         address: Some(envoy::socket_address(WILDCARD, OUTBOUND_PORT)),
         use_original_dst: envoy::bool_value(true),
         filter_chains: vec![

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lateen_model::{HostIndex, Protocol, Scope, Service};
+use lateen_model::{Protocol, Scope, Service};
 
 use crate::port_table::{PortTable, Viewer};
 use crate::route_table::mesh_key;
@@ -17,11 +17,18 @@ use crate::virtual_hosts::VirtualHostKey;
 /// Services that a proxy sees, in the order in which they get what two of them want.
 pub(crate) fn oldest_first<'a>(scope: &Scope<'a>) -> Vec<&'a Arc<Service>> {
     let mut services: Vec<_> = scope.services().collect();
-    services.sort_by(|a, b| {
-        let key = |s: &'a Arc<Service>| (&s.created, &s.name, &s.namespace, &s.hostname);
-        key(a).cmp(&key(b))
-    });
+    services.sort_by(|a, b| age(a).cmp(&age(b)));
     services
+}
+
+/// What services are sorted by; no two have the same.
+pub(crate) fn age(service: &Service) -> (&str, &str, &str, &str) {
+    (
+        &service.created,
+        &service.name,
+        &service.namespace,
+        &service.hostname,
+    )
 }
 
 /// Names of all tables of a proxy.
@@ -56,13 +63,12 @@ pub fn table(viewer: &Viewer<'_>, name: &str) -> Option<Hosts> {
     };
     let service = viewer.scope.service(host)?;
     let port = service.port(port.parse().ok()?)?;
-    let rules = HostIndex::new(viewer.scope.rules());
-    let rule = rules.rule_for(&service.hostname);
+    let rule = viewer.scope.rule_for(&service.hostname);
     let key = mesh_key(
         viewer,
         name.to_string(),
         vec!["*".to_string()],
-        rule.filter(|rule| !rule.spec.http.is_empty()),
+        rule.as_ref().filter(|rule| !rule.spec.http.is_empty()),
         Some((service.hostname.to_string(), port.number)),
     );
     Some(Hosts::Every(Box::new(key)))

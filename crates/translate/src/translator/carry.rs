@@ -2,8 +2,9 @@
 //! hosts that are touched made anew. To put a table together from the whole mesh costs in proportion
 //! to the mesh; this costs in proportion to the change.
 //!
-//! Only where that is certainly all that differs: no wildcard changed, no Sidecar says what is seen,
-//! and no two hosts want the same domain. Everything else is put together anew when it is asked for.
+//! Only where that is certainly all that differs. Of a sidecar: no wildcard changed, and no two hosts
+//! want the same domain; under a Sidecar, hosts that changed rules lead to are touched, too. Of a
+//! gateway: its servers are the same. Everything else is put together anew when it is asked for.
 //!
 //! Invariant: what is carried over equals what would be made anew (a test compares them).
 
@@ -16,11 +17,19 @@ use super::*;
 use crate::port_table::Claims;
 use crate::route_table::UNREGISTERED_PORT;
 
-/// Hosts whose virtual hosts may differ after a change.
+/// What may make virtual hosts differ.
 struct Touched<'a> {
-    hosts: BTreeSet<&'a str>,
+    /// Hosts of the tables of sidecars; `None`: those tables can differ in anything.
+    hosts: Option<BTreeSet<&'a str>>,
+    /// Beside them, of sidecars under a Sidecar.
+    led_to: BTreeSet<String>,
+    /// As they were and as they are, those whose destinations changed among them.
+    rules: Vec<&'a Arc<VirtualService>>,
     changes: &'a Changes,
 }
+
+/// A table that nobody asked for since so many changes is not taken along any more.
+const MOST_CARRIED: u32 = 64;
 
 /// A virtual host by its name; none when it went.
 type Edit = (Arc<str>, Option<ById<EncodedHost>>);
@@ -47,40 +56,89 @@ impl<R> Translator<R> {
         let asks_for_labels = now.rules_ask_for_labels();
         let views = self.views.known(|key| {
             Arc::ptr_eq(&key.snapshot.0, before)
-                && key.gateway.is_none()
-                && key.sidecar.is_none()
-                && key.labels.is_some() == asks_for_labels
+                && (key.is_of_gateway() || key.labels.is_some() == asks_for_labels)
         });
-        for (mut key, table) in views {
-            let carried = match (*table).as_ref() {
-                Some(table) => self.carry(now, table, touched).map(Some),
-                // Of a service that is not there.
-                None => touched.spares(key.name()).then_some(None),
+        for (mut key, table, carried) in views {
+            // What is not there may come.
+            let (Some(table), true) = ((*table).as_ref(), carried < MOST_CARRIED) else {
+                continue;
             };
-            if let Some(carried) = carried {
+            let next = match key.is_of_gateway() {
+                true => self.carry_gateway(now, table, touched),
+                false => self.carry(now, &key, table, touched),
+            };
+            if let Some(next) = next {
                 key.snapshot = ById(now.routing.clone());
-                self.views.put(key, Arc::new(carried));
+                self.views.put(key, Arc::new(Some(next)), carried + 1);
             }
         }
+    }
+
+    /// `None`: the table has to be made anew.
+    fn carry_gateway(
+        &self,
+        now: &MeshSnapshot,
+        table: &Arc<Parts<R>>,
+        touched: &Touched<'_>,
+    ) -> Option<Arc<Parts<R>>> {
+        let proxy = &table.seen_by;
+        let servers = gateway::http_servers(now, proxy).remove(&table.name)?;
+        if routes::server_keys(&servers) != table.servers {
+            return None;
+        }
+        let view = GatewayTable {
+            snapshot: now,
+            proxy,
+            servers: &servers,
+        };
+        let rules = touched.rules.iter();
+        let hosts: BTreeSet<String> = rules.flat_map(|rule| view.hosts_of_rule(rule)).collect();
+        let mut edits: Vec<Edit> = Vec::new();
+        for host in &hosts {
+            let name = view.name(host);
+            let old = table.hosts.get(name.as_str());
+            match (view.host(host), old) {
+                (Some(key), old) => {
+                    let made = ById(self.encoded_host(key));
+                    if old.is_none_or(|old| !old.says_the_same(&made)) {
+                        edits.push((made.name.clone(), Some(made)));
+                    }
+                }
+                (None, Some(old)) => edits.push((old.name.clone(), None)),
+                (None, None) => {}
+            }
+        }
+        if edits.is_empty() {
+            return Some(table.clone());
+        }
+        let next = self.replaced(table, edits);
+        // One that stands in for all others comes with the last that goes, and goes with the first.
+        let stands_in = next.hosts.contains_key(view.name_of_none().as_str());
+        (!next.hosts.is_empty() && !stands_in).then_some(next)
     }
 
     /// `None`: the table has to be made anew.
     fn carry(
         &self,
         now: &MeshSnapshot,
+        key: &ViewKey,
         table: &Arc<Parts<R>>,
         touched: &Touched<'_>,
     ) -> Option<Arc<Parts<R>>> {
-        let Some(kind) = kind_of(&table.name) else {
-            return touched.spares(&table.name).then(|| table.clone());
-        };
+        let (kind, mut hosts) = (kind_of(&table.name)?, touched.hosts.clone()?);
+        // Who has seen the table may be under another Sidecar by now.
+        let sidecar = key.sidecar.as_ref().map(|sidecar| &sidecar.0);
+        let scope = now.scope_with(&table.seen_by.namespace, sidecar);
+        if scope.sidecar().is_some() {
+            hosts.extend(touched.led_to.iter().map(String::as_str));
+        }
         let viewer = Viewer {
             snapshot: now,
-            scope: &now.scope(&table.seen_by),
+            scope: &scope,
             proxy: &table.seen_by,
         };
         let mut edits = Vec::new();
-        for host in &touched.hosts {
+        for host in &hosts {
             edits.extend(self.edits(&viewer, table, kind, host, touched)?);
         }
         Some(match edits.is_empty() {
@@ -174,23 +232,18 @@ impl<R> Translator<R> {
             rest: table.rest.clone(),
             divides: table.divides,
             seen_by: table.seen_by.clone(),
+            servers: table.servers.clone(),
             apart: apart.map(OnceLock::from).unwrap_or_default(),
         });
         if known {
             let key = (ById(table.clone()), ById(next.clone()));
-            self.differences.put(key, Arc::new(differ));
+            self.differences.put(key, Arc::new(differ), 0);
         }
         next
     }
 }
 
 impl Touched<'_> {
-    /// Whether a table of one service, `HOST:PORT`, is of none of these hosts.
-    fn spares(&self, table: &str) -> bool {
-        let of_service = table.rsplit_once(':').filter(|_| !table.contains('/'));
-        of_service.is_some_and(|(host, _)| !self.hosts.contains(host))
-    }
-
     /// Names that virtual hosts of a host had or have.
     fn names_of(&self, now: &MeshSnapshot, host: &str) -> impl Iterator<Item = String> {
         let before = self.changes.services.get(host).and_then(Option::as_ref);
@@ -213,31 +266,32 @@ fn kind_of(table: &str) -> Option<PortTable> {
     }
 }
 
-/// The hosts that changed rules and services are about; `None` when the tables can differ in
-/// anything else.
+/// What changed rules and services touch; `None` when all tables can differ in anything.
 fn touched<'a>(now: &'a MeshSnapshot, changes: &'a Changes) -> Option<Touched<'a>> {
     let hashed = |rule: &Arc<DestinationRule>| rule.hashes();
     let was_hashed = changes.destination_rules.values().flatten().any(hashed);
     let places = !changes.destination_rules.is_empty() && (was_hashed || now.rules_hash());
-    if places || !changes.only_rules_and_services_of_routes(now) {
+    if places || changes.everything {
         return None;
     }
-    let mut rules: Vec<&Arc<VirtualService>> = Vec::new();
-    let mut hosts = BTreeSet::new();
-    for (origin, before) in &changes.virtual_services {
-        rules.extend(before.iter().chain(now.virtual_service(origin)));
-    }
-    for host in changes.services.keys() {
-        hosts.insert(&**host);
-        // The port of a destination is not written where it has only one.
-        rules.extend(now.rules_to(host));
-    }
-    for rule in rules.iter().filter(|rule| rule.is_bound_to(MESH_GATEWAY)) {
-        for host in &rule.hosts {
-            hosts.insert((!host.contains('*')).then_some(host.as_str())?);
-        }
-    }
-    Some(Touched { hosts, changes })
+    let mut rules: Vec<&Arc<VirtualService>> = changes.rules_then_and(now).collect();
+    // The port of a destination is not written where it has only one.
+    rules.extend(changes.rules_to_services(now));
+    let headless = |one: &Arc<Service>| one.is_headless();
+    let is_plain = !changes.services_then_and(now).any(headless);
+    let hosts = rules.iter().filter(|rule| rule.is_bound_to(MESH_GATEWAY));
+    let hosts = hosts.flat_map(|rule| &rule.hosts);
+    let hosts = hosts.map(|host| (!host.contains('*')).then_some(host.as_str()));
+    let services = changes.services.keys().map(|host| Some(&**host));
+    Some(Touched {
+        hosts: hosts
+            .chain(services)
+            .collect::<Option<_>>()
+            .filter(|_| is_plain),
+        led_to: changes.led_to(now),
+        rules,
+        changes,
+    })
 }
 
 #[cfg(test)]

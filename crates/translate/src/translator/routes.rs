@@ -3,7 +3,8 @@
 use std::cell::LazyCell;
 use std::sync::OnceLock;
 
-use lateen_model::{Sidecar, Workload};
+use lateen_model::servers::MergedServer;
+use lateen_model::{Gateway, Workload};
 use rpds::RedBlackTreeMapSync;
 
 use super::*;
@@ -43,7 +44,17 @@ pub(super) struct Parts<R> {
     pub(super) divides: bool,
     /// One of the proxies that see it.
     pub(super) seen_by: Arc<Proxy>,
+    /// Of a gateway, the servers it is for.
+    pub(super) servers: Vec<ServerKey>,
     pub(super) apart: OnceLock<Apart<R>>,
+}
+
+/// A server: its Gateway, its place there, and its port.
+pub(super) type ServerKey = (ById<Gateway>, usize, u32);
+
+pub(super) fn server_keys(servers: &[MergedServer<'_>]) -> Vec<ServerKey> {
+    let key = |one: &MergedServer<'_>| (ById(one.gateway.clone()), one.index, one.port);
+    servers.iter().map(key).collect()
 }
 
 pub(super) type HostMap<T> = RedBlackTreeMapSync<Arc<str>, T>;
@@ -151,8 +162,16 @@ impl<R> Translator<R> {
                 let tables = all.into_iter().filter_map(|name| {
                     self.view(&name, snapshot, proxy, || {
                         let servers = named().remove(&name)?;
-                        let hosts = route_table::gateway(snapshot, proxy, &servers);
-                        Some(self.parts(&name, proxy, hosts, Rest::IgnorePorts))
+                        let table = GatewayTable {
+                            snapshot,
+                            proxy,
+                            servers: &servers,
+                        };
+                        let parts = self.parts(&name, proxy, table.hosts(), Rest::IgnorePorts);
+                        Some(Parts {
+                            servers: server_keys(&servers),
+                            ..parts
+                        })
                     })
                 });
                 tables.collect()
@@ -176,9 +195,15 @@ impl<R> Translator<R> {
             };
             let own = all.into_iter().filter(|name| !has_own_listener(name));
             made.extend(own.filter_map(|name| {
-                self.view(&name, snapshot, proxy, || {
-                    self.captured_table(snapshot, &scope, proxy, &name)
-                })
+                match name.contains(':') {
+                    // Of one service: less work to make than to remember.
+                    true => self
+                        .captured_table(snapshot, &scope, proxy, &name)
+                        .map(Arc::new),
+                    false => self.view(&name, snapshot, proxy, || {
+                        self.captured_table(snapshot, &scope, proxy, &name)
+                    }),
+                }
             }));
         }
         if wanted(names, || names::HTTP_PROXY_ROUTES.to_string()) {
@@ -281,6 +306,7 @@ impl<R> Translator<R> {
             rest,
             divides: true,
             seen_by: Arc::new(proxy.clone()),
+            servers: Vec::new(),
             apart: OnceLock::new(),
         }
     }
@@ -358,17 +384,13 @@ impl<R> Translator<R> {
         proxy: &Proxy,
         names: Names<'_>,
     ) -> Vec<Arc<R>> {
-        let rules = HostIndex::new(snapshot.scope(proxy).rules());
+        let scope = snapshot.scope(proxy);
         let named = names.into_iter().flatten().filter_map(|name| {
             let (port, _, host) = names::parse_outbound(name)?;
             let service = snapshot.service(host)?;
             let port = service.port(port)?;
-            let rules: Vec<ById<VirtualService>> = rules
-                .rule_for(host)
-                .cloned()
-                .map(ById)
-                .into_iter()
-                .collect();
+            let rule = scope.rule_for(host);
+            let rules: Vec<ById<VirtualService>> = rule.map(ById).into_iter().collect();
             let key = VirtualHostKey {
                 name: format!("{host}:{}", port.number),
                 domains: grpc::domains(service, port),
@@ -392,8 +414,9 @@ impl<R> Translator<R> {
 }
 
 impl ViewKey {
-    pub(super) fn name(&self) -> &str {
-        &self.name
+    /// The ports that its workload's Services bind count.
+    pub(super) fn is_of_gateway(&self) -> bool {
+        self.gateway.is_some()
     }
 }
 

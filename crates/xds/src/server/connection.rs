@@ -3,7 +3,7 @@
 //! The order of what is sent is the session's; this file decides only *when*. A stream that does
 //! not read blocks nobody but itself: pushes wait merged in its mailbox.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -318,14 +318,38 @@ impl<S: Source, W: Wire> Stream<S, W> {
                     true => &Changed::All,
                     false => &*push.changed,
                 };
-                let hosts = self.changed_hosts(changed, &push.snapshot);
-                self.connection.session().begin(changed, hosts);
+                let better = self.changed_here(changed, &push.snapshot);
+                self.connection.session().begin(changed, &better);
                 self.pushing_since = Some(push.since);
                 self.current = push;
             }
             let responses = self.with_view(|session, view| session.step(view));
             self.send(responses).await?;
         }
+    }
+
+    /// By type, what may differ for this client, where that is another than the push says.
+    fn changed_here(&self, changed: &Changed, now: &S::Snapshot) -> BTreeMap<String, Names> {
+        let mut better = BTreeMap::new();
+        let Some(node) = self.connection.node.get() else {
+            return better;
+        };
+        if let Changed::Types(types) = changed {
+            let named = types.iter().filter(|(_, names)| **names != Names::All);
+            for (url, names) in named {
+                let own = |snapshot| self.server.source.own_names(snapshot, node, url);
+                // What went is told, too.
+                let mut all = own(&self.current.snapshot);
+                all.merge(own(now));
+                if all != Names::Some(BTreeSet::new()) {
+                    all.merge(names.clone());
+                    better.insert(url.clone(), all);
+                }
+            }
+        }
+        let hosts = self.changed_hosts(changed, now);
+        better.extend(hosts.map(|names| (type_url::VIRTUAL_HOST.to_owned(), names)));
+        better
     }
 
     /// The virtual hosts that differ between the push that this stream stands at and the next one,

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use crate::metrics::Metrics;
 use crate::status::Detail;
-use crate::{Metric, Node, Protocol, ProxyStatus, Push, Resource};
+use crate::{Metric, Names, Node, Protocol, ProxyStatus, Push, Resource};
 pub use connection::passed;
 use connection::{Connection, Pace, Stream};
 pub use listen::Caller;
@@ -64,6 +64,12 @@ pub trait Source: Send + Sync + 'static {
         type_url: &str,
         names: Option<&BTreeSet<String>>,
     ) -> Vec<Arc<Resource>>;
+
+    /// Names of a type that only this client has, and that may differ whenever a push names any of the
+    /// type: [`Names::Some`] of a push need not have them.
+    fn own_names(&self, _snapshot: &Self::Snapshot, _node: &Node, _type_url: &str) -> Names {
+        Names::Some(BTreeSet::new())
+    }
 
     /// Names of the virtual hosts of these route tables that came, went or changed for one proxy
     /// from one snapshot to another; `None`: not known, so that all have to be looked at. Not asked

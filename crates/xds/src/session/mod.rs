@@ -177,16 +177,16 @@ impl Session {
         Ok((answer, responses))
     }
 
-    /// Begins a push; [`Session::step`] carries it out. `hosts`: which virtual hosts changed for
-    /// this client, where that is known better than the push says it.
-    pub(crate) fn begin(&mut self, changed: &Changed, hosts: Option<Names>) {
+    /// Begins a push; [`Session::step`] carries it out. `better`: what may differ of a type for this
+    /// client, where that is known better than the push says it.
+    pub(crate) fn begin(&mut self, changed: &Changed, better: &BTreeMap<String, Names>) {
         let mut todo: Vec<(String, Names)> = Vec::new();
         for url in self.watches.keys() {
             match changed.of(url) {
-                Some(_) if url == VIRTUAL_HOST && hosts.is_some() => {
-                    todo.extend(hosts.clone().map(|names| (url.clone(), names)));
+                Some(names) => {
+                    let names = better.get(url).unwrap_or(names);
+                    todo.push((url.clone(), names.clone()));
                 }
-                Some(names) => todo.push((url.clone(), names.clone())),
                 // Clusters that are replaced may wait for endpoints that did not change, and route
                 // tables that are new for their virtual hosts.
                 None if url == ENDPOINT || url == VIRTUAL_HOST => {

@@ -196,7 +196,7 @@ impl Model {
     fn advance(&mut self) {
         if !self.driver.session.is_pushing() {
             let changed = std::mem::replace(&mut self.waiting, Changed::none());
-            self.driver.session.begin(&changed, None);
+            self.driver.session.begin(&changed, &BTreeMap::new());
         }
         let responses = self.driver.step();
         self.inbox.extend(responses);

@@ -100,7 +100,7 @@ impl Driver {
     }
 
     fn push(&mut self, changed: Changed) -> Vec<Response> {
-        self.session.begin(&changed, None);
+        self.session.begin(&changed, &BTreeMap::new());
         self.with(|s, view| s.step(view))
     }
 
