@@ -557,6 +557,6 @@ fn a_client_that_is_told_what_may_have_changed_holds_what_it_would_be_given_anew
     // More to look for what these do not find: SEEDS=100.
     let seeds = std::env::var("SEEDS").unwrap_or_else(|_| "2".to_owned());
     for seed in 1..=seeds.parse::<u64>().unwrap() {
-        sequence(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), 120);
+        sequence(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), 80);
     }
 }

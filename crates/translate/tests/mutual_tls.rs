@@ -6,6 +6,8 @@
     reason = "helpers of tests stop at what is not as expected"
 )]
 
+use std::collections::BTreeSet;
+
 mod support;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -131,7 +133,10 @@ fn a_rule_of_a_namespace_touches_its_own_clusters() {
         };
         let (now, changes) = before.updated(&[change], 2).unwrap();
         let affected = lateen_translate::affected(&now, &changes, |_| false).unwrap();
-        assert!(affected[type_url::LISTENER].is_none());
+        // Each proxy adds those that accept connections to its own ports.
+        assert_eq!(affected[type_url::LISTENER], Some(BTreeSet::new()));
+        let own = lateen_translate::own_names(&now, &client(), type_url::LISTENER);
+        assert!(own.unwrap().contains("127.0.0.1_15102"));
         assert!(!affected.contains_key(type_url::ROUTE));
         affected[type_url::CLUSTER].clone().unwrap()
     };
