@@ -94,6 +94,25 @@ const OBJECTS: &[Form] = &[
             "{clusterIP: 10.9.0.4, selector: {app: ratings}, ports: [{name: http, port: 15102}]}",
         ],
     ),
+    // Another name of a service, to which a rule sends.
+    (
+        SERVICE,
+        "default",
+        "alias",
+        &[
+            "{type: ExternalName, externalName: late.default.svc.cluster.local}",
+            "{type: ExternalName, externalName: sniffed.default.svc.cluster.local}",
+        ],
+    ),
+    (
+        RULE,
+        "default",
+        "to-alias",
+        &[
+            "{hosts: [ratings], http: [{route: [{destination: {host: alias}}]}]}",
+            "{hosts: [mysql], tcp: [{route: [{destination: {host: alias}}]}]}",
+        ],
+    ),
     // Leads to the sidecar's own workload.
     (
         SERVICE,
