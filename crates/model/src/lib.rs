@@ -49,6 +49,6 @@ pub use settings::{
     Compliance, DEFAULT_ACCESS_LOG_FORMAT, GatewayTopology, LogEncoding, MeshSettings,
     OutboundPolicy, TlsSettings, default_access_log_json,
 };
-pub use sidecar::{Egress, Import, Scope, Sidecar};
+pub use sidecar::{Egress, Import, ImportOf, Scope, Sidecar};
 pub use snapshot::{Changes, Identity, MeshSnapshot, NamespacedName, ObjectChange};
 pub use visibility::Visibility;

@@ -36,25 +36,29 @@ pub struct Egress {
 /// `namespace/host` of an egress listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
-    /// `None` is every namespace.
-    pub namespace: Option<String>,
+    pub of: ImportOf,
     pub host: String,
+}
+
+/// The namespaces of an import.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImportOf {
+    Any,
+    /// `.`: that of the proxy, which is not that of a Sidecar of the root namespace.
+    Own,
+    One(String),
 }
 
 impl Sidecar {
     /// Resolves a Sidecar of `origin`.
     pub fn resolve(origin: Origin, spec: Arc<api::Sidecar>) -> Sidecar {
-        let mut egress: Vec<Egress> = spec
-            .egress
-            .iter()
-            .map(|listener| Egress::resolve(listener, &origin.namespace))
-            .collect();
+        let mut egress: Vec<Egress> = spec.egress.iter().map(Egress::resolve).collect();
         if egress.is_empty() {
             // Istio: without egress everything that is exported.
             egress.push(Egress {
                 port: None,
                 hosts: vec![Import {
-                    namespace: None,
+                    of: ImportOf::Any,
                     host: "*".to_string(),
                 }],
             });
@@ -93,7 +97,7 @@ impl Sidecar {
 }
 
 impl Egress {
-    fn resolve(listener: &IstioEgressListener, own_namespace: &str) -> Egress {
+    fn resolve(listener: &IstioEgressListener) -> Egress {
         let everything = |port: &api::sidecar::SidecarPort| {
             port.number == 0 || port.protocol.eq_ignore_ascii_case("HTTP_PROXY")
         };
@@ -106,7 +110,7 @@ impl Egress {
             hosts: listener
                 .hosts
                 .iter()
-                .filter_map(|host| Import::parse(host, own_namespace))
+                .filter_map(|host| Import::parse(host))
                 .collect(),
         }
     }
@@ -116,17 +120,18 @@ impl Egress {
         self.port.is_none_or(|own| own == port)
     }
 
-    /// Whether a service is imported, whichever its ports.
-    pub fn imports(&self, service: &Service) -> bool {
+    /// Whether a service is imported into a namespace, whichever its ports.
+    fn imports(&self, service: &Service, into: &str) -> bool {
         self.hosts.iter().any(|import| {
-            import.is_of(&service.namespace) && hostname::matches(&import.host, &service.hostname)
+            import.is_of(&service.namespace, into)
+                && hostname::matches(&import.host, &service.hostname)
         })
     }
 
-    /// Whether a rule is imported: one of its hosts is, or covers one that is.
-    pub fn imports_rule(&self, rule: &VirtualService) -> bool {
+    /// Whether a rule is imported into a namespace: one of its hosts is, or covers one that is.
+    fn imports_rule(&self, rule: &VirtualService, into: &str) -> bool {
         self.hosts.iter().any(|import| {
-            import.is_of(&rule.origin.namespace)
+            import.is_of(&rule.origin.namespace, into)
                 && rule
                     .hosts
                     .iter()
@@ -137,22 +142,26 @@ impl Egress {
 
 impl Import {
     /// `namespace/host`; `~` imports nothing.
-    fn parse(text: &str, own_namespace: &str) -> Option<Import> {
+    fn parse(text: &str) -> Option<Import> {
         let (namespace, host) = text.split_once('/')?;
-        let namespace = match namespace {
+        let of = match namespace {
             "~" => return None,
-            "*" => None,
-            "." => Some(own_namespace.to_string()),
-            other => Some(other.to_string()),
+            "*" => ImportOf::Any,
+            "." => ImportOf::Own,
+            other => ImportOf::One(other.to_string()),
         };
         Some(Import {
-            namespace,
+            of,
             host: host.to_ascii_lowercase(),
         })
     }
 
-    fn is_of(&self, namespace: &str) -> bool {
-        self.namespace.as_ref().is_none_or(|only| only == namespace)
+    fn is_of(&self, namespace: &str, into: &str) -> bool {
+        match &self.of {
+            ImportOf::Any => true,
+            ImportOf::Own => namespace == into,
+            ImportOf::One(only) => namespace == only,
+        }
     }
 }
 
@@ -219,12 +228,25 @@ impl<'a> Scope<'a> {
         self.sidecar
     }
 
+    /// Whether an egress listener of the proxy's Sidecar imports a service, whichever its ports.
+    pub fn imports(&self, egress: &Egress, service: &Service) -> bool {
+        egress.imports(service, self.namespace)
+    }
+
+    /// Whether one imports a rule: one of its hosts is imported, or covers one that is.
+    pub fn imports_rule(&self, egress: &Egress, rule: &VirtualService) -> bool {
+        egress.imports_rule(rule, self.namespace)
+    }
+
     /// Whether the proxy knows a service. Hosts that imported rules lead to come along.
     pub fn admits(&self, service: &Service) -> bool {
         service.visibility.reaches(self.namespace)
             && self.sidecar.is_none_or(|sidecar| {
                 let mut leading = self.snapshot.rules_to(&service.hostname);
-                sidecar.egress.iter().any(|egress| egress.imports(service))
+                sidecar
+                    .egress
+                    .iter()
+                    .any(|egress| self.imports(egress, service))
                     || leading.any(|rule| self.counts(rule))
             })
     }
@@ -235,7 +257,7 @@ impl<'a> Scope<'a> {
             let mut importing = sidecar
                 .egress
                 .iter()
-                .filter(|egress| egress.imports(service))
+                .filter(|egress| self.imports(egress, service))
                 .peekable();
             // One that only a rule leads to has all its ports.
             importing.peek().is_none() || importing.any(|egress| egress.takes(port))
@@ -269,7 +291,7 @@ impl<'a> Scope<'a> {
             && rule.visibility.reaches(self.namespace)
             && self.sidecar.is_none_or(|sidecar| {
                 let mut listeners = sidecar.egress.iter();
-                listeners.any(|egress| egress.imports_rule(rule))
+                listeners.any(|egress| self.imports_rule(egress, rule))
             })
     }
 

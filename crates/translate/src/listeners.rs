@@ -110,7 +110,9 @@ pub fn egress(
 ) -> Option<listener::Listener> {
     let number = u32::from(port.number);
     if port.protocol == EgressProtocol::Tcp {
-        let mut services = scope.services().filter(|one| port.egress.imports(one));
+        let mut services = scope
+            .services()
+            .filter(|one| scope.imports(port.egress, one));
         let (service, service_port) = services.find_map(|service| match number {
             // A Unix domain socket without a number leads to the first port that is not HTTP.
             0 => {

@@ -30,11 +30,14 @@ pub fn egress(viewer: &Viewer<'_>, listener: &EgressPort<'_>) -> Vec<VirtualHost
     keys.retain_mut(|key| {
         let service = key.service.as_ref();
         let Some((host, port)) = service else {
-            return key.rules.iter().any(|rule| egress.imports_rule(rule));
+            return key
+                .rules
+                .iter()
+                .any(|rule| scope.imports_rule(egress, rule));
         };
         let imported = scope
             .service(host)
-            .is_some_and(|service| egress.imports(service));
+            .is_some_and(|service| scope.imports(egress, service));
         if egress.port.is_some() {
             let ending = format!(":{port}");
             let bare = key

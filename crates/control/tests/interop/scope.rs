@@ -121,13 +121,16 @@ async fn a_sidecar_resource_shrinks_what_a_proxy_knows(plane: Plane) {
     .await;
     answers(&proxy, "far.other", 200).await;
 
-    // That of the root namespace is the mesh's default.
-    let root = sidecar(
-        "istio-system",
-        "default",
-        "  egress: [{hosts: [./*, other/*]}]\n",
-    );
-    mesh.apply(&root).await;
+    // That of the root namespace is the mesh's default, where `.` is the namespace of each workload.
+    let root = |hosts: &str| {
+        let egress = format!("  egress: [{{hosts: [{hosts}]}}]\n");
+        sidecar("istio-system", "default", &egress)
+    };
+    mesh.apply(&root("./*")).await;
+    knows(&proxy, &["front.default", "near.default", "nearby.default"]).await;
+    answers(&proxy, "far.other", 502).await;
+    answers(&proxy, "near", 200).await;
+    mesh.apply(&root("istio-system/*, other/*")).await;
     knows(&proxy, &["far.other"]).await;
     answers(&proxy, "near", 502).await;
     answers(&proxy, "far.other", 200).await;
