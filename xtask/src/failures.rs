@@ -54,7 +54,8 @@ pub fn run(what: &str, tests: &mut Command) -> Result {
     let mut child = child.map_err(|e| format!("{what}: cannot start {tests:?}: {e}"))?;
     let mut heard = Heard::default();
     if let Some(output) = child.stdout.take() {
-        hear_all(BufReader::new(output), &mut heard).map_err(|e| format!("{what}: {e}"))?;
+        hear_all(BufReader::new(output), std::io::stdout().lock(), &mut heard)
+            .map_err(|e| format!("{what}: {e}"))?;
     }
     let status = child.wait().map_err(|e| format!("{what}: {e}"))?;
     eprintln!("==> {} tests passed", heard.passed);
@@ -68,9 +69,12 @@ pub fn run(what: &str, tests: &mut Command) -> Result {
     Err(format!("{what} failed ({status})"))
 }
 
-fn hear_all(mut output: impl BufRead, heard: &mut Heard) -> std::io::Result<()> {
+fn hear_all(
+    mut output: impl BufRead,
+    mut shown: impl Write,
+    heard: &mut Heard,
+) -> std::io::Result<()> {
     let mut line = Vec::new();
-    let mut shown = std::io::stdout().lock();
     while output.read_until(b'\n', &mut line)? > 0 {
         shown.write_all(&line)?;
         shown.flush()?;
@@ -104,7 +108,9 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
 running 3 tests
 test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
 ";
-        hear_all(output.as_bytes(), &mut heard).unwrap();
+        let mut shown = Vec::new();
+        hear_all(output.as_bytes(), &mut shown, &mut heard).unwrap();
+        assert_eq!(shown, output.as_bytes());
         assert_eq!(heard.passed, 4);
         let kept = [
             "",
