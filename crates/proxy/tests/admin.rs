@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{http_listener, merged, route_table, static_cluster};
+use common::{eventually, http_listener, merged, route_table, static_cluster};
 use lateen_proxy::main_thread::{Options, run};
 use lateen_testkit::http::{Answer, Call};
 use lateen_testkit::ports;
@@ -101,6 +101,17 @@ fn shared() -> &'static Running {
         let running = start();
         let answer = send(Call::get("example", "/x"), running.listener);
         assert_eq!(answer.status, 200);
+        // It is counted when it is over, which its client may know first.
+        eventually("the request is over", || {
+            let clusters = send(get("/clusters"), running.admin).body;
+            let stats = send(get("/stats"), running.admin).body;
+            let is_counted = |line: &str| stats.contains(line);
+            clusters.contains("::rq_success::1\n")
+                && clusters.contains("::cx_active::0\n")
+                && is_counted("http.in.downstream_rq_2xx: 1\n")
+                && is_counted("http.in.downstream_rq_active: 0\n")
+                && is_counted("http.in.downstream_cx_active: 0\n")
+        });
         running
     })
 }
