@@ -7,7 +7,7 @@ use std::time::Duration;
 use lateen_api::{Mode, Object};
 use lateen_control::{Compliance, Control, KeyOptions, KeysFetchedBy, Options};
 use lateen_store::{Author, Change, Draft, Limits, ObjectKey, Source, Store, Write};
-use lateen_testkit::certificates::{Authority, file};
+use lateen_testkit::certificates::{Authority, Said, file, run};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::{Answer, Call};
@@ -172,6 +172,15 @@ impl Mesh {
     pub fn revoke(&self, lists: &str) {
         let directory = self.plugged.as_deref().unwrap();
         file(directory, "ca-crl.pem", lists);
+    }
+
+    /// What a kubectl without configuration of its own says to the control plane.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Said {
+        let server = format!("--server=http://{}", self.api);
+        let cache = format!("--cache-dir={}", self.directory().join("cache").display());
+        let mut all = vec![server.as_str(), "--kubeconfig=/dev/null", cache.as_str()];
+        all.extend(arguments);
+        run("kubectl", &all).await
     }
 
     /// For the files of this mesh.

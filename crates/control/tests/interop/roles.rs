@@ -161,15 +161,7 @@ async fn kubectl_applies_roles_and_is_warned_of_a_binding_to_none() {
         return tools::skip(test, "kubectl");
     }
     let mesh = Mesh::start().await;
-    let (server, cache) = (
-        format!("--server=http://{}", mesh.api),
-        format!("--cache-dir={}", mesh.directory().join("cache").display()),
-    );
-    let kubectl = async |arguments: &[&str]| {
-        let mut all = vec![server.as_str(), "--kubeconfig=/dev/null", cache.as_str()];
-        all.extend(arguments);
-        run("kubectl", &all).await
-    };
+    let kubectl = async |arguments: &[&str]| mesh.kubectl(arguments).await;
     let apply = async |name: &str, text: &str| {
         let path = file(mesh.directory(), name, text);
         kubectl(&["apply", "-f", path.to_str().unwrap()]).await

@@ -1,6 +1,6 @@
 //! Secrets through the API: kubectl writes and reads them, and nothing else shows what they hold.
 
-use lateen_testkit::certificates::{Authority, Pair, file, run};
+use lateen_testkit::certificates::{Authority, Pair, file};
 use lateen_testkit::http::Call;
 use lateen_testkit::tools;
 
@@ -37,15 +37,7 @@ async fn kubectl_applies_and_reads_a_secret_and_nothing_else_shows_it() {
         serial: pair.serial,
     };
     let wrong = file(mesh.directory(), "wrong.yaml", &document(&mixed));
-    let (server, cache) = (
-        format!("--server=http://{}", mesh.api),
-        format!("--cache-dir={}", mesh.directory().join("cache").display()),
-    );
-    let kubectl = async |arguments: &[&str]| {
-        let mut all = vec![server.as_str(), "--kubeconfig=/dev/null", cache.as_str()];
-        all.extend(arguments);
-        run("kubectl", &all).await
-    };
+    let kubectl = async |arguments: &[&str]| mesh.kubectl(arguments).await;
     let said = kubectl(&["apply", "-f", good.to_str().unwrap()]).await;
     assert!(
         said.success && said.text.contains("secret/web created"),

@@ -1,6 +1,6 @@
 //! Services whose endpoints are written down: in EndpointSlices, and in Endpoints.
 
-use lateen_testkit::certificates::{file, run};
+use lateen_testkit::certificates::file;
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::{settles, tools};
@@ -120,15 +120,7 @@ async fn kubectl_applies_and_shows_slices_endpoints_and_aliases() {
         return tools::skip(test, "kubectl");
     }
     let mesh = Mesh::start().await;
-    let (server, cache) = (
-        format!("--server=http://{}", mesh.api),
-        format!("--cache-dir={}", mesh.directory().join("cache").display()),
-    );
-    let kubectl = async |arguments: &[&str]| {
-        let mut all = vec![server.as_str(), "--kubeconfig=/dev/null", cache.as_str()];
-        all.extend(arguments);
-        run("kubectl", &all).await
-    };
+    let kubectl = async |arguments: &[&str]| mesh.kubectl(arguments).await;
     let alias = "apiVersion: v1\nkind: Service\nmetadata: {name: other, namespace: default}\n\
                  spec: {type: ExternalName, externalName: outside.default.svc.cluster.local}\n---\n";
     let endpoints = "apiVersion: v1\nkind: Endpoints\n\

@@ -74,6 +74,34 @@ async fn talks_to(sidecar: &Sidecar, name: &str) {
     .await;
 }
 
+/// The proxy is asked for the target and leads there; one that refuses ends the connection.
+async fn tunnels_to_the_database(
+    sidecar: &Sidecar,
+    proxy: &ConnectProxy,
+    echo: &TcpEcho,
+    asked: &str,
+) {
+    settles(&format!("{asked} is asked for"), async || {
+        talk(sidecar).await?;
+        match proxy.asked().last() {
+            Some(last) if last == asked => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    talks_to(sidecar, "db").await;
+
+    proxy.lead(TARGET, None);
+    let refusals = proxy.asked().len();
+    let error = talk(sidecar).await.unwrap_err();
+    assert!(
+        error.starts_with("closed after \"\"") || error.contains("reset"),
+        "{asked}: {error}"
+    );
+    assert!(proxy.asked().len() > refusals);
+    proxy.lead(TARGET, Some(echo.address));
+}
+
 async fn tcp_goes_through_an_http_proxy(plane: Plane) {
     let test = "tcp_goes_through_an_http_proxy";
     let mesh = Mesh::start().await;
@@ -91,27 +119,7 @@ async fn tcp_goes_through_an_http_proxy(plane: Plane) {
     for protocol in ["CONNECT", "POST"] {
         mesh.apply(&rule(&tunnel(protocol))).await;
         mesh.distributed(1).await;
-        let asked = format!("{protocol} {TARGET}");
-        settles(&format!("{asked} is asked for"), async || {
-            talk(&sidecar).await?;
-            match proxy.asked().last() {
-                Some(last) if *last == asked => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-        talks_to(&sidecar, "db").await;
-
-        // A proxy that refuses ends the client's connection.
-        proxy.lead(TARGET, None);
-        let refusals = proxy.asked().len();
-        let error = talk(&sidecar).await.unwrap_err();
-        assert!(
-            error.starts_with("closed after \"\"") || error.contains("reset"),
-            "{protocol}: {error}"
-        );
-        assert!(proxy.asked().len() > refusals);
-        proxy.lead(TARGET, Some(echo.address));
+        tunnels_to_the_database(&sidecar, &proxy, &echo, &format!("{protocol} {TARGET}")).await;
     }
 }
 
@@ -138,25 +146,7 @@ async fn tcp_goes_through_an_http_proxy_that_speaks_http2(plane: Plane) {
         mesh.apply(&rule_for("egress", &tunnel(protocol))).await;
         mesh.distributed(1).await;
         let asked = format!("{protocol} {TARGET} HTTP/2");
-        settles(&format!("{asked} is asked for"), async || {
-            talk(&sidecar).await?;
-            match proxy.asked().last() {
-                Some(last) if *last == asked => Ok(()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-        .await;
-        talks_to(&sidecar, "db").await;
-
-        proxy.lead(TARGET, None);
-        let refusals = proxy.asked().len();
-        let error = talk(&sidecar).await.unwrap_err();
-        assert!(
-            error.starts_with("closed after \"\"") || error.contains("reset"),
-            "{protocol}: {error}"
-        );
-        assert!(proxy.asked().len() > refusals);
-        proxy.lead(TARGET, Some(echo.address));
+        tunnels_to_the_database(&sidecar, &proxy, &echo, &asked).await;
     }
 }
 
