@@ -40,17 +40,20 @@ pub fn run(args: &Args) -> Result {
     )?;
     let skipped = target_dir().join("skipped-tests.txt");
     let _ = std::fs::remove_file(&skipped);
-    let mut tests = cargo();
-    tests
-        .args(["test", "--workspace", "--no-fail-fast"])
-        .env("LATEEN_TEST_SKIPPED", &skipped);
-    if let Some(tools) = &tools {
-        tests.envs(tools.environment.iter().cloned());
-    }
-    if !args.rest.is_empty() {
-        tests.arg("--").args(&args.rest);
-    }
-    let result = failures::run("cargo test", &mut tests);
+    let tests = |rest: &[String]| {
+        let mut tests = cargo();
+        tests
+            .args(["test", "--workspace", "--no-fail-fast"])
+            .env("LATEEN_TEST_SKIPPED", &skipped);
+        if let Some(tools) = &tools {
+            tests.envs(tools.environment.iter().cloned());
+        }
+        if !rest.is_empty() {
+            tests.arg("--").args(rest);
+        }
+        tests
+    };
+    let result = failures::run("cargo test", tests, &args.rest, std::io::stdout());
     report_skipped(&skipped);
     if let Some(tools) = &tools {
         for sentence in &tools.missing {
