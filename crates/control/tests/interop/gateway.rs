@@ -46,11 +46,11 @@ pub async fn split(gateway: &Gateway, call: &Call, count: usize) -> [usize; 3] {
     counts
 }
 
-/// Five standard deviations around the mean of `count` draws with probability `share`: a right
-/// split is outside once in two million runs.
+/// Five and a half standard deviations around the mean of `count` draws with probability `share`: a
+/// right split is outside less than once in four million runs (a skewed one of few draws included).
 pub fn assert_share(counted: usize, count: usize, share: f64) {
     let mean = count as f64 * share;
-    let allowed = 5.0 * (mean * (1.0 - share)).sqrt();
+    let allowed = 5.5 * (mean * (1.0 - share)).sqrt();
     assert!(
         (counted as f64 - mean).abs() <= allowed,
         "{counted} of {count} is not within {allowed:.0} of {mean:.0}"
@@ -178,13 +178,15 @@ async fn what_cannot_be_forwarded_is_answered_as_istio_does(plane: Plane) {
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("connection failure"), "{answer:?}");
     let cluster = "cluster.outbound|80||closed.default.svc.cluster.local;.upstream_rq_retry";
-    let retries = gateway.envoy.stat(&cluster.replace(';', "")).await;
-    assert_eq!(
-        retries % 2,
-        0,
-        "a request that cannot connect is retried twice"
-    );
-    assert!(retries > 0);
+    let cluster = cluster.replace(';', "");
+    eventually(
+        "a request that cannot connect is retried twice",
+        async || match gateway.envoy.stat(&cluster).await {
+            retries if retries > 0 && retries % 2 == 0 => Ok(()),
+            retries => Err(retries.to_string()),
+        },
+    )
+    .await;
 
     let answer = gateway.get("secure.test", "/a?b=c").await;
     let location = answer.header("location");

@@ -54,6 +54,8 @@ const RULES: &str = "
     route: [{destination: {host: live}}]
   - route: [{destination: {host: live}}]";
 
+const MIRROR: &str = "outbound|80||mirror-one.default.svc.cluster.local";
+
 /// The services of the rules; `live` answers, the mirrors write down.
 struct Servers {
     live: Recorder,
@@ -200,15 +202,13 @@ async fn mirrors_get_the_share_that_the_rule_says(plane: Plane) {
             let answer = client.send(&Call::get("mirror.test", path)).await.unwrap();
             assert_eq!(answer.status, 200, "{answer:?}");
         }
-        // The last copies may still be on their way.
-        let mut copies = 0;
-        eventually("no more copies come", async || {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let before = std::mem::replace(&mut copies, servers.one.seen(path).len());
-            if before == copies {
-                Ok(())
-            } else {
-                Err(copies.to_string())
+        // The last copies may still be on their way: there are as many as the proxy says it sent.
+        let sent = format!("cluster.{MIRROR}.upstream_rq_total");
+        let copies = eventually("all copies have come", async || {
+            let copies = ["/quarter", "/old"].map(|path| servers.one.seen(path).len());
+            match gateway.envoy.stat(&sent).await as usize {
+                sent if sent == copies[0] + copies[1] => Ok(servers.one.seen(path).len()),
+                sent => Err(format!("{copies:?} of {sent}")),
             }
         })
         .await;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use lateen_testkit::echo::TcpEcho;
 use lateen_testkit::envoy::Plane;
-use lateen_testkit::eventually;
 use lateen_testkit::http::Call;
+use lateen_testkit::{PATIENCE, eventually};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
@@ -17,16 +17,6 @@ const CLUSTER: &str = "cluster.outbound|80||pool.default.svc.cluster.local";
 
 async fn stat(pool: &Pool, name: &str) -> u64 {
     pool.gateway.envoy.stat(&format!("{CLUSTER}.{name}")).await
-}
-
-async fn until_stat(pool: &Pool, name: &str, at_least: u64) {
-    eventually(&format!("{name} is {at_least}"), async || {
-        match stat(pool, name).await {
-            value if value >= at_least => Ok(()),
-            value => Err(format!("it is {value}")),
-        }
-    })
-    .await;
 }
 
 /// Statuses of requests at the same time.
@@ -96,8 +86,16 @@ async fn connections_end_by_their_number_of_requests_their_idle_time_and_their_a
 
     pool.set_policy("connectionPool: {http: {idleTimeout: 1s}}")
         .await;
-    assert_eq!(pool.send(&Call::get(HOST, "/")).await.status, 200);
-    until_stat(&pool, "upstream_cx_idle_timeout", 1).await;
+    eventually("a connection was idle for too long", async || {
+        // The first request may still go over a connection of the time before.
+        assert_eq!(pool.send(&Call::get(HOST, "/")).await.status, 200);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        match stat(&pool, "upstream_cx_idle_timeout").await {
+            0 => Err("none was".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
 
     pool.set_policy("connectionPool: {tcp: {maxConnectionDuration: 1s}}")
         .await;
@@ -161,9 +159,11 @@ async fn the_protocol_towards_the_upstream_can_be_chosen(plane: Plane) {
     pool.set_policy("connectionPool: {http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1}}")
         .await;
     version("HTTP/2.0").await;
+    // What was made for one time of eight requests stays for the next: two workers would do with
+    // two connections otherwise.
+    let before = stat(&pool, "upstream_cx_http2_total").await;
     eventually("each request has a connection of its own", async || {
-        let before = stat(&pool, "upstream_cx_http2_total").await;
-        let answers = at_once(&pool, "/slow/300", 8).await;
+        let answers = at_once(&pool, "/slow/1000", 8).await;
         assert!(
             answers.iter().all(|(status, _)| *status == 200),
             "{answers:?}"
@@ -211,9 +211,10 @@ async fn an_upstream_that_answers_no_ping_is_given_up(plane: Plane) {
         .apply(&workload("pool", "mute", "http", port))
         .await;
     pool.mesh.distributed(1).await;
-    let started = Instant::now();
     let answer = eventually("the request ends", async || {
-        let answer = pool.send(&Call::get(HOST, "/")).await;
+        let call = Call::get(HOST, "/");
+        let answer = tokio::time::timeout(PATIENCE, pool.send(&call)).await;
+        let answer = answer.expect("a request ends");
         match answer.body.contains("connection termination") {
             true => Ok(answer),
             false => Err(format!("{answer:?}")),
@@ -221,7 +222,6 @@ async fn an_upstream_that_answers_no_ping_is_given_up(plane: Plane) {
     })
     .await;
     assert_eq!(answer.status, 503);
-    assert!(started.elapsed() < Duration::from_secs(15));
     task.abort();
 }
 

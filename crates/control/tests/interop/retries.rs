@@ -154,10 +154,12 @@ const CONDITIONS: &[(&str, &str, bool)] = &[
 ];
 
 fn rules() -> String {
-    let rule = |(i, (on, ..)): (usize, &(&str, &str, bool))| {
+    let rule = |(i, (on, kind, _)): (usize, &(&str, &str, bool))| {
+        // A try that is good must not be cut, however slow the machine.
+        let each = if *kind == "slow" { "2s" } else { "20s" };
         let retries = match *on {
             "" => String::new(),
-            on => format!("    retries: {{attempts: 2, perTryTimeout: 1s, retryOn: '{on}'}}\n"),
+            on => format!("    retries: {{attempts: 2, perTryTimeout: {each}, retryOn: '{on}'}}\n"),
         };
         format!(
             "  - match: [{{headers: {{x-case: {{exact: '{i}'}}}}}}]\n{retries}    \
@@ -234,16 +236,21 @@ async fn each_condition_is_tried_again_and_no_other(plane: Plane) {
     assert_eq!(answer.status, 504, "{answer:?}");
     assert!(started.elapsed() < Duration::from_secs(20));
     assert!(failing.hits("/slow/9/timeout") > 1);
-    // The wait between tries grows with the rule's base.
-    let mut took = [Duration::ZERO; 2];
-    for (took, case) in took.iter_mut().zip(["short", "long"]) {
+    // The wait between tries grows with the rule's base. The shortest of three is what the machine
+    // needs without waiting; eight waits that are drawn between 0 and 0.2 to 2 s make up less than
+    // half a second once in 50 million runs.
+    let tries = async |path: &str, case: &str| {
         let started = Instant::now();
-        let path = format!("/503/99/{case}");
-        gateway.send(&get(&path).header("x-case", case)).await;
-        *took = started.elapsed();
-        assert_eq!(failing.hits(&path), 9, "{case}");
+        gateway.send(&get(path).header("x-case", case)).await;
+        assert_eq!(failing.hits(path), 9, "{path}");
+        started.elapsed()
+    };
+    let mut short = Duration::MAX;
+    for path in ["/503/99/a", "/503/99/b", "/503/99/c"] {
+        short = short.min(tries(path, "short").await);
     }
-    assert!(took[1] > took[0] * 2, "{took:?}");
+    let long = tries("/503/99/long", "long").await;
+    assert!(long > short * 2, "{short:?} {long:?}");
 }
 
 const RETRIES: &str = "
@@ -251,14 +258,14 @@ const RETRIES: &str = "
     retries: {retryOn: '5xx'}
     route: [{destination: {host: failing}}]
   - match: [{headers: {x-case: {exact: timeout}}}]
-    timeout: 1s
+    timeout: 3s
     retries: {attempts: 9, perTryTimeout: 0.3s, retryOn: gateway-error}
     route: [{destination: {host: failing}}]
   - match: [{headers: {x-case: {exact: short}}}]
     retries: {attempts: 8, backoff: 1ms, retryOn: '503'}
     route: [{destination: {host: failing}}]
   - match: [{headers: {x-case: {exact: long}}}]
-    retries: {attempts: 8, backoff: 100ms, retryOn: '503'}
+    retries: {attempts: 8, backoff: 200ms, retryOn: '503'}
     route: [{destination: {host: failing}}]
   - match: [{uri: {prefix: /other-host}}]
     retries: {attempts: 1, retryOn: '503'}
@@ -317,10 +324,11 @@ async fn another_try_goes_to_another_endpoint_unless_the_rule_says_otherwise(pla
         failed
     };
     // Another endpoint is drawn up to five times, so one in 64 comes to the bad one again: 3 of the
-    // 200 that fail first, against 100 without. Both bounds are more than five deviations away.
+    // 200 that fail first, against 100 without. A right proxy is beyond either bound once in a
+    // hundred million runs.
     for path in ["/other-host", "/yes-other-host"] {
         let failed = failures(path).await;
-        assert!(failed < 15, "{path}: {failed}");
+        assert!(failed < 18, "{path}: {failed}");
     }
     let failed = failures("/any-host").await;
     assert!(failed > 50, "/any-host: {failed}");
@@ -406,6 +414,9 @@ async fn after_two_tries_another_locality_is_tried_where_the_rule_says_so(plane:
 
 const TIMEOUTS: &str = "
   - match: [{headers: {x-case: {exact: capped}}}]
+    timeout: 20s
+    route: [{destination: {host: reviews, subset: v1}}]
+  - match: [{headers: {x-case: {exact: brief}}}]
     timeout: 0.3s
     route: [{destination: {host: reviews, subset: v1}}]
   - route: [{destination: {host: reviews, subset: v1}}]";
@@ -429,11 +440,11 @@ async fn a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows
     };
     for (timeout, case, told) in [
         ("", "", ""),
-        ("", "capped", "300m"),
-        ("5S", "capped", "300m"),
-        ("100m", "capped", "100m"),
-        ("5S", "", "5000m"),
-        ("7000000u", "", "7000m"),
+        ("", "capped", "20000m"),
+        ("50S", "capped", "20000m"),
+        ("19000m", "capped", "19000m"),
+        ("50S", "", "50000m"),
+        ("17000000u", "", "17000m"),
     ] {
         let answer = gateway.send(&call("/", timeout, case)).await;
         assert_eq!(
@@ -442,7 +453,7 @@ async fn a_grpc_client_says_itself_how_long_it_waits_within_what_the_rule_allows
             "{timeout} {case}: {answer:?}"
         );
     }
-    for (timeout, case) in [("300m", ""), ("60S", "capped"), ("", "capped")] {
+    for (timeout, case) in [("300m", ""), ("60S", "brief"), ("", "brief")] {
         let started = Instant::now();
         let answer = gateway.send(&call("/slow/60000", timeout, case)).await;
         let found = (
