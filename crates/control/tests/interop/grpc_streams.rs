@@ -114,6 +114,7 @@ async fn grpc_streams_pass_a_gateway_with_their_trailers(plane: Plane) {
     .await;
     mesh.distributed(1).await;
     served(&gateway, "streams.test").await;
+    served(&gateway, "nobody.test").await;
     check(&calls(&python, &gateway.http.to_string(), "streams.test").await);
     // The proxy's own errors are gRPC's too.
     let made = calls_fail(&python, &gateway, "nobody.test").await;

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lateen_testkit::PATIENCE;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::tls_client::{Records, hello};
+use lateen_testkit::{PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -65,11 +65,17 @@ async fn a_gateway_closes_clients_that_do_not_finish_their_handshake(plane: Plan
         .await;
     let got = String::from_utf8_lossy(&got).into_owned();
     assert!(got.starts_with("HTTP/1.1 200"), "{got}");
-    let counted = secure.gateway.envoy.stats().await;
-    let counted = counted
-        .iter()
-        .filter(|(name, _)| name.ends_with("downstream_cx_transport_socket_connect_timeout"));
-    assert!(counted.map(|(_, count)| count).sum::<u64>() >= 1);
+    eventually("it is counted", async || {
+        let stats = secure.gateway.envoy.stats().await;
+        let counted = stats
+            .iter()
+            .filter(|(name, _)| name.ends_with("downstream_cx_transport_socket_connect_timeout"));
+        match counted.map(|(_, count)| count).sum::<u64>() {
+            0 => Err("it is not".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
 }
 
 async fn a_sidecar_closes_clients_that_do_not_finish_their_handshake(plane: Plane) {

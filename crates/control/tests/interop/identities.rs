@@ -9,10 +9,8 @@ use lateen_agent::{Agent, sds};
 use lateen_testkit::certificates::{file, run, s_client};
 use lateen_testkit::envoy::{Envoy, Plane};
 use lateen_testkit::eventually;
-use lateen_testkit::http::Call;
+use lateen_testkit::http::{Call, Client};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::member::{Member, Secured, Who};
 
@@ -92,14 +90,14 @@ async fn a_proxy_proves_who_it_is_and_shows_its_certificate_but_not_its_key(plan
 async fn a_certificate_is_renewed_under_load_and_nobody_notices(plane: Plane) {
     let mesh = Secured::start().await;
     let brief = Who {
-        lifetime: Duration::from_secs(6),
+        lifetime: Duration::from_secs(12),
         ..Who::named("cart")
     };
     let Some(cart) = mesh.member_as(plane, TEST, brief).await else {
         return;
     };
     let brief = Who {
-        lifetime: Duration::from_secs(6),
+        lifetime: Duration::from_secs(12),
         ..Who::named("shop")
     };
     let Some(shop) = mesh.member_as(plane, TEST, brief).await else {
@@ -108,7 +106,7 @@ async fn a_certificate_is_renewed_under_load_and_nobody_notices(plane: Plane) {
     mesh.distributed(2).await;
     shop.gets("cart", "/", 200).await;
     // A connection that stays, and new ones all the time.
-    let mut kept = TcpStream::connect(shop.proxy).await.unwrap();
+    let mut kept = Client::connect(shop.proxy).await.unwrap();
     let (stop, sent) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicUsize::new(0)),
@@ -133,19 +131,9 @@ async fn a_certificate_is_renewed_under_load_and_nobody_notices(plane: Plane) {
         let last = seen.last().unwrap().clone();
         let next = eventually("another certificate", async || {
             let (serial, _) = own_certificate(&cart).await?;
-            let request = b"GET http://cart/ HTTP/1.1\r\nhost: cart\r\n\r\n";
-            kept.write_all(request)
-                .await
-                .map_err(|error| error.to_string())?;
-            let mut answer = vec![0; 4096];
-            let read = kept
-                .read(&mut answer)
-                .await
-                .map_err(|error| error.to_string())?;
-            assert!(
-                answer[..read].starts_with(b"HTTP/1.1 200"),
-                "the connection was not kept"
-            );
+            let answer = kept.send(&Call::through_proxy("cart", "/")).await;
+            let answer = answer.expect("the connection is kept");
+            assert_eq!(answer.status, 200, "{answer:?}");
             match serial == last {
                 true => Err(serial),
                 false => Ok(serial),
@@ -167,7 +155,7 @@ async fn a_certificate_is_renewed_under_load_and_nobody_notices(plane: Plane) {
 async fn the_old_certificate_serves_while_there_is_no_control_plane(plane: Plane) {
     let mut mesh = Secured::start().await;
     let who = Who {
-        lifetime: Duration::from_secs(20),
+        lifetime: Duration::from_secs(30),
         ..Who::named("cart")
     };
     let Some(cart) = mesh.member_as(plane, TEST, who).await else {
@@ -175,10 +163,10 @@ async fn the_old_certificate_serves_while_there_is_no_control_plane(plane: Plane
     };
     mesh.distributed(1).await;
     cart.gets("cart", "/", 200).await;
-    let (before, _) = eventually("a certificate", async || own_certificate(&cart).await).await;
     mesh.stop().await;
+    let (before, _) = eventually("a certificate", async || own_certificate(&cart).await).await;
     // Past half of its life, when it would have been renewed.
-    tokio::time::sleep(Duration::from_secs(11)).await;
+    tokio::time::sleep(Duration::from_millis(15_500)).await;
     assert_eq!(own_certificate(&cart).await.unwrap().0, before);
     cart.gets("cart", "/", 200).await;
     mesh.restart().await;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use lateen_agent::Agent;
-use lateen_testkit::certificates::{Authority, file, run, s_client};
+use lateen_testkit::certificates::{Authority, file, s_client};
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::tls_client::Dial;
 use lateen_testkit::{echo, ports, settles};
@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::callers::{ALL, CLIENT, Clients, Shows, http_of, tcp};
 use crate::member::{Secured, Who, arm};
 use crate::mesh::{loopback, service, workload};
-use crate::secure_gateway::{TO_REVIEWS, gateway, routes};
+use crate::secure_gateway::{TO_REVIEWS, curl_at_length, gateway, routes};
 
 on_both!(
     a_gateway_of_the_mesh_takes_who_has_a_certificate_of_the_mesh,
@@ -246,7 +246,7 @@ async fn renewed_files_are_taken_and_no_connection_is_dropped(plane: Plane) {
         write("web.key", &second.key);
         shows(scene.https, "second").await;
     };
-    let (long, ()) = tokio::join!(run("curl", &long), renewing);
+    let (long, ()) = tokio::join!(curl_at_length(&long), renewing);
     let expect = format!("200 1,{}", "200 0,".repeat(59));
     assert!(long.success && long.text == expect, "{long:?}");
     write("clients.pem", &authorities[1].pem);

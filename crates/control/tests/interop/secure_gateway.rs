@@ -7,7 +7,7 @@ use lateen_testkit::certificates::{Authority, Pair, Said, TlsBackend, file, run,
 use lateen_testkit::echo::TcpEcho;
 use lateen_testkit::envoy::{Bootstrap, Envoy, Plane};
 use lateen_testkit::http::Call;
-use lateen_testkit::{eventually, ports, settles};
+use lateen_testkit::{PATIENCE, eventually, ports, settles};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,7 +24,7 @@ pub struct Secure {
     pub https: SocketAddr,
     /// Behind port 8443.
     pub other: SocketAddr,
-    _reviews: Reviews,
+    reviews: Reviews,
 }
 
 impl Secure {
@@ -52,7 +52,7 @@ impl Secure {
             authority: Authority::new("authority"),
             https: loopback(https),
             other: loopback(other),
-            _reviews: reviews,
+            reviews,
         })
     }
 
@@ -139,6 +139,19 @@ impl Secure {
     pub async fn rejected_nothing(&self) {
         self.mesh.distributed(1).await;
         assert_eq!(self.gateway.envoy.rejected().await, Default::default());
+    }
+}
+
+/// `curl` with many slow requests, which a slow machine makes slower.
+pub async fn curl_at_length(arguments: &[&str]) -> Said {
+    let mut command = tokio::process::Command::new("curl");
+    let asking = command.args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(4 * PATIENCE, asking).await;
+    let output = output.expect("the requests end").unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    Said {
+        success: output.status.success(),
+        text: String::from_utf8_lossy(&text).into_owned(),
     }
 }
 
@@ -301,14 +314,14 @@ async fn a_new_certificate_is_served_and_no_connection_is_dropped(plane: Plane) 
         "%{http_code} %{num_connects},",
         &url,
     ];
-    let long = run("curl", &long);
+    let long = curl_at_length(&long);
     let renewing = async {
         for name in ["second", "third"] {
             secret_of(name).await;
             let mut renewed = false;
             let started = std::time::Instant::now();
             while !renewed {
-                assert!(started.elapsed().as_secs() < 20, "{name} is not served");
+                assert!(started.elapsed() < PATIENCE, "{name} is not served");
                 let said = secure.curl(secure.https, "a.test", &["-v"]).await;
                 assert!(said.success && said.text.contains(" 200 2"), "{said:?}");
                 renewed = said.text.contains(&format!("subject: CN={name}"));
@@ -347,10 +360,10 @@ async fn an_open_connection_has_to_prove_what_is_demanded_since(plane: Plane) {
         .await;
     secure.answers(secure.https, "a.test", &[], " 200 2").await;
 
-    // Twenty seconds of requests on one connection.
+    // Ten seconds of requests on one connection.
     let port = secure.https.port();
     let (url, resolve) = (
-        format!("https://a.test:{port}/slow/50?[1-400]"),
+        format!("https://a.test:{port}/slow/50?[1-200]"),
         format!("a.test:{port}:127.0.0.1"),
     );
     let authority = secure.authority();
@@ -367,12 +380,19 @@ async fn an_open_connection_has_to_prove_what_is_demanded_since(plane: Plane) {
         &url,
     ];
     let demanded = async {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        eventually("some requests are served", async || {
+            let hits = secure.reviews.all().map(|(_, echo)| echo.hits("/slow/50"));
+            match hits.iter().sum::<u32>() {
+                5.. => Ok(()),
+                few => Err(few.to_string()),
+            }
+        })
+        .await;
         secure.mesh.apply(&server("MUTUAL")).await;
     };
-    let (long, ()) = tokio::join!(run("curl", &long), demanded);
+    let (long, ()) = tokio::join!(curl_at_length(&long), demanded);
     let served = long.text.matches("200,").count();
-    assert!((1..400).contains(&served), "{served}: {long:?}");
+    assert!((1..200).contains(&served), "{served}: {long:?}");
     assert!(!long.success, "{long:?}");
     secure.rejected_nothing().await;
 }
@@ -518,6 +538,9 @@ async fn clients_are_verified_as_the_mode_says(plane: Plane) {
     secure
         .answers(secure.other, "must.test", &other_args, " 200 2")
         .await;
+    secure
+        .answers(secure.https, "only.test", &client_args, " 200 2")
+        .await;
     let check = async |to: SocketAddr, host: &str, args: &[&str], expect: bool| {
         let said = secure.curl(to, host, args).await;
         assert_eq!(said.success, expect, "{host} {args:?}: {said:?}");
@@ -560,6 +583,7 @@ async fn versions_and_ciphers_are_those_of_the_server(plane: Plane) {
     ];
     secure.mesh.apply(&objects.concat()).await;
     secure.shows(secure.https, "new.test", "web").await;
+    secure.shows(secure.https, "old.test", "web").await;
     let check = async |host: &str, args: &[&str], expect: Option<&str>| {
         let said = s_client(secure.https, host, args).await;
         assert_eq!(said.success, expect.is_some(), "{host} {args:?}: {said:?}");
@@ -697,7 +721,7 @@ async fn tls_ends_at_the_gateway_and_bytes_go_on(plane: Plane) {
             let said = run(
                 "timeout",
                 &[
-                    "1",
+                    "3",
                     "openssl",
                     "s_client",
                     "-quiet",
@@ -761,9 +785,14 @@ async fn gateways_of_several_teams_share_a_port_and_the_older_wins_a_fight(plane
     secure.shows(secure.https, "b.test", "second").await;
     let left_out = s_client(secure.https, "c.test", &[]).await;
     assert!(!left_out.success, "{left_out:?}");
-    let redirect = secure.gateway.get("a.test", "/x").await;
-    assert_eq!(redirect.status, 301);
-    assert_eq!(redirect.header("location"), "https://a.test/x");
+    settles("plain HTTP is sent to https", async || {
+        let redirect = secure.gateway.get("a.test", "/x").await;
+        match (redirect.status, &*redirect.header("location")) {
+            (301, "https://a.test/x") => Ok(()),
+            _ => Err(format!("{redirect:?}")),
+        }
+    })
+    .await;
     for (name, expect) in [
         ("g1", None),
         ("g2", None),
