@@ -214,6 +214,13 @@ pub async fn get(guarded: &Guarded, path: &str, headers: &[(&str, &str)]) -> Ans
     call.send(guarded.sidecar.http).await.unwrap()
 }
 
+/// Whether bytes pass on a TCP connection, once all that was changed is with the proxy: what is in
+/// force at its HTTP port need not be at another.
+async fn connects(guarded: &Guarded) -> bool {
+    guarded.mesh.distributed(1).await;
+    guarded.connects().await
+}
+
 async fn an_authorizer_over_http_decides(plane: Plane) {
     let test = "an_authorizer_over_http_decides";
     let (address, asked) = http_authorizer().await;
@@ -392,7 +399,7 @@ async fn an_authorizer_over_grpc_decides_about_connections(plane: Plane) {
     let Some(guarded) = guarded_by(plane, test, address, &settings).await else {
         return;
     };
-    assert!(guarded.connects().await);
+    assert!(connects(&guarded).await);
     assert!(authorizer.asked.lock().unwrap().is_empty());
     guarded
         .apply(&policy(
@@ -400,9 +407,9 @@ async fn an_authorizer_over_grpc_decides_about_connections(plane: Plane) {
             "action: CUSTOM, provider: {name: mine}, rules: [{to: [{operation: {ports: ['7000']}}]}]",
         ))
         .await;
-    assert!(!guarded.connects().await);
+    assert!(!connects(&guarded).await);
     authorizer.connections.store(true, Ordering::SeqCst);
-    assert!(guarded.connects().await);
+    assert!(connects(&guarded).await);
     assert_eq!(
         authorizer.asked.lock().unwrap().as_slice(),
         ["connection", "connection"]
@@ -426,14 +433,14 @@ async fn an_authorizer_of_connections_that_is_not_there_denies_unless_told_other
         )
     };
     guarded.apply(&custom("mine", 7000)).await;
-    assert!(!guarded.connects().await);
+    assert!(!connects(&guarded).await);
     set(&guarded, &settings(", failOpen: true")).await;
-    assert!(guarded.connects().await);
+    assert!(connects(&guarded).await);
     // Of a provider that nobody knows there is no word to go by, and none to go without.
     guarded.apply(&custom("nobody", 7000)).await;
-    assert!(!guarded.connects().await);
+    assert!(!connects(&guarded).await);
     guarded.apply(&custom("nobody", 7001)).await;
-    assert!(guarded.connects().await);
+    assert!(connects(&guarded).await);
     guarded.mesh.synced(SIDECAR).await;
     assert_eq!(guarded.sidecar.envoy.rejected().await, Default::default());
 }
@@ -457,9 +464,9 @@ async fn an_authorizer_of_connections_that_does_not_answer_is_not_there(plane: P
     let custom =
         "action: CUSTOM, provider: {name: mine}, rules: [{to: [{operation: {ports: ['7000']}}]}]";
     guarded.apply(&policy("custom", custom)).await;
-    assert!(!guarded.connects().await);
+    assert!(!connects(&guarded).await);
     set(&guarded, &settings(", failOpen: true")).await;
-    assert!(guarded.connects().await);
+    assert!(connects(&guarded).await);
     silent.abort();
 }
 

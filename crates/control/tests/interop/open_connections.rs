@@ -50,6 +50,7 @@ async fn connections_that_a_new_policy_refuses_end_after_the_drain_time(plane: P
     assert_eq!(echoed(&mut kept, "").await, Ok(()));
 
     guarded.apply(&policy("denied", denied)).await;
+    guarded.mesh.distributed(1).await;
     assert!(!guarded.connects().await);
     // Nobody says anything on it: it ends by itself.
     let mut rest = Vec::new();
@@ -83,9 +84,11 @@ async fn a_refused_client_hears_nothing_of_a_server_that_speaks_first() {
     };
     // Before its listener knows that the port is TCP, it waits for the client to speak.
     guarded.apply("").await;
+    guarded.mesh.distributed(1).await;
     assert_eq!(heard().await, Some(b"front-tcp\n".to_vec()));
     let denied = "action: DENY, rules: [{to: [{operation: {ports: ['7000']}}]}]";
     guarded.apply(&policy("denied", denied)).await;
+    guarded.mesh.distributed(1).await;
     assert_eq!(heard().await, None);
 }
 
@@ -111,8 +114,14 @@ async fn discovery_streams_end_with_the_certificate_they_were_opened_with(plane:
         let found = all.find(|one| one["proxy"] == id);
         found.map(|one| one["connection"].as_str().unwrap().to_owned())
     };
-    let [first, lasting] = [stream_of(&cart.id).await, stream_of(&shop.id).await];
-    assert!(first.is_some() && lasting.is_some());
+    let [first, lasting] = eventually("both have a stream", async || {
+        let streams = [stream_of(&cart.id).await, stream_of(&shop.id).await];
+        match streams.iter().all(Option::is_some) {
+            true => Ok(streams),
+            false => Err(format!("{streams:?}")),
+        }
+    })
+    .await;
     eventually("another stream of cart", async || {
         match stream_of(&cart.id).await {
             now if now.is_some() && now != first => Ok(()),

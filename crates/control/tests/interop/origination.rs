@@ -342,11 +342,8 @@ async fn a_proxy_header_goes_before_the_request(plane: Plane) {
         let http = scene.gateway.http;
         let client = tokio::spawn(async move {
             // Until the rule is in force there is no answer, or 404.
-            while Call::get(host, "/")
-                .send(http)
-                .await
-                .is_ok_and(|a| a.status != 200)
-            {
+            let call = Call::get(host, "/");
+            while !call.send(http).await.is_ok_and(|a| a.status == 200) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });

@@ -23,11 +23,11 @@ on_both!(
     policies_select_pods_by_their_labels,
 );
 
-/// A server at an address of its own, as a pod has one.
+/// A server at an address of its own, as a pod has one, and at a port that no other has.
 fn serve(last: u8, name: &str) -> (Echo, SocketAddr) {
-    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 7, last), 0)).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::new(127, 0, 7, last), ports::reserve()));
+    let listener = TcpListener::bind(address).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
     (Echo::on(listener, name), address)
 }
 
@@ -329,14 +329,9 @@ async fn look_up(server: SocketAddr, name: &str) -> Result<Vec<Ipv4Addr>, String
     Ok(found)
 }
 
-/// Where nobody listens with UDP nor with TCP.
+/// Where nobody listens with UDP nor with TCP: reservations are held at another address.
 fn free_for_dns() -> SocketAddr {
-    let mut found = (0..100).filter_map(|_| {
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").ok()?;
-        let address = udp.local_addr().ok()?;
-        TcpListener::bind(address).ok().map(|_| address)
-    });
-    found.next().unwrap()
+    SocketAddr::from(([127, 0, 7, 9], ports::reserve()))
 }
 
 /// Our proxy alone: stock Envoy has no DNS server.

@@ -280,12 +280,19 @@ async fn a_connection_that_no_server_of_the_port_takes_is_logged(plane: Plane) {
     // Connections that are taken have the lines of their requests, and no other; those of the first
     // came before there was a route.
     let of_a_request =
-        |line: &str| line.contains("via_upstream") || line.contains("route_not_found");
-    let log = std::fs::read_to_string(&file).unwrap();
-    let known = log.split('|').filter(|line| line.ends_with(" known.test"));
-    assert!(
-        known.clone().count() > 0 && known.clone().all(of_a_request),
-        "{log}"
-    );
+        |line: &&str| line.contains("via_upstream") || line.contains("route_not_found");
+    eventually("a request is logged", async || {
+        let log = std::fs::read_to_string(&file).unwrap();
+        let known: Vec<&str> = log
+            .split('|')
+            .filter(|line| line.ends_with(" known.test"))
+            .collect();
+        assert!(known.iter().all(of_a_request), "{log}");
+        match known.is_empty() {
+            true => Err(log),
+            false => Ok(()),
+        }
+    })
+    .await;
     secure.rejected_nothing().await;
 }

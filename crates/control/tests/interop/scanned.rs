@@ -7,12 +7,13 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use lateen_testkit::certificates::{Pair, run};
+use lateen_testkit::certificates::Pair;
 use lateen_testkit::envoy::Plane;
-use lateen_testkit::{netns, tools};
+use lateen_testkit::tls_client::Dial;
+use lateen_testkit::{PATIENCE, netns, settles, tools};
 use serde_json::Value;
 
-use crate::callers::Clients;
+use crate::callers::{Clients, http};
 use crate::member::Secured;
 use crate::secure_gateway::{Secure, TO_REVIEWS, block, gateway, routes, secret};
 
@@ -81,7 +82,11 @@ async fn scan(
     arguments.extend([json.as_str(), sni.as_str(), "--quiet"]);
     arguments.extend(more);
     arguments.push(&to);
-    let said = run(program.to_str().unwrap(), &arguments).await;
+    // A scan is seconds of computing.
+    let mut command = tokio::process::Command::new(program);
+    let scanning = command.args(&arguments).kill_on_drop(true).output();
+    let said = tokio::time::timeout(4 * PATIENCE, scanning).await;
+    let said = said.expect("a scan ends").unwrap();
     let text = std::fs::read_to_string(&output).unwrap_or_else(|error| panic!("{error}: {said:?}"));
     let _ = std::fs::remove_file(&output);
     let all: Value = serde_json::from_str(&text).unwrap();
@@ -157,10 +162,17 @@ async fn gateway_is_scanned(plane: Plane, program: &Path) {
     let scanner = (program, secure.mesh.directory());
     let simple = scan(scanner, secure.https, hosts[0], &[]).await;
     assert_eq!(simple, found(&["1.2", "1.3"], &[AES256], "DISABLED"));
+    secure.answers(secure.https, hosts[2], &[], " 200 2").await;
     let newest = scan(scanner, secure.https, hosts[2], &[]).await;
     assert_eq!(newest, found(&["1.3"], &[], "DISABLED"));
     let arguments = credentials(secure.mesh.directory(), &secure.authority.issue("me", &[]));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let shown = arguments[0].split_once('=').unwrap().1;
+    let key = arguments[1].split_once('=').unwrap().1;
+    let curl = ["--cert", shown, "--key", key];
+    secure
+        .answers(secure.https, hosts[1], &curl, " 200 2")
+        .await;
     let mutual = scan(scanner, secure.https, hosts[1], &arguments).await;
     assert_eq!(mutual.versions, ["1.2", "1.3"]);
     let forward_secret = |name: &String| name.starts_with("ECDHE-ECDSA-");
@@ -180,6 +192,13 @@ async fn sidecar_is_scanned(plane: Plane, program: &Path) {
     )
     .await;
     mesh.distributed(1).await;
+    settles("plain requests are refused", async || {
+        match http(cart.http, Dial::Plain).await {
+            Ok(answer) => Err(answer),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
     let clients = Clients::new(&mesh.authority);
     let arguments = credentials(mesh.directory(), &clients.right);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

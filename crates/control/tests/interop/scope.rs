@@ -256,11 +256,15 @@ async fn egress_listeners_of_a_sidecar_resource_have_ports_of_their_own(plane: P
         }
     })
     .await;
-    let stranger = Call::get("nearby", "/").send(loopback(http)).await.unwrap();
-    assert_eq!(
-        stranger.status, 502,
-        "another port's service is not behind this listener"
-    );
+    let what = "another port's service is not behind this listener";
+    settles(what, async || {
+        let stranger = Call::get("nearby", "/").send(loopback(http)).await?;
+        match stranger.status {
+            502 => Ok(()),
+            _ => Err(format!("{stranger:?}")),
+        }
+    })
+    .await;
     eventually("the TCP listener leads to its service", async || {
         let stream = TcpStream::connect(loopback(tcp))
             .await

@@ -278,11 +278,11 @@ async fn a_sidecar_serves_its_workload_and_tcp_services(plane: Plane) {
 
     let said = async || {
         let stream = TcpStream::connect(sidecar.database).await.unwrap();
-        say_hello(stream).await.unwrap()
+        say_hello(stream).await
     };
     let mut seen = [false; 2];
     for _ in 0..40 {
-        match said().await.as_str() {
+        match said().await.unwrap().as_str() {
             "first hello" => seen[0] = true,
             "second hello" => seen[1] = true,
             other => panic!("{other}"),
@@ -293,7 +293,7 @@ async fn a_sidecar_serves_its_workload_and_tcp_services(plane: Plane) {
     mesh.distributed(1).await;
     eventually("all connections go to v2", async || {
         for _ in 0..10 {
-            let found = said().await;
+            let found = said().await?;
             if found != "second hello" {
                 return Err(found);
             }

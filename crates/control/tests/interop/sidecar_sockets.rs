@@ -211,6 +211,14 @@ async fn a_sidecar_ends_tls_of_clients_outside_the_mesh_where_it_is_allowed(plan
             }
         })
         .await;
+        settles(&format!("TLS is ended for bytes: {allowed}"), async || {
+            let found = tcp(sql, Dial::Tls(Some(&client), &[])).await;
+            match found.is_ok() == allowed {
+                true => Ok(()),
+                false => Err(format!("{found:?}")),
+            }
+        })
+        .await;
         // A port that asks for TLS takes nothing else.
         assert_eq!(http(web, Dial::Plain).await.is_ok(), !allowed);
         assert_eq!(tcp(sql, Dial::Plain).await.is_ok(), !allowed);

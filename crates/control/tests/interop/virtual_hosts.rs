@@ -6,7 +6,7 @@ use std::time::Duration;
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::Call;
-use lateen_testkit::{eventually, settles};
+use lateen_testkit::{PATIENCE, eventually, settles};
 use lateen_xds::client::{Client, Config, Event, Target};
 use lateen_xds::{Node, VIRTUAL_HOSTS_BY_NAME, type_url};
 use serde_json::{Value, json};
@@ -272,31 +272,43 @@ impl Follower {
         }
     }
 
-    /// All that comes until nothing does for a while, by short type.
-    async fn comes(&mut self) -> BTreeMap<String, Came> {
+    /// All that comes until the control plane has heard that all is accepted, and what comes in a
+    /// while after that; by short type.
+    async fn comes(&mut self, mesh: &Mesh) -> BTreeMap<String, Came> {
         let mut came: BTreeMap<String, Came> = BTreeMap::new();
-        loop {
-            let quiet = match came.is_empty() {
-                true => Duration::from_secs(20),
-                false => Duration::from_millis(500),
-            };
-            let Ok(event) = tokio::time::timeout(quiet, self.events.recv()).await else {
-                return came;
-            };
-            let Some(Event::Update(update)) = event else {
-                continue;
-            };
-            let of_type = came
-                .entry(type_url::short(&update.type_url).to_owned())
-                .or_default();
-            of_type.removed.extend(update.removed);
-            for one in update.resources {
-                of_type.bytes += one.any.value.len() + one.name.len() + one.version.len();
-                of_type.names.insert(one.name);
-            }
-            update.reply.accept();
+        while came.is_empty() {
+            let event = tokio::time::timeout(PATIENCE, self.events.recv()).await;
+            note(event.expect("something comes"), &mut came);
         }
+        let mut all = std::pin::pin!(mesh.pushed());
+        loop {
+            tokio::select! {
+                event = self.events.recv() => note(event, &mut came),
+                () = &mut all => break,
+            }
+        }
+        let quiet = Duration::from_millis(500);
+        while let Ok(event) = tokio::time::timeout(quiet, self.events.recv()).await {
+            note(event, &mut came);
+        }
+        came
     }
+}
+
+/// Takes what came.
+fn note(event: Option<Event>, came: &mut BTreeMap<String, Came>) {
+    let Event::Update(update) = event.expect("the client runs") else {
+        return;
+    };
+    let of_type = came
+        .entry(type_url::short(&update.type_url).to_owned())
+        .or_default();
+    of_type.removed.extend(update.removed);
+    for one in update.resources {
+        of_type.bytes += one.any.value.len() + one.name.len() + one.version.len();
+        of_type.names.insert(one.name);
+    }
+    update.reply.accept();
 }
 
 /// What a change of one rule sends, in a mesh with `unrelated` other services that have rules.
@@ -310,10 +322,10 @@ async fn one_rule_among(unrelated: usize, by_name: bool) -> (usize, BTreeMap<Str
     mesh.create(&objects).await;
     mesh.distributed(0).await;
     let mut follower = Follower::start(&mesh, by_name).await;
-    let first = follower.comes().await;
+    let first = follower.comes(&mesh).await;
     let of_all = first.values().map(|came| came.bytes).sum();
     mesh.apply(&mesh_rule("reviews", "v2")).await;
-    (of_all, follower.comes().await)
+    (of_all, follower.comes(&mesh).await)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,7 +117,7 @@ async fn exchange(to: SocketAddr, bytes: &[u8]) -> (String, bool) {
     let (mut got, mut buffer) = (Vec::new(), [0; 16_384]);
     loop {
         let read = stream.read(&mut buffer);
-        match tokio::time::timeout(Duration::from_secs(4), read).await {
+        match tokio::time::timeout(Duration::from_secs(10), read).await {
             Err(_) => return (String::from_utf8_lossy(&got).into_owned(), false),
             Ok(Ok(0) | Err(_)) => return (String::from_utf8_lossy(&got).into_owned(), true),
             Ok(Ok(count)) => got.extend_from_slice(&buffer[..count]),

@@ -127,8 +127,14 @@ async fn documents_28_to_30_virtualservice_product_service(plane: Plane) {
         .await;
     // One name: each replaces the one before.
     assert_eq!(scene.apply("28").await, codes(&[]));
-    let shares = scene.shares("product-service", 100).await;
-    assert_eq!(of(&shares, "product-service-v1"), 100);
+    lateen_testkit::eventually("all goes to v1", async || {
+        let shares = scene.shares("product-service", 100).await;
+        match of(&shares, "product-service-v1") {
+            100 => Ok(()),
+            _ => Err(format!("{shares:?}")),
+        }
+    })
+    .await;
     assert_eq!(scene.apply("29").await, codes(&[]));
     let debug = [("x-debug", "true")];
     scene
