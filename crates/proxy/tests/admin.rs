@@ -55,7 +55,7 @@ fn start() -> Running {
         "node": { "id": "sidecar~127.0.0.1~a.default~x", "cluster": "a.default", "metadata": { "NAME": "a" } },
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": admin.port() } } },
         "static_resources": {
-            "clusters": [merged(static_cluster("up", &[upstream]), json!({ "health_checks": [{ "timeout": "1s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1, "tcp_health_check": {} }], "alt_stat_name": "shown" }))],
+            "clusters": [merged(static_cluster("up", &[upstream]), json!({ "health_checks": [{ "timeout": "20s", "interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1, "tcp_health_check": {} }], "alt_stat_name": "shown" }))],
             "listeners": [merged(http_listener("in", json!({ "route_config": table })), json!({
                 "address": { "socket_address": { "address": "127.0.0.1", "port_value": listener.port() } },
             }))],
@@ -82,16 +82,11 @@ fn start() -> Running {
         thread,
         _dir: dir,
     };
-    for _ in 0..400 {
-        if std::net::TcpStream::connect(admin).is_ok() && send(get("/ready"), admin).status == 200 {
-            return running;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
-    panic!(
-        "the proxy did not become ready: {:?}",
-        running.thread.is_finished()
-    );
+    eventually("the proxy is ready", || {
+        assert!(!running.thread.is_finished(), "it has ended");
+        std::net::TcpStream::connect(admin).is_ok() && send(get("/ready"), admin).status == 200
+    });
+    running
 }
 
 /// One proxy for all tests that only look.
@@ -350,11 +345,9 @@ fn levers() {
         (answer.status, answer.body)
     };
     assert_eq!(levers("/healthcheck/fail"), (200, "OK\n".to_owned()));
-    let draining = (0..200).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
+    eventually("not ready after /healthcheck/fail", || {
         send(get("/ready"), other.admin).status == 503
     });
-    assert!(draining, "not ready after /healthcheck/fail");
     assert_eq!(levers("/healthcheck/ok").0, 200);
     assert_eq!(levers("/drain_listeners?inboundonly").0, 400);
     assert_eq!(levers("/quitquitquit"), (200, "OK\n".to_owned()));

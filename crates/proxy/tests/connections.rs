@@ -9,32 +9,16 @@
 mod common;
 
 use common::{
-    Client, PATIENCE, Proxy, Seen, Upstream, eds_cluster, eventually, exchange, get, http_listener,
-    http2_upstream, merged, ok, read_message, route_table, static_cluster, tcp_listener,
+    Client, Gate, PATIENCE, Proxy, Seen, Upstream, eds_cluster, eventually, exchange, get,
+    http_listener, http2_upstream, merged, ok, read_message, route_table, static_cluster,
+    tcp_listener,
 };
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{JoinHandle, spawn};
-
-/// Something that opens once.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-
-    fn pass(&self) {
-        let open = self.0.0.lock().unwrap();
-        let waited = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open);
-        assert!(!waited.unwrap().1.timed_out(), "the gate stays closed");
-    }
-}
 
 /// Answers `/held` when the gate opens, and everything else at once.
 fn holding(gate: &Gate) -> Upstream {
@@ -110,7 +94,9 @@ fn who_waits_is_woken_by_a_request_from_before_the_cluster_changed() {
     let action = json!({ "cluster": "up" });
     let (proxy, at) = Proxy::with(json!({}), action, limited.clone(), &[up.address]);
     let first = spawn(move || get(at, "/held"));
-    eventually("the first is there", || up.connections() == 1);
+    eventually("the first has its connection", || {
+        up.connections() == 1 && proxy.stat("upstream_rq_pending_active") == 0
+    });
     let changed = merged(limited, json!({ "connect_timeout": "6s" }));
     proxy.cluster(&merged(static_cluster("up", &[up.address]), changed));
     let second = spawn(move || get(at, "/"));

@@ -310,7 +310,14 @@ async fn a_reset_by_the_client_cancels_the_upstream_request() {
     let (proxy, at, _) = proxy_to_http2().await;
     let mut send = client(at).await.ready().await.unwrap();
     let (response, mut stream) = send.send_request(get("/hang"), true).unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    lateen_testkit::eventually("the request is at the upstream", async || {
+        let counted = ["active", "pending_active"].map(|n| proxy.stat(&format!("upstream_rq_{n}")));
+        match counted {
+            [1, 0] => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
     stream.send_reset(h2::Reason::CANCEL);
     drop(response);
     let proxy = tokio::task::spawn_blocking(move || {
@@ -333,8 +340,16 @@ async fn draining_sends_goaway_and_lets_streams_finish() {
     let ended = tokio::spawn(connection);
     send = send.ready().await.unwrap();
     let (response, mut stream) = send.send_request(get("/"), false).unwrap();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    lateen_testkit::eventually("the request is there", async || {
+        match proxy.workers.active_requests() {
+            1 => Ok(()),
+            other => Err(format!("{other} requests")),
+        }
+    })
+    .await;
     proxy.workers.set_draining(true);
+    proxy.workers.flush().await;
+    // Time for the word to get to the client, without which the test proves less.
     tokio::time::sleep(Duration::from_millis(50)).await;
     stream.send_data(Bytes::from_static(b"late"), true).unwrap();
     let whole = collect(response.await.unwrap().into_body()).await.unwrap();

@@ -9,12 +9,12 @@
 mod common;
 
 use common::{
-    Client, Proxy, Seen, Upstream, eventually, exchange, get, http_listener, merged, ok,
-    read_message, route_table, static_cluster,
+    Client, Closed, Gate, Proxy, Seen, Upstream, eventually, exchange, get, http_listener, merged,
+    ok, read_message, route_table, static_cluster,
 };
 use serde_json::{Value, json};
-use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -29,17 +29,9 @@ fn proxy_with_routes(routes: Value, clusters: &[(&str, SocketAddr)]) -> (Proxy, 
     (proxy, at)
 }
 
-/// A port nobody listens on.
-fn closed_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
 #[test]
 fn how_requests_end_without_an_upstream() {
-    let up = Upstream::echo();
+    let (up, closed) = (Upstream::echo(), Closed::port());
     let (_proxy, at) = proxy_with_routes(
         json!([
             { "match": { "path": "/direct" }, "direct_response": { "status": 418, "body": { "inline_string": "tea" } } },
@@ -49,7 +41,7 @@ fn how_requests_end_without_an_upstream() {
             { "match": { "path": "/uf" }, "route": { "cluster": "closed" } },
             { "match": { "prefix": "/up" }, "route": { "cluster": "up" } },
         ]),
-        &[("up", up.address), ("closed", closed_port())],
+        &[("up", up.address), ("closed", closed.address)],
     );
     _proxy.cluster(&static_cluster("empty", &[]));
     let mut client = Client::new(at);
@@ -156,7 +148,8 @@ fn weights_split_traffic_and_header_matches_win_by_order() {
     let ones = (0..1000)
         .filter(|_| client.get("/").text() == "one")
         .count();
-    assert!((630..770).contains(&ones), "{ones}");
+    // Expected are 700; a correct proxy is outside once in 30 million runs.
+    assert!((620..780).contains(&ones), "{ones}");
     for _ in 0..20 {
         client.send("GET / HTTP/1.1\r\nhost: h\r\nend-user: jason\r\n\r\n");
         assert_eq!(client.read().text(), "two");
@@ -201,8 +194,9 @@ fn retries_until_a_try_succeeds_with_the_same_body() {
     assert_eq!(count.load(SeqCst), 3);
     // A refused response that was complete leaves its connection usable.
     assert_eq!(up.connections(), 1);
-    eventually("counted", || proxy.stat("upstream_rq_retry") == 2);
-    assert_eq!(proxy.stat("upstream_rq_retry_success"), 1);
+    eventually("counted", || {
+        proxy.stat("upstream_rq_retry") == 2 && proxy.stat("upstream_rq_retry_success") == 1
+    });
 }
 
 #[test]
@@ -234,7 +228,9 @@ fn a_connect_failure_is_retried_on_another_endpoint() {
         "retry_host_predicate": [{ "name": "envoy.retry_host_predicates.previous_hosts", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" } }],
         "host_selection_retry_max_attempts": 5,
     }));
-    let (_proxy, at) = Proxy::with(json!({}), action, json!({}), &[closed_port(), up.address]);
+    let closed = Closed::port();
+    let endpoints = [closed.address, up.address];
+    let (_proxy, at) = Proxy::with(json!({}), action, json!({}), &endpoints);
     let mut client = Client::new(at);
     for _ in 0..20 {
         assert_eq!(client.get("/").text(), "alive");
@@ -263,15 +259,12 @@ fn timeouts_of_route_and_try() {
         (504, "upstream request timeout")
     );
     let took = started.elapsed();
-    assert!(
-        (Duration::from_millis(190)..Duration::from_millis(1500)).contains(&took),
-        "{took:?}"
-    );
-    assert_eq!(proxy.stat("upstream_rq_timeout"), 1);
+    assert!(took >= Duration::from_millis(190), "{took:?}");
+    eventually("counted", || proxy.stat("upstream_rq_timeout") == 1);
     drop(proxy);
     let action = merged(
-        retrying(json!({ "retry_on": "5xx", "num_retries": 2, "per_try_timeout": "0.2s" })),
-        json!({ "timeout": "5s" }),
+        retrying(json!({ "retry_on": "5xx", "num_retries": 2, "per_try_timeout": "1s" })),
+        json!({ "timeout": "15s" }),
     );
     let (_proxy, at) = Proxy::with(json!({}), action, json!({}), &[up.address]);
     assert_eq!(get(at, "/").text(), "late");
@@ -284,7 +277,8 @@ fn a_response_that_takes_longer_than_the_timeout_is_cut_off() {
         stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf.")
             .unwrap();
-        std::thread::sleep(Duration::from_secs(3));
+        // Until the proxy has had enough of it.
+        while let Ok(1..) = stream.read(&mut [0; 16]) {}
     });
     let action = json!({ "cluster": "up", "timeout": "0.2s" });
     let (_proxy, at) = Proxy::with(json!({}), action, json!({}), &[up.address]);
@@ -292,24 +286,31 @@ fn a_response_that_takes_longer_than_the_timeout_is_cut_off() {
     let mut client = Client::new(at);
     client.send("GET / HTTP/1.1\r\nhost: h\r\n\r\n");
     assert!(client.try_read().is_none());
-    assert!(started.elapsed() < Duration::from_secs(2));
+    // Earlier than the client would have given up.
+    assert!(started.elapsed() < common::PATIENCE / 2);
 }
 
 #[test]
 fn circuit_breakers_overflow_with_503() {
-    let up = Upstream::raw(|mut stream, _| {
-        let mut left = Vec::new();
-        while read_message(&mut stream, &mut left, false).is_some() {
-            std::thread::sleep(Duration::from_millis(300));
-            stream.write_all(&ok("done")).unwrap();
-        }
+    let gate = Gate::default();
+    let held = gate.clone();
+    let up = Upstream::http(move |_| {
+        held.pass();
+        ok("done")
     });
     let limits = json!({ "circuit_breakers": { "thresholds": [{ "max_connections": 1, "max_pending_requests": 1 }] } });
     let (proxy, at) = Proxy::with(json!({}), json!({ "cluster": "up" }), limits, &[up.address]);
     // A request counts as pending until it has a connection, so the first must have its own.
     let mut threads = vec![std::thread::spawn(move || get(at, "/"))];
-    eventually("the first is at the upstream", || up.connections() == 1);
+    eventually("the first is at the upstream", || {
+        up.connections() == 1 && proxy.stat("upstream_rq_pending_active") == 0
+    });
     threads.extend((0..4).map(|_| std::thread::spawn(move || get(at, "/"))));
+    eventually("one waits and the others are turned away", || {
+        proxy.stat("upstream_rq_pending_overflow") == 3
+            && proxy.stat("upstream_rq_pending_active") == 1
+    });
+    gate.open();
     let mut seen: Vec<u16> = threads
         .into_iter()
         .map(|t| t.join().unwrap().status())

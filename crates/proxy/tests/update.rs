@@ -9,14 +9,13 @@
 mod common;
 
 use common::{
-    Client, Proxy, Upstream, eventually, get, http_listener, route_table, static_cluster,
+    Client, Gate, Proxy, Upstream, eventually, get, http_listener, route_table, static_cluster,
 };
 use lateen_proxy::worker::{BindError, WorkerUpdate, Workers};
 use serde_json::{Value, json};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
 
 /// Sends requests on kept and on new connections until told to stop; every answer must be 200.
 struct Load {
@@ -132,6 +131,7 @@ fn endpoints_of_a_replaced_static_cluster_close_their_connections() {
         .workers
         .update(WorkerUpdate::RemoveCluster("up".into()))
         .unwrap();
+    proxy.flush();
     assert_eq!(client.get("/").status(), 503);
 }
 
@@ -189,13 +189,8 @@ fn a_removed_listener_closes_its_port_and_lets_connections_finish() {
 #[test]
 fn a_listener_that_comes_back_gets_its_port_again() {
     let proxy = Proxy::start(2);
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
     let mut json = http_listener("l", manager("none"));
-    json["address"]["socket_address"]["port_value"] = port.into();
+    json["address"]["socket_address"]["port_value"] = lateen_testkit::ports::reserve().into();
     for _ in 0..10 {
         let at = proxy.listener(&json);
         assert_eq!(get(at, "/").status(), 503);
@@ -235,8 +230,10 @@ fn a_taken_port_is_an_error_that_names_it() {
 
 #[test]
 fn draining_asks_clients_to_go_and_finishes_what_is_running() {
-    let up = Upstream::http(|_| {
-        std::thread::sleep(Duration::from_millis(300));
+    let gate = Gate::default();
+    let held = gate.clone();
+    let up = Upstream::http(move |_| {
+        held.pass();
         common::ok("slow")
     });
     let (proxy, at) = Proxy::simple(&[up.address]);
@@ -244,6 +241,8 @@ fn draining_asks_clients_to_go_and_finishes_what_is_running() {
     eventually("it runs", || proxy.workers.active_requests() == 1);
     proxy.workers.set_draining(true);
     proxy.workers.stop_listening();
+    proxy.flush();
+    gate.open();
     let seen = running.join().unwrap();
     assert_eq!(seen.text(), "slow");
     // Draining began while it ran: its response is the last one of its connection and says so.

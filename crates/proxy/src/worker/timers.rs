@@ -265,7 +265,8 @@ mod tests {
         let due = timers.now() + 30;
         timers.set(&deadline, Some(due));
         let at = wait(&timers, &deadline).await;
-        assert!((due..due + 500).contains(&at), "due {due}, fired {at}");
+        // Later on a busy machine, but not as late as it was due at first.
+        assert!((due..due + 9_000).contains(&at), "due {due}, fired {at}");
         assert!(timers.queue.borrow().len() <= 2);
     }
 

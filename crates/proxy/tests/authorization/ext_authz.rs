@@ -5,9 +5,9 @@ use crate::planes::{Running, TYPES, both, cluster, filter, log, manager};
 use crate::servers::{by_grpc, by_http, server};
 use lateen_testkit::echo::Echo;
 use lateen_testkit::envoy::Plane;
+use lateen_testkit::eventually;
 use lateen_testkit::tokens::Issuer;
 use serde_json::{Value, json};
-use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -507,6 +507,17 @@ async fn only_requests_that_rules_without_effect_mark_are_asked_about() {
     }
 }
 
+/// Waits until so many requests are under way.
+async fn active(plane: &Running, count: u64) {
+    eventually("requests under way", async || {
+        match plane.envoy.stat("http.in.downstream_rq_active").await {
+            found if found == count => Ok(()),
+            found => Err(format!("{found} in place of {count}")),
+        }
+    })
+    .await;
+}
+
 /// A client that leaves while the server thinks leaves nothing behind, and a server that says too
 /// much has said nothing.
 #[tokio::test(flavor = "multi_thread")]
@@ -520,7 +531,9 @@ async fn clients_that_leave_and_answers_without_end_cost_nothing() {
                 .write_all(get("/gone", "slow", "").as_bytes())
                 .await
                 .unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            active(plane, 1).await;
+            drop(stream);
+            active(plane, 0).await;
         }
         for (listener, over) in NAMES.iter().enumerate() {
             let lines = plane.lines(over, 1).await;

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// Long enough for anything on a busy machine.
@@ -462,6 +462,40 @@ pub fn exchange(to: SocketAddr, request: &str) -> Seen {
 
 pub fn get(to: SocketAddr, path: &str) -> Seen {
     Client::new(to).get(path)
+}
+
+/// A port of 127.0.0.1 where nobody listens and, as long as this is held, nobody else can.
+pub struct Closed {
+    pub address: SocketAddr,
+    _bound: tokio::net::TcpSocket,
+}
+
+impl Closed {
+    pub fn port() -> Closed {
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Closed {
+            address: bound.local_addr().unwrap(),
+            _bound: bound,
+        }
+    }
+}
+
+/// Something that opens once.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    pub fn pass(&self) {
+        let open = self.0.0.lock().unwrap();
+        let waited = self.0.1.wait_timeout_while(open, PATIENCE, |open| !*open);
+        assert!(!waited.unwrap().1.timed_out(), "the gate stays closed");
+    }
 }
 
 /// Waits until something is so.

@@ -1,10 +1,9 @@
 //! What the proxy is started with: good, static, and bad.
 
 use std::process::Stdio;
-use std::time::Duration;
 
 use lateen_testkit::echo::Echo;
-use lateen_testkit::{eventually, ports};
+use lateen_testkit::{PATIENCE, eventually, ports};
 use serde_json::{Value, json};
 
 use crate::mesh::http_manager;
@@ -116,14 +115,14 @@ async fn a_taken_port_stops_the_start_and_is_named() {
         "clusters": [cluster("STATIC", "127.0.0.1", echo.port())],
     });
     let mut proxy = Proxy::start(&static_bootstrap(resources));
-    assert_eq!(proxy.ended(Duration::from_secs(10)).await.code(), Some(1));
+    assert_eq!(proxy.ended(PATIENCE).await.code(), Some(1));
     let expect = format!("127.0.0.1:{} is taken", echo.port());
     assert!(proxy.log().contains(&expect), "{}", proxy.log());
 
     let mut bootstrap = static_bootstrap(serving());
     bootstrap["admin"]["address"]["socket_address"]["port_value"] = json!(echo.port());
     let mut proxy = Proxy::start(&bootstrap);
-    assert_eq!(proxy.ended(Duration::from_secs(10)).await.code(), Some(1));
+    assert_eq!(proxy.ended(PATIENCE).await.code(), Some(1));
     let expect = format!(
         "cannot listen on the admin address 127.0.0.1:{}",
         echo.port()

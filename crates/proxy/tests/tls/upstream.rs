@@ -9,7 +9,7 @@ use crate::downstream::proxy as tls_server;
 use crate::{client, inline, server};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 /// A plain listener in front of cluster `up`, which has these fields besides.
@@ -44,10 +44,7 @@ struct OpenSsl(Child, SocketAddr);
 
 impl OpenSsl {
     fn start(cert: &Cert, arguments: &[&str]) -> OpenSsl {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let port = SocketAddr::from(([127, 0, 0, 1], lateen_testkit::ports::reserve()));
         let mut child = Command::new("openssl")
             .args(["s_server", "-accept", &port.to_string(), "-www"])
             .arg("-cert")
