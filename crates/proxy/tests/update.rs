@@ -208,10 +208,7 @@ fn a_taken_port_is_an_error_that_names_it() {
     json["address"]["socket_address"]["port_value"] = taken.local_addr().unwrap().port().into();
     for workers in [1, 2] {
         let workers = Workers::start(workers).unwrap();
-        let bytes = lateen_proto::Descriptors::load()
-            .unwrap()
-            .json_to_message("envoy.config.listener.v3.Listener", &json)
-            .unwrap();
+        let bytes = common::message("envoy.config.listener.v3.Listener", &json);
         let listener = lateen_proxy_config::compile::compile_listener(&bytes)
             .unwrap()
             .value;
@@ -255,23 +252,11 @@ fn counters_are_made_on_first_use_only() {
     let up = Upstream::fixed("up");
     let (proxy, at) = Proxy::simple(&[up.address]);
     for i in 0..100 {
-        proxy
-            .workers
-            .update(WorkerUpdate::Cluster(Arc::new({
-                let bytes = lateen_proto::Descriptors::load().unwrap().json_to_message(
-                    "envoy.config.cluster.v3.Cluster",
-                    &static_cluster(&format!("c{i}"), &[up.address]),
-                );
-                let cluster =
-                    lateen_proxy_config::compile::compile_cluster(&bytes.unwrap()).unwrap();
-                (*cluster.value).clone()
-            })))
-            .unwrap();
+        proxy.cluster(&static_cluster(&format!("c{i}"), &[up.address]));
         if i == 2 {
             get(at, "/");
         }
     }
-    proxy.flush();
     let clusters = proxy
         .workers
         .stats()
