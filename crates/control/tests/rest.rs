@@ -9,6 +9,7 @@ mod support;
 
 use std::time::Duration;
 
+use lateen_testkit::PATIENCE;
 use serde_json::{Value, json};
 use support::{Answer, bench, bench_in, open};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -355,7 +356,7 @@ async fn a_watch_streams_what_happens() {
     let stream = open(bench.api, "GET", &path, &[], "").await;
     let mut lines = BufReader::new(stream).lines();
     let mut event = async || loop {
-        let line = tokio::time::timeout(Duration::from_secs(5), lines.next_line()).await;
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
         let line = line.unwrap().unwrap().unwrap();
         if let Ok(event) = serde_json::from_str::<Value>(&line)
             && event.is_object()
@@ -380,11 +381,9 @@ async fn an_open_watch_does_not_keep_the_control_plane_from_stopping() {
     assert_eq!(lines.next_line().await.unwrap().unwrap(), "HTTP/1.1 200 OK");
     let started = std::time::Instant::now();
     bench.control.stop().await;
-    assert!(
-        started.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        started.elapsed()
-    );
+    // After three seconds it would have been cut.
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(2_900), "{took:?}");
     while let Ok(Some(_)) = lines.next_line().await {}
 }
 
@@ -582,13 +581,14 @@ async fn who_connects_and_does_not_finish_a_request_is_closed() {
         secure_port: 0,
         api_port: 0,
         monitoring_port: 0,
-        patience: Duration::from_millis(500),
+        patience: Duration::from_millis(1_500),
         ..lateen_control::Options::new(directory.path().join("data"))
     };
     let control = lateen_control::Control::start(options).await.unwrap();
     let at = control.addresses();
     // Half a request, HTTP/2 without one, and the beginning of a TLS handshake.
     let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut all = tokio::task::JoinSet::new();
     for (to, says) in [
         (at.api, &b""[..]),
         (at.api, b"GET /api HTTP/1.1\r\nhost: x\r\nx-slow: "),
@@ -597,21 +597,26 @@ async fn who_connects_and_does_not_finish_a_request_is_closed() {
         (at.xds, b"PRI * HT"),
         (at.xds, http2),
     ] {
-        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, says)
-            .await
-            .unwrap();
-        let mut said = Vec::new();
-        let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut said);
-        let read = tokio::time::timeout(Duration::from_secs(60), read).await;
-        assert!(read.is_ok(), "{to} keeps {}", says.escape_ascii());
+        all.spawn(async move {
+            let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, says)
+                .await
+                .unwrap();
+            let mut said = Vec::new();
+            let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut said);
+            let read = tokio::time::timeout(PATIENCE, read).await;
+            assert!(read.is_ok(), "{to} keeps {}", says.escape_ascii());
+        });
     }
     // Behind a handshake, too.
-    let tls = lateen_testkit::tls_client::Dial::Tls(None, &["h2"]);
     for says in [&b""[..], http2] {
-        let heard = lateen_testkit::tls_client::ask(at.secure, tls, says, |_| false).await;
-        assert_ne!(heard, Err("silence".to_owned()), "{}", says.escape_ascii());
+        all.spawn(async move {
+            let tls = lateen_testkit::tls_client::Dial::Tls(None, &["h2"]);
+            let heard = lateen_testkit::tls_client::ask(at.secure, tls, says, |_| false).await;
+            assert_ne!(heard, Err("silence".to_owned()), "{}", says.escape_ascii());
+        });
     }
+    all.join_all().await;
     // Who takes its time between requests, but asks, is served; and a watch is not silence.
     let answer = lateen_testkit::http::Call::get("127.0.0.1", "/api/v1/namespaces");
     assert_eq!(answer.send(at.api).await.unwrap().status, 200);
@@ -628,7 +633,7 @@ async fn who_connects_and_does_not_finish_a_request_is_closed() {
     assert_eq!(said, b"HTTP/1.1 200 OK");
     let mut rest = Vec::new();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut watch, &mut rest);
-    let read = tokio::time::timeout(Duration::from_secs(2), read).await;
+    let read = tokio::time::timeout(Duration::from_secs(4), read).await;
     assert!(read.is_err(), "the watch ended: {}", rest.escape_ascii());
     control.stop().await;
 }

@@ -20,7 +20,7 @@ use lateen_local::bookinfo::{App, Settings, router};
 use lateen_local::http::Client;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Service name to address, and what was seen on the way to each service.
 #[derive(Clone, Default)]

@@ -131,7 +131,7 @@ fn open(path: &Path) -> Store {
     loop {
         match Store::open(path, Limits::default()) {
             Ok(store) => return store,
-            Err(StoreError::Locked { .. }) if started.elapsed() < Duration::from_secs(5) => {}
+            Err(StoreError::Locked { .. }) if started.elapsed() < Duration::from_secs(30) => {}
             Err(error) => panic!("{error}"),
         }
     }

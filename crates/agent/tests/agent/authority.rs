@@ -27,7 +27,8 @@ pub struct Rules {
     pub lifetime: Duration,
     /// `None`: a certificate of the connection is proof enough.
     pub token: Option<&'static str>,
-    pub down: bool,
+    /// How many certificates it makes before it is down.
+    pub left: usize,
     /// How each caller proved who it is: its token, or `certificate`.
     pub callers: Vec<String>,
     pub asked_seconds: i64,
@@ -54,9 +55,9 @@ impl IstioCertificateService for Serving {
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let mut rules = self.rules.lock().unwrap();
-        if rules.down {
+        let Some(left) = rules.left.checked_sub(1) else {
             return Err(Status::unavailable("down for maintenance"));
-        }
+        };
         let token = request.metadata().get("authorization");
         let token = token.map(|value| value.to_str().unwrap().to_owned());
         let good = rules.token.map(|token| format!("Bearer {token}"));
@@ -65,6 +66,7 @@ impl IstioCertificateService for Serving {
             (None, true) => "certificate".to_owned(),
             _ => return Err(Status::unauthenticated("who are you?")),
         };
+        rules.left = left;
         rules.callers.push(caller);
         let asked = request.into_inner();
         rules.asked_seconds = asked.validity_duration;
@@ -82,7 +84,7 @@ impl Ca {
         let rules = Arc::new(Mutex::new(Rules {
             lifetime: Duration::from_secs(3600),
             token: Some("good"),
-            down: false,
+            left: usize::MAX,
             callers: Vec::new(),
             asked_seconds: 0,
             roots: None,

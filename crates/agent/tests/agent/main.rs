@@ -99,7 +99,7 @@ async fn without_being_asked_nothing_is_written() {
 #[tokio::test]
 async fn a_certificate_is_renewed_while_the_old_one_is_valid_and_has_a_key_of_its_own() {
     let ca = Ca::start().await;
-    ca.change(|rules| rules.lifetime = Duration::from_secs(4));
+    ca.change(|rules| rules.lifetime = Duration::from_secs(12));
     let agent = Agent::start(ca.config());
     let first = material(&agent, "a certificate", |m| m.identity.is_some()).await;
     let old = serial(&first);
@@ -112,13 +112,15 @@ async fn a_certificate_is_renewed_while_the_old_one_is_valid_and_has_a_key_of_it
 #[tokio::test]
 async fn the_old_certificate_stays_while_the_authority_is_down() {
     let ca = Ca::start().await;
-    ca.change(|rules| rules.lifetime = Duration::from_secs(2));
+    ca.change(|rules| {
+        rules.lifetime = Duration::from_secs(2);
+        rules.left = 1;
+    });
     let agent = Agent::start(ca.config());
     let first = material(&agent, "a certificate", |m| m.identity.is_some()).await;
-    ca.change(|rules| rules.down = true);
     trouble(&agent, "down for maintenance").await;
     assert_eq!(serial(&agent.watch().borrow()), serial(&first));
-    ca.change(|rules| rules.down = false);
+    ca.change(|rules| rules.left = 1);
     let old = serial(&first);
     let second = material(&agent, "another one", |m| serial(m) != old).await;
     assert!(second.trouble.is_none());
@@ -167,10 +169,14 @@ async fn a_token_is_read_anew_each_time() {
 #[tokio::test]
 async fn without_a_token_the_present_certificate_is_the_proof() {
     let ca = Ca::start().await;
-    ca.change(|rules| rules.lifetime = Duration::from_secs(4));
+    ca.change(|rules| {
+        rules.lifetime = Duration::from_secs(12);
+        rules.left = 1;
+    });
     let agent = Agent::start(ca.config());
     let first = material(&agent, "a certificate", |m| m.identity.is_some()).await;
     std::fs::remove_file(ca.path("token")).unwrap();
+    ca.change(|rules| rules.left = 1);
     let old = serial(&first);
     material(&agent, "another one", |m| serial(m) != old).await;
     assert_eq!(ca.callers(), ["Bearer good", "certificate"]);

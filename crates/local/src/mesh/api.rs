@@ -157,8 +157,11 @@ mod tests {
         let waited = tokio::time::timeout(Duration::from_secs(30), api.wait(limit)).await;
         assert!(waited.unwrap().is_err());
 
-        drop(listener);
-        let error = api.wait(limit).await.unwrap_err();
+        // A port that nobody else can have, and on which nobody listens.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let api = Api::new(bound.local_addr().unwrap().port());
+        let error = api.wait(Duration::from_secs(1)).await.unwrap_err();
         assert!(error.contains("cannot connect"), "{error}");
     }
 }

@@ -233,9 +233,10 @@ async fn a_refused_proxy_hears_why_and_tries_again() {
 #[tokio::test]
 async fn a_control_plane_that_is_not_there_is_named_with_its_address() {
     let mut config = Mesh::start().await.config("p.default");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // A port that nobody else can have, and on which nobody listens.
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = bound.local_addr().unwrap().port();
     config.target = lateen_xds::client::Target::Tcp {
         host: "127.0.0.1".into(),
         port,
