@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use support::*;
 
@@ -90,10 +90,9 @@ fn bookinfo_is_served_through_real_sidecars_and_everything_stops_on_sigterm() {
         pids.iter().all(|pid| !is_running(*pid))
     });
     for port in mesh.port_base..mesh.port_base + 200 {
-        assert!(
-            TcpListener::bind(("127.0.0.1", port)).is_ok(),
-            "port {port} is still taken"
-        );
+        eventually(&format!("port {port} is free"), || {
+            TcpListener::bind(("127.0.0.1", port)).is_ok()
+        });
     }
 }
 
@@ -166,15 +165,9 @@ fn a_canary_takes_effect_under_load_and_its_removal_restores_the_default() {
 
     let canary = example("bookinfo/canary.yaml");
     mesh.ok(&["apply", "-f", &canary]);
-    let applied = Instant::now();
-    while mesh.reviews(&[("end-user", "jason")]) != "reviews-v2"
-        || mesh.reviews(&[]) == "reviews-v2"
-    {
-        assert!(
-            applied.elapsed() < Duration::from_secs(5),
-            "the rule did not take effect"
-        );
-    }
+    eventually("the rule takes effect", || {
+        mesh.reviews(&[("end-user", "jason")]) == "reviews-v2" && mesh.reviews(&[]) != "reviews-v2"
+    });
     mesh.ok(&[
         "wait",
         "--for=distribution",
@@ -186,7 +179,8 @@ fn a_canary_takes_effect_under_load_and_its_removal_restores_the_default() {
     for _ in 0..50 {
         assert_eq!(mesh.reviews(&[("end-user", "jason")]), "reviews-v2");
     }
-    // 70/30 of 600: the standard deviation is 11.2, five of them are 56.
+    // 70/30 of 600: the standard deviation is 11.2, and by chance it is more than five of them
+    // once in two million runs.
     let seen = split(&mesh, 600);
     let count = |name: &str| seen.get(name).copied().unwrap_or(0);
     assert_eq!(count("reviews-v2"), 0, "{seen:?}");
@@ -453,6 +447,6 @@ fn the_demos_gateway_serves_https_when_its_certificate_is_applied() {
         }
         let why = String::from_utf8_lossy(&curl.stderr);
         assert!(started.elapsed() < support::PATIENCE, "{why}{page}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }

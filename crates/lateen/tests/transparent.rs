@@ -124,7 +124,7 @@ impl Machine {
 
     fn try_curl(&self, url: &str) -> String {
         let mut command = self.command("curl");
-        command.args(["-s", "--max-time", "5", url]);
+        command.args(["-s", "--max-time", "20", url]);
         String::from_utf8_lossy(&output(command).stdout).into_owned()
     }
 
@@ -203,7 +203,7 @@ impl Mesh<'_> {
 
     /// An unmodified curl where a workload runs: status and headers, and the body.
     fn curl(&self, workload: &str, arguments: &[&str]) -> (String, String) {
-        let words = [&["curl", "-si", "--max-time", "10"], arguments].concat();
+        let words = [&["curl", "-si", "--max-time", "20"], arguments].concat();
         let output = self.exec(workload, &words);
         let text = String::from_utf8_lossy(&output.stdout).replace("\r\n", "\n");
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));

@@ -6,7 +6,7 @@
 )]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -150,12 +150,8 @@ impl Mesh {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(yaml.as_bytes())
-            .unwrap();
+        // One that has ended already says why.
+        let _ = child.stdin.take().unwrap().write_all(yaml.as_bytes());
         let output = child.wait_with_output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (
@@ -203,7 +199,11 @@ pub fn free_block() -> u16 {
         // Below the range the kernel gives out, spread by process so that test binaries differ.
         let spread = u16::try_from(std::process::id() % 22).unwrap();
         let base = 10_000 + 1_000 * ((turn + spread) % 22);
-        let free = (base..base + 260).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+        // Other tests hold a port that they are about to use by a UDP socket.
+        let free = (base..base + 500).all(|port| {
+            let address = ("127.0.0.1", port);
+            TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+        });
         if free {
             return base;
         }
