@@ -20,7 +20,8 @@ use crate::{Failure, Result, outcome};
 /// Cases that are under way at once.
 const AT_ONCE: usize = 24;
 
-/// What happens after the last answer (mirrored copies, closings, log lines) is over by then.
+/// What happens after the last answer (mirrored copies, closings, log lines) is over when there was
+/// nothing of it for this long.
 const AFTERMATH: Duration = Duration::from_millis(1500);
 
 /// What to run.
@@ -95,9 +96,8 @@ pub async fn run(directory: &Path, binaries: &Binaries, selection: &Selection) -
             world.clear(&objects).await.map_err(wrong)?;
         }
     }
-    tokio::time::sleep(AFTERMATH).await;
+    let evidence = Evidence::of_all(&world).await;
     let ended = world.ended();
-    let evidence = Evidence::of(&world);
     let mut reports = Vec::new();
     for case in &cases {
         if let Some(did) = done.remove(&case.name) {
@@ -163,6 +163,24 @@ struct Evidence {
 }
 
 impl Evidence {
+    /// All that there will be.
+    async fn of_all(world: &World) -> Evidence {
+        let mut before = Evidence::of(world);
+        loop {
+            tokio::time::sleep(AFTERMATH).await;
+            let now = Evidence::of(world);
+            if now.size() == before.size() {
+                return now;
+            }
+            before = now;
+        }
+    }
+
+    fn size(&self) -> usize {
+        let logs = self.logs.iter().flat_map(BTreeMap::values);
+        self.records.values().map(Vec::len).sum::<usize>() + logs.map(Vec::len).sum::<usize>()
+    }
+
     fn of(world: &World) -> Evidence {
         let mut records: HashMap<(Plane, String), Vec<Record>> = HashMap::new();
         for record in world.shared.records() {
