@@ -205,20 +205,26 @@ mod tests {
             "sleep 300 & sleep 300 & i=0; while :; do i=$((i+1)); done",
         ]);
         let mut running = Running::start("spinner", &mut command, directory.path()).unwrap();
-        std::thread::sleep(Duration::from_millis(300));
+        let eventually = |what: &str, is: &dyn Fn() -> bool| {
+            let started = std::time::Instant::now();
+            while !is() {
+                assert!(started.elapsed() < Duration::from_secs(30), "{what}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        };
+        eventually("three processes, of which one works", &|| {
+            running.members().len() == 3 && running.cpu() > Duration::from_millis(20)
+        });
         let members = running.members();
-        assert_eq!(members.len(), 3, "{members:?}");
-        assert!(running.cpu() > Duration::from_millis(20));
         assert!(running.pss() > 0);
         running.check().unwrap();
         drop(running);
-        std::thread::sleep(Duration::from_millis(100));
         // A zombie is one that nobody has waited for: where the first process of a container
         // does not, orphans stay so.
         let runs = |pid: &u32| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
             stat.is_ok_and(|stat| !stat.contains(") Z "))
         };
-        assert!(!members.iter().any(runs));
+        eventually("none of them is left", &|| !members.iter().any(runs));
     }
 }
