@@ -24,6 +24,9 @@ const AT_ONCE: usize = 24;
 /// nothing of it for this long.
 const AFTERMATH: Duration = Duration::from_millis(1500);
 
+/// After so many times of that, the rest is not waited for: something sends without end.
+const LOOKS: usize = 40;
+
 /// What to run.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
@@ -165,15 +168,16 @@ struct Evidence {
 impl Evidence {
     /// All that there will be.
     async fn of_all(world: &World) -> Evidence {
-        let mut before = Evidence::of(world);
-        loop {
+        let mut evidence = Evidence::of(world);
+        for _ in 0..LOOKS {
+            let before = evidence.size();
             tokio::time::sleep(AFTERMATH).await;
-            let now = Evidence::of(world);
-            if now.size() == before.size() {
-                return now;
+            evidence = Evidence::of(world);
+            if evidence.size() == before {
+                break;
             }
-            before = now;
         }
+        evidence
     }
 
     fn size(&self) -> usize {
