@@ -187,8 +187,14 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F,
 ) {
     let mut connections = tokio::task::JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(serve(stream));
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.spawn(serve(stream));
+            }
+            // For want of descriptors, of which other tests of the process may have many.
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
         while connections.try_join_next().is_some() {}
     }
 }

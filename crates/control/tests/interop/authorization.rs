@@ -49,6 +49,8 @@ impl Guarded {
                 ),
             ))
             .await;
+        // Every listener has them; which worker has taken them the requests tell.
+        self.mesh.distributed(1).await;
         let call = Call::get("front", &format!("/round/{round}"));
         settles("the policies are in force", async || {
             match call.send(self.sidecar.http).await?.status {
@@ -411,6 +413,7 @@ async fn policies_count_in_istios_order(plane: Plane) {
     // What is expected differs from what was before, so it is in force when it is seen.
     let expect = async |path: &str, passes: bool, what: &str| {
         let call = Call::get("front", path);
+        mesh.distributed(1).await;
         settles(what, async || {
             let answer = call.send(sidecar.http).await?;
             match passed(&answer, &call) == passes {
@@ -453,12 +456,10 @@ async fn policies_count_in_istios_order(plane: Plane) {
     // AUDIT never decides.
     mesh.apply(&policy("audit", "action: AUDIT, rules: [{}]"))
         .await;
-    mesh.distributed(1).await;
     expect("/", true, "auditing refuses nothing").await;
     mesh.delete(&all).await;
     expect("/", false, "auditing allows nothing").await;
     mesh.apply(&policy("none", "rules: []")).await;
-    mesh.distributed(1).await;
     expect("/", false, "an empty list is no rule").await;
     mesh.delete(&none).await;
     expect("/", true, "no policy is left that allows").await;
@@ -485,7 +486,6 @@ async fn policies_count_in_istios_order(plane: Plane) {
     let other = policy("other", "action: DENY, rules: [{}]");
     mesh.apply(&other.replace("namespace: default", "namespace: other"))
         .await;
-    mesh.distributed(1).await;
     expect("/", true, "for another namespace").await;
     mesh.apply(&other).await;
     expect("/", false, "for this namespace").await;
@@ -574,11 +574,17 @@ async fn rules_of_tcp_ports(plane: Plane) {
         assert_eq!(guarded.passes(&root).await, passes, "{spec}");
         guarded.mesh.delete(&document).await;
     }
-    let denied = guarded.sidecar.envoy.stats().await;
-    let denied = denied
-        .iter()
-        .filter(|(name, _)| name.ends_with("tcp.rbac.denied"));
-    assert!(denied.map(|(_, count)| count).sum::<u64>() >= 6);
+    eventually("refused connections are counted", async || {
+        let stats = guarded.sidecar.envoy.stats().await;
+        let denied = stats
+            .iter()
+            .filter(|(name, _)| name.ends_with("tcp.rbac.denied"));
+        match denied.map(|(_, count)| count).sum::<u64>() {
+            6.. => Ok(()),
+            few => Err(few.to_string()),
+        }
+    })
+    .await;
 }
 
 async fn a_dry_run_counts_and_lets_pass(plane: Plane) {
@@ -644,19 +650,20 @@ async fn no_request_passes_before_the_policies_are_there(plane: Plane) {
     // No push has it yet: the control plane still waits for quiet when the proxy connects.
     let port = lateen_testkit::ports::reserve();
     let stop = Arc::new(AtomicBool::new(false));
+    let refused = Arc::new(AtomicU32::new(0));
     let watching = tokio::spawn({
-        let stop = stop.clone();
+        let (stop, refused) = (stop.clone(), refused.clone());
         async move {
-            let mut refused = 0;
             while !stop.load(Ordering::Relaxed) {
                 let call = Call::get("front", "/");
                 match call.send(loopback(port)).await {
-                    Ok(answer) if answer.status == 403 => refused += 1,
-                    Ok(answer) => panic!("after {refused} refusals: {answer:?}"),
+                    Ok(answer) if answer.status == 403 => {
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Ok(answer) => panic!("after {refused:?} refusals: {answer:?}"),
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(1)).await,
                 }
             }
-            refused
         }
     });
     // The workload, its service and its proxy appear while somebody tries all the time.
@@ -670,8 +677,15 @@ async fn no_request_passes_before_the_policies_are_there(plane: Plane) {
         }
     })
     .await;
+    eventually("who tries all the time is refused", async || {
+        match watching.is_finished() || refused.load(Ordering::Relaxed) > 0 {
+            true => Ok(()),
+            false => Err("nobody answered".to_owned()),
+        }
+    })
+    .await;
     stop.store(true, Ordering::Relaxed);
-    assert!(watching.await.unwrap() > 0);
+    watching.await.unwrap();
 }
 
 async fn a_policy_that_is_refused_leaves_the_last_good_one(plane: Plane) {

@@ -1,7 +1,7 @@
 //! Which endpoint a request takes: hashing, localities, failover, weights, slow start.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lateen_testkit::echo::{Echo, TcpEcho};
 use lateen_testkit::envoy::Plane;
@@ -141,9 +141,10 @@ async fn equal_requests_go_to_one_endpoint_and_different_ones_to_all(plane: Plan
         pool.set_policy(&policy).await;
         eventually(&format!("{policy} is in force"), async || {
             let mut used = BTreeMap::<String, usize>::new();
-            for user in 0..24 {
+            for user in 0..60 {
                 let first = pool.send(&call(user)).await.name();
-                for _ in 0..3 {
+                let repeats = if user < 24 { 3 } else { 0 };
+                for _ in 0..repeats {
                     let again = pool.send(&call(user)).await.name();
                     if again != first {
                         return Err(format!("{policy}: {first}, then {again}"));
@@ -151,7 +152,9 @@ async fn equal_requests_go_to_one_endpoint_and_different_ones_to_all(plane: Plan
                 }
                 *used.entry(first).or_default() += 1;
             }
-            // Three endpoints with 24 users: that one has none is a chance of 2 in 10,000.
+            // Which endpoint has which users changes with the ports, that is from run to run. That
+            // one of three has none of 60 users happens once in ten million runs, also where its
+            // share is but a quarter.
             match used.len() {
                 3 => Ok(()),
                 _ => Err(format!("{used:?}")),
@@ -218,7 +221,6 @@ async fn both_proxies_choose_the_same_endpoint_by_hash() {
     for policy in [policy, maglev] {
         pool.set_policy(policy).await;
         eventually("both choose alike", async || {
-            let mut different = Vec::new();
             for user in 0..300 {
                 let user = format!("user-{user}");
                 let one = pool
@@ -227,13 +229,10 @@ async fn both_proxies_choose_the_same_endpoint_by_hash() {
                 let call = Call::through_proxy("pool", "/").header("x-user", &user);
                 let other = sidecar.send(&call).await?;
                 if one.name() != other.name() {
-                    different.push(format!("{user}: {} and {}", one.name(), other.name()));
+                    return Err(format!("{user}: {} and {}", one.name(), other.name()));
                 }
             }
-            match different.is_empty() {
-                true => Ok(()),
-                false => Err(different.join("; ")),
-            }
+            Ok(())
         })
         .await;
     }
@@ -255,16 +254,21 @@ async fn connections_of_one_client_go_to_one_endpoint(plane: Plane) {
     let Some(sidecar) = Sidecar::start(plane, &mesh, test).await else {
         return;
     };
-    let said = async || {
+    // By chance all of 60 leave one of three out in one of ten billion runs.
+    let lead_to = async |expected: usize| {
         let mut seen = BTreeMap::<String, usize>::new();
-        for _ in 0..30 {
-            let stream = TcpStream::connect(sidecar.database).await.unwrap();
-            *seen.entry(say_hello(stream).await.unwrap()).or_default() += 1;
+        for _ in 0..60 {
+            let stream = TcpStream::connect(sidecar.database).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            *seen.entry(say_hello(stream).await?).or_default() += 1;
         }
-        seen
+        match seen.len() == expected {
+            true => Ok(()),
+            false => Err(format!("{seen:?}")),
+        }
     };
     mesh.distributed(1).await;
-    assert_eq!(said().await.len(), 3);
+    eventually("connections go to all", async || lead_to(3).await).await;
     let document = "
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -275,14 +279,7 @@ spec:
 ";
     mesh.apply(document).await;
     mesh.distributed(1).await;
-    eventually("all connections go to one", async || {
-        let seen = said().await;
-        match seen.len() {
-            1 => Ok(()),
-            _ => Err(format!("{seen:?}")),
-        }
-    })
-    .await;
+    eventually("all connections go to one", async || lead_to(1).await).await;
 }
 
 const FAR: &[Place] = &[
@@ -443,24 +440,30 @@ async fn endpoints_get_requests_by_their_weight(plane: Plane) {
 async fn the_endpoint_with_fewer_requests_is_preferred(plane: Plane) {
     let test = "the_endpoint_with_fewer_requests_is_preferred";
     let policy = "loadBalancer: {simple: LEAST_CONN}";
-    let places = &[("a", "", 2), ("b", "", 1)];
+    let places = &[("a", "", 9), ("b", "", 1)];
     let Some(pool) = Pool::start(plane, test, places, policy).await else {
         return;
     };
-    // Requests that stay long, until each endpoint has some; then the rest goes by what is left.
-    let slow: Vec<_> = (0..12)
-        .map(|_| {
-            let to = pool.gateway.http;
-            tokio::spawn(async move { Call::get(HOST, "/slow/3000").send(to).await })
+    // Sixty requests that stay, each sent when the one before has arrived.
+    let call = Call::get(HOST, "/slow/60000");
+    let held = |name: &str| pool.echoes[name].hits("/slow/60000");
+    let mut requests = tokio::task::JoinSet::new();
+    for sent in 1..=60 {
+        let (call, to) = (call.clone(), pool.gateway.http);
+        requests.spawn(async move { call.send(to).await });
+        eventually("the request has arrived", async || {
+            match held("a") + held("b") {
+                all if all == sent => Ok(()),
+                all => Err(format!("{all} of {sent}")),
+            }
         })
-        .collect();
-    let mut held = BTreeMap::<String, usize>::new();
-    for one in slow {
-        let name = one.await.unwrap().unwrap().name();
-        *held.entry(name).or_default() += 1;
+        .await;
     }
-    // Weights 2 and 1, divided by what is active: both get some, the heavier more.
-    assert!(held["a"] > held["b"] && held["b"] >= 2, "{held:?}");
+    // Where load divides the weights 9 and 1, `b` gets one in four: 14 to 16, however the requests
+    // fall to the workers and wherever their schedules begin. By weight alone it gets 4 to 7, by
+    // load alone half.
+    let few = held("b");
+    assert!((10..=20).contains(&few), "{few} of 60");
 }
 
 async fn a_new_endpoint_warms_up(plane: Plane) {
@@ -470,11 +473,19 @@ async fn a_new_endpoint_warms_up(plane: Plane) {
         return;
     };
     tokio::time::sleep(Duration::from_secs(9)).await;
+    let added = Instant::now();
     pool.add(("c", "", 1)).await;
     pool.mesh.distributed(1).await;
-    let counts = pool.split(200).await;
-    let early = counts.get("c").copied().unwrap_or_default();
-    assert!(early < 50, "{counts:?}");
+    // The most that it may get: its share by a clock that began before the proxy's, and some turns
+    // for the beginning of each worker's schedule. Of 200 it would get 67 if it were warm.
+    let (mut early, mut most) = (0, 10.0);
+    for _ in 0..200 {
+        let answer = pool.send(&Call::get(HOST, "/")).await;
+        let factor = (added.elapsed().as_secs_f64() / 8.0).clamp(0.05, 1.0);
+        most += factor / (2.0 + factor);
+        early += u32::from(answer.name() == "c");
+    }
+    assert!(f64::from(early) < most, "{early}, at most {most}");
     eventually("c has its full share", async || {
         let counts = pool.split(300).await;
         match counts.get("c").is_some_and(|count| *count >= 75) {

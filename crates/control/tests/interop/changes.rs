@@ -102,8 +102,9 @@ async fn changes_take_effect_soon_and_no_request_fails(plane: Plane) {
     let count = load.stop().await;
     assert!(count > 100, "{count} requests");
     times.sort();
-    // The median, so that one stall of a busy machine does not decide.
-    assert!(times[3] < Duration::from_millis(900), "{times:?}");
+    // The median, so that one stall of a busy machine does not decide. It is a tenth of a second
+    // where nothing else runs.
+    assert!(times[3] < Duration::from_secs(5), "{times:?}");
     assert_eq!(gateway.envoy.rejected().await, Default::default());
 }
 
@@ -144,7 +145,18 @@ async fn a_change_of_one_endpoint_sends_only_its_endpoint_sets() {
     };
     let _reviews = Reviews::start(&mesh).await;
     mesh.apply(&(to_subset("v1") + EXTRA_SERVICE)).await;
-    served(&gateway, "app.test").await;
+    in_force(&gateway, "app.test", |answer| answer.name() == "v1").await;
+    mesh.distributed(1).await;
+    // A new cluster asks for its endpoints after it was accepted.
+    eventually("every cluster has its endpoints", async || {
+        let sent = sent(&mesh).await;
+        let other = "outbound|80||other.default.svc.cluster.local";
+        match sent["eds"].1.contains_key(other) {
+            true => Ok(()),
+            false => Err(format!("{sent:?}")),
+        }
+    })
+    .await;
     mesh.distributed(1).await;
 
     let (before, pushes) = (sent(&mesh).await, pushes(&mesh).await);
@@ -242,7 +254,7 @@ async fn stock_envoy_outlives_the_control_plane_and_is_not_sent_again_what_it_ha
     };
     let reviews = Reviews::start(&mesh).await;
     mesh.apply(&to_subset("v1")).await;
-    served(&gateway, "app.test").await;
+    in_force(&gateway, "app.test", |answer| answer.name() == "v1").await;
     mesh.distributed(1).await;
     let before = effects(&gateway).await;
     let load = Load::start(&gateway, "app.test");
@@ -299,8 +311,14 @@ async fn changed_while_away(delta: bool) {
     mesh.apply(&(to_subset("v1") + EXTRA_SERVICE)).await;
     served(&gateway, "app.test").await;
     mesh.distributed(1).await;
-    let clusters = gateway.envoy.get("/clusters").await.unwrap();
-    assert!(clusters.contains("||other.default"), "{clusters}");
+    eventually("the cluster is there", async || {
+        let clusters = gateway.envoy.get("/clusters").await?;
+        match clusters.contains("||other.default") {
+            true => Ok(()),
+            false => Err(clusters),
+        }
+    })
+    .await;
 
     // The same store under a control plane that Envoy does not know of.
     let elsewhere = lateen_testkit::ports::reserve();

@@ -54,6 +54,7 @@ async fn a_gateway_routes_by_claims(plane: Plane) {
         .await;
     mesh.apply(&for_gateway(&inline(ISSUER, &issuer.jwks(), "")))
         .await;
+    mesh.distributed(1).await;
     guarded(&gateway).await;
     served(&gateway, "claims.test").await;
     let check = async |path: &str, claims: Value, expect: &str| {

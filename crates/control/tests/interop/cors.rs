@@ -2,6 +2,7 @@
 //! added to other answers.
 
 use lateen_testkit::envoy::Plane;
+use lateen_testkit::eventually;
 use lateen_testkit::http::{Answer, Call};
 
 use crate::mesh::Gateway;
@@ -143,9 +144,15 @@ async fn preflights_are_answered_by_the_proxy(plane: Plane) {
     ] {
         assert_eq!(gateway.send(&call).await.name(), "v1", "{call:?}");
     }
-    let valid = counted(&gateway, "origin_valid").await;
-    let invalid = counted(&gateway, "origin_invalid").await;
-    assert_eq!((valid, invalid), (7, 4));
+    eventually("all are counted", async || {
+        let valid = counted(&gateway, "origin_valid").await;
+        let invalid = counted(&gateway, "origin_invalid").await;
+        match (valid, invalid) {
+            (7, 4) => Ok(()),
+            found => Err(format!("{found:?}")),
+        }
+    })
+    .await;
 }
 
 async fn answers_to_other_origins_say_what_the_policy_allows(plane: Plane) {

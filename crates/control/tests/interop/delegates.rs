@@ -11,7 +11,7 @@ const ROOT: &str = "
   - match: [{uri: {prefix: /team}, headers: {x-root: {exact: 'yes'}}}]
     name: root
     headers: {response: {set: {x-rule: '%ROUTE_NAME%'}}}
-    timeout: 0.3s
+    timeout: 30s
     delegate: {name: rules, namespace: team}
   - match: [{uri: {prefix: /hidden}}]
     delegate: {name: hidden, namespace: team}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use lateen_api::{Mode, Object};
 use lateen_testkit::envoy::Plane;
 use lateen_testkit::http::Call;
+use lateen_testkit::ports;
 use serde_json::{Value, json};
 
 use crate::mesh::{GATEWAY, Gateway, Mesh, object_path};
@@ -64,6 +65,20 @@ fn service(name: &str, namespace: &str) -> Value {
     })
 }
 
+/// Of the gateway, with a port for each server of the documents: where it says none, a server's own
+/// number is taken, and two tests that run at once would meet there.
+fn gateway_service(gateway: &Gateway) -> String {
+    let (http, tcp, https) = (gateway.http.port(), gateway.tcp.port(), ports::reserve());
+    format!(
+        "apiVersion: v1\nkind: Service\n\
+         metadata: {{name: istio-ingressgateway, namespace: istio-system}}\nspec:\n  \
+         selector: {{istio: ingressgateway}}\n  ports:\n  \
+         - {{name: http2, port: 80, targetPort: {http}}}\n  \
+         - {{name: https, port: 443, targetPort: {https}}}\n  \
+         - {{name: tcp, port: 9000, targetPort: {tcp}}}\n"
+    )
+}
+
 async fn apply(mesh: &Mesh, object: &Object) {
     let call = Call::get("127.0.0.1", &object_path(object)).method("PATCH");
     let call = call.header("content-type", "application/apply-patch+yaml");
@@ -81,6 +96,7 @@ async fn all_that_is_made_of_users_documents_is_accepted(plane: Plane) {
         return;
     };
     let sidecar = Sidecar::start(plane, &mesh, test).await.unwrap();
+    mesh.apply(&gateway_service(&gateway)).await;
     let mut applied = 0;
     for path in documents() {
         for object in objects(&path) {

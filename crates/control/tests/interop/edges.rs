@@ -307,10 +307,16 @@ async fn a_rejected_change_is_shown_and_disturbs_nothing(plane: Plane) {
             .replace("    - route", "    route");
     mesh.apply(&rule("wrong.test", &unknown)).await;
     mesh.pushed().await;
-    let status = mesh.status_of(GATEWAY).await;
-    assert_eq!(status["types"]["vhds"]["state"], "ERROR", "{status:#}");
-    let reason = status["types"]["vhds"]["nack"]["message"].as_str().unwrap();
-    assert!(reason.contains("NO_SUCH_OPERATOR"), "{reason}");
+    eventually("the reason is shown", async || {
+        let status = mesh.status_of(GATEWAY).await;
+        let hosts = &status["types"]["vhds"];
+        let reason = hosts["nack"]["message"].as_str().unwrap_or_default();
+        match hosts["state"] == "ERROR" && reason.contains("NO_SUCH_OPERATOR") {
+            true => Ok(()),
+            false => Err(format!("{status:#}")),
+        }
+    })
+    .await;
     for _ in 0..20 {
         assert_eq!(gateway.get("app.test", "/").await.name(), "v1");
     }

@@ -286,11 +286,14 @@ impl Mesh {
     /// has just connected asks for one after the other.
     pub async fn synced(&self, proxy: &str) {
         eventually(&format!("{proxy} is SYNCED"), async || {
-            let status = self.status_of(proxy).await;
-            let synced = |kind: &&str| status["types"][*kind]["state"] == "SYNCED";
+            let all = self.page("/debug/syncz").await;
+            let found = all.as_array().unwrap().iter().find(|p| p["proxy"] == proxy);
+            let synced = |kind: &&str| {
+                found.is_some_and(|status| status["types"][*kind]["state"] == "SYNCED")
+            };
             match ["cds", "eds", "lds", "rds"].iter().all(synced) {
                 true => Ok(()),
-                false => Err(format!("{status:#}")),
+                false => Err(format!("{all:#}")),
             }
         })
         .await;
