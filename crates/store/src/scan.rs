@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -16,8 +17,9 @@ const MAX_FILES: usize = 10_000;
 const MAX_FILE_BYTES: u64 = 8 << 20;
 const MAX_DEPTH: usize = 16;
 
-/// Identifies a state of a file without reading it.
-pub(crate) type Signature = (Option<SystemTime>, u64);
+/// Identifies a state of a file without reading it: when it was written, its length, its inode (another
+/// file may have come to its name with the first two alike).
+pub(crate) type Signature = (Option<SystemTime>, u64, u64);
 
 /// What one file declares. With errors it is not the whole of it: a document that is wrong declares
 /// nothing, the good ones beside it count.
@@ -51,7 +53,7 @@ pub(crate) fn list(directory: &Path) -> io::Result<BTreeMap<String, Signature>> 
             if metadata.is_dir() && depth < MAX_DEPTH {
                 pending.push((path, depth + 1));
             } else if metadata.is_file() && is_document(&path) {
-                let signature = (metadata.modified().ok(), metadata.len());
+                let signature = (metadata.modified().ok(), metadata.len(), metadata.ino());
                 files.insert(relative(directory, &path), signature);
             }
             if files.len() > MAX_FILES {

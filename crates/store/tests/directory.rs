@@ -142,6 +142,27 @@ fn files_are_in_the_store_before_start_returns_and_changes_follow() {
 }
 
 #[test]
+fn another_file_in_the_place_of_one_is_read_however_alike_they_look() {
+    let bench = bench();
+    bench.write("a.yaml", &rule("a", "one"));
+    let then = std::time::SystemTime::now() - Duration::from_secs(60);
+    let dated = |file: &str| {
+        let file = fs::File::options()
+            .write(true)
+            .open(bench.config.join(file));
+        file.unwrap().set_modified(then).unwrap();
+    };
+    dated("a.yaml");
+    let _directory = bench.start();
+    bench.becomes(&["a=one"]);
+    // What is hidden is not read.
+    bench.write(".next", &rule("a", "two"));
+    dated(".next");
+    fs::rename(bench.config.join(".next"), bench.config.join("a.yaml")).unwrap();
+    bench.becomes(&["a=two"]);
+}
+
+#[test]
 fn a_broken_file_keeps_what_it_declared_and_is_reported() {
     let bench = bench();
     bench.write("a.yaml", &rule("a", "one"));
