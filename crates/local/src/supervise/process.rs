@@ -243,7 +243,7 @@ impl Running {
         let _ = self.child.wait().await;
         self.pid = None;
         // Everything in the group is dead; only a process that left the group keeps the pipe open.
-        if tokio::time::timeout(Duration::from_millis(250), &mut self.pump)
+        if tokio::time::timeout(Duration::from_secs(1), &mut self.pump)
             .await
             .is_err()
         {
