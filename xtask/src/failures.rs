@@ -24,6 +24,8 @@ struct Heard {
     passed: u64,
     /// Names of tests that failed.
     failed: Vec<String>,
+    /// How many failed, by the results of the binaries.
+    failures_counted: u64,
     /// Test binaries that began and have not said their result.
     unfinished: i64,
     /// Of binaries in which a test failed: what it printed after `failures:`.
@@ -39,7 +41,8 @@ impl Heard {
             return;
         }
         if let Some(counts) = line.strip_prefix("test result: ") {
-            self.passed += passed(counts);
+            self.passed += number(counts, " passed");
+            self.failures_counted += number(counts, " failed");
             self.unfinished -= 1;
             if let Some(section) = self.section.take() {
                 self.failures.extend(section);
@@ -57,9 +60,11 @@ impl Heard {
         }
     }
 
-    /// Whether all that went wrong is that few tests failed: no binary died, nothing did not compile.
+    /// Whether all that went wrong is that few tests failed, each of which has a name: no binary died,
+    /// nothing did not compile, no other output stood in a line with a name.
     fn may_be_chance(&self) -> bool {
-        self.unfinished == 0 && (1..=BY_CHANCE).contains(&self.failed.len())
+        let all_named = self.failures_counted == self.failed.len() as u64;
+        self.unfinished == 0 && all_named && (1..=BY_CHANCE).contains(&self.failed.len())
     }
 }
 
@@ -68,9 +73,9 @@ fn failed(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
-/// The count in `ok. 12 passed; 0 failed; ...`.
-fn passed(counts: &str) -> u64 {
-    let before = counts.split(" passed").next().unwrap_or_default();
+/// The 12 before ` passed` in `ok. 12 passed; 0 failed; ...`.
+fn number(counts: &str, of: &str) -> u64 {
+    let before = counts.split(of).next().unwrap_or_default();
     let number = before.rsplit(' ').next().unwrap_or_default();
     number.parse().unwrap_or(0)
 }
@@ -202,8 +207,11 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out
         let ended = "test result: FAILED. 0 passed; 3 failed\n";
         let three = format!("running 3 tests\n{failures}{ended}");
         assert!(heard(&three).may_be_chance());
+        let ended = "test result: FAILED. 0 passed; 4 failed\n";
         let four = format!("running 4 tests\ntest d ... FAILED\n{failures}{ended}");
         assert!(!heard(&four).may_be_chance());
+        let unnamed = format!("running 4 tests\nnoisetest d ... FAILED\n{failures}{ended}");
+        assert!(!heard(&unnamed).may_be_chance());
         assert!(!heard(&format!("{three}running 1 test\n")).may_be_chance());
         assert!(!heard("").may_be_chance());
     }

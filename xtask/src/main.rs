@@ -27,7 +27,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Format, lints, tidy, unit, integration and interop tests; installs what they need.
+    /// Format, lints, tidy, unit, integration and interop tests; installs what they need. Up to three
+    /// tests that fail are run again, and named: BY CHANCE (docs/decisions/0007).
     Test(test::Args),
     /// Our proxy beside Envoy, HAProxy and nginx; saves a table in docs/benchmarks.
     Bench(bench::Args),

@@ -272,6 +272,13 @@ impl Envoy {
         self.stats().await.get(name).copied().unwrap_or_default()
     }
 
+    /// All counters or gauges whose names end so, together.
+    pub async fn stats_ending(&self, ending: &str) -> u64 {
+        let stats = self.stats().await;
+        let named = stats.iter().filter(|(name, _)| name.ends_with(ending));
+        named.map(|(_, value)| value).sum()
+    }
+
     /// Updates of any type that Envoy refused: name of the counter and its value.
     pub async fn rejected(&self) -> BTreeMap<String, u64> {
         let mut stats = self.stats().await;

@@ -575,11 +575,7 @@ async fn rules_of_tcp_ports(plane: Plane) {
         guarded.mesh.delete(&document).await;
     }
     eventually("refused connections are counted", async || {
-        let stats = guarded.sidecar.envoy.stats().await;
-        let denied = stats
-            .iter()
-            .filter(|(name, _)| name.ends_with("tcp.rbac.denied"));
-        match denied.map(|(_, count)| count).sum::<u64>() {
+        match guarded.sidecar.envoy.stats_ending("tcp.rbac.denied").await {
             6.. => Ok(()),
             few => Err(few.to_string()),
         }
@@ -598,11 +594,7 @@ async fn a_dry_run_counts_and_lets_pass(plane: Plane) {
             &format!("namespace: default, annotations: {{istio.io/dry-run: '{on}'}}}}"),
         )
     };
-    let counted = async |name: &str| {
-        let stats = guarded.sidecar.envoy.stats().await;
-        let named = stats.iter().filter(|(key, _)| key.ends_with(name));
-        named.map(|(_, value)| *value).sum::<u64>()
-    };
+    let counted = async |name: &str| guarded.sidecar.envoy.stats_ending(name).await;
     let get = |path: &str| Call::get("front", path);
     let denies = "action: DENY, rules: [{to: [{operation: {paths: [/dry]}}]}]";
     guarded.apply(&dry("dry", denies, "true")).await;

@@ -199,11 +199,7 @@ async fn start(
 
 /// The sum of a counter of the CORS filter.
 async fn counted(gateway: &Gateway, name: &str) -> u64 {
-    let stats = gateway.envoy.stats().await;
-    let of_cors = stats
-        .iter()
-        .filter(|(key, _)| key.ends_with(&format!(".cors.{name}")));
-    of_cors.map(|(_, value)| value).sum()
+    gateway.envoy.stats_ending(&format!(".cors.{name}")).await
 }
 
 on_both!(

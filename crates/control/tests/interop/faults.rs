@@ -80,11 +80,7 @@ async fn timed(gateway: &Gateway, call: &Call) -> (Duration, Answer) {
 
 /// The sum of a counter of the fault filter.
 async fn counted(gateway: &Gateway, name: &str) -> u64 {
-    let stats = gateway.envoy.stats().await;
-    let of_fault = stats
-        .iter()
-        .filter(|(key, _)| key.ends_with(&format!(".fault.{name}")));
-    of_fault.map(|(_, value)| value).sum()
+    gateway.envoy.stats_ending(&format!(".fault.{name}")).await
 }
 
 async fn faults_delay_and_abort_what_the_rule_says(plane: Plane) {

@@ -66,11 +66,8 @@ async fn a_gateway_closes_clients_that_do_not_finish_their_handshake(plane: Plan
     let got = String::from_utf8_lossy(&got).into_owned();
     assert!(got.starts_with("HTTP/1.1 200"), "{got}");
     eventually("it is counted", async || {
-        let stats = secure.gateway.envoy.stats().await;
-        let counted = stats
-            .iter()
-            .filter(|(name, _)| name.ends_with("downstream_cx_transport_socket_connect_timeout"));
-        match counted.map(|(_, count)| count).sum::<u64>() {
+        let counter = "downstream_cx_transport_socket_connect_timeout";
+        match secure.gateway.envoy.stats_ending(counter).await {
             0 => Err("it is not".to_owned()),
             _ => Ok(()),
         }

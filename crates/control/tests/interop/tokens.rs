@@ -481,6 +481,18 @@ async fn a_sidecar_checks_the_tokens_for_its_workload(plane: Plane) {
     assert_eq!(sidecar.envoy.rejected().await, Default::default());
 }
 
+/// Whether the control plane says something like this is wrong.
+async fn finds(mesh: &Mesh, text: &str, expected: bool) {
+    eventually(&format!("findings say {text:?}: {expected}"), async || {
+        let findings = mesh.page("/debug/findings").await.to_string();
+        match findings.contains(text) == expected {
+            true => Ok(()),
+            false => Err(findings),
+        }
+    })
+    .await;
+}
+
 async fn keys_come_from_a_uri_or_by_discovery_and_rotate(plane: Plane) {
     let test = "keys_come_from_a_uri_or_by_discovery_and_rotate";
     let Some((mesh, gateway, _reviews)) = gateway(plane, test).await else {
@@ -505,14 +517,7 @@ async fn keys_come_from_a_uri_or_by_discovery_and_rotate(plane: Plane) {
         let refused = "Jwt verification fails";
         assert_eq!((answer.status, answer.body.as_str()), (401, refused));
     }
-    eventually("it is said that there are no keys", async || {
-        let findings = mesh.page("/debug/findings").await.to_string();
-        match findings.contains("/.well-known/openid-configuration: status 404") {
-            true => Ok(()),
-            false => Err(findings),
-        }
-    })
-    .await;
+    finds(&mesh, "/.well-known/openid-configuration: status 404", true).await;
 
     let discovery = json!({"issuer": found.name, "jwks_uri": server.url("/found")}).to_string();
     server.page("/tenant/.well-known/openid-configuration", 200, &discovery);
@@ -520,14 +525,7 @@ async fn keys_come_from_a_uri_or_by_discovery_and_rotate(plane: Plane) {
     server.page("/keys", 200, &named.jwks());
     answers(&gateway, &bearer(get(), &found.token(json!({}))), 200).await;
     answers(&gateway, &bearer(get(), &named.token(json!({}))), 200).await;
-    eventually("nothing is wrong any more", async || {
-        let findings = mesh.page("/debug/findings").await.to_string();
-        match findings.contains("openid-configuration") {
-            true => Err(findings),
-            false => Ok(()),
-        }
-    })
-    .await;
+    finds(&mesh, "openid-configuration", false).await;
 
     // Both keys, then only the new one.
     let rotated = Issuer::new("named").key_id("new");
@@ -591,14 +589,7 @@ async fn keys_outlive_a_restart_without_their_issuer(plane: Plane) {
     mesh.apply(&for_gateway(&format!("{}{other}", rule("known", &uri))))
         .await;
     mesh.distributed(1).await;
-    eventually("the issuer was asked", async || {
-        let findings = mesh.page("/debug/findings").await.to_string();
-        match findings.contains("status 503") {
-            true => Ok(()),
-            false => Err(findings),
-        }
-    })
-    .await;
+    finds(&mesh, "status 503", true).await;
     answers(&gateway, &call(&Issuer::new("other")), 401).await;
     answers(&gateway, &call(&known), 200).await;
     answers(&gateway, &call(&foreign), 401).await;

@@ -11,13 +11,7 @@ use crate::gateway::assert_share;
 /// How many of `count` requests, all sent at once, were delayed, as the proxy counts them; so many
 /// took at least as long.
 async fn delayed(scene: &Scene, host: &str, count: usize, at_least: Duration) -> usize {
-    let injected = async || {
-        let stats = scene.envoy.stats().await;
-        let of_fault = stats
-            .iter()
-            .filter(|(name, _)| name.ends_with(".fault.delays_injected"));
-        of_fault.map(|(_, value)| *value as usize).sum::<usize>()
-    };
+    let injected = async || scene.envoy.stats_ending(".fault.delays_injected").await as usize;
     // The requests that were sent before are over.
     let before = injected().await;
     let mut tasks = tokio::task::JoinSet::new();
